@@ -1,0 +1,38 @@
+"""The fused primitives in NumPy.
+
+Floor 0. NumPy is fast when arrays stay in the cache, nothing is allocated twice and large products go to BLAS, so
+these functions work through their rows in cache-sized blocks (`blocks.py`) and write into place with `out=`.
+`kernels.cuda` has the same functions for the GPU. Inputs are never changed, and results keep the input's dtype.
+Read `softmax.py` first, `attention.py` last.
+"""
+
+from kernels.cpu.attention import attention_backward, attention_forward
+from kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, linear_cross_entropy
+from kernels.cpu.dropout import dropout
+from kernels.cpu.embedding import embedding_backward
+from kernels.cpu.gelu import gelu_backward, gelu_forward
+from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
+from kernels.cpu.linear import linear_backward, linear_forward
+from kernels.cpu.optimizer import adamw_update
+from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
+
+__all__ = [
+    "adamw_update",
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout",
+    "embedding_backward",
+    "gelu_backward",
+    "gelu_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_cross_entropy",
+    "linear_forward",
+    "log_softmax_backward",
+    "log_softmax_forward",
+    "softmax_backward",
+    "softmax_forward",
+]

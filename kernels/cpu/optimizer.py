@@ -1,0 +1,38 @@
+"""The AdamW update of one parameter, in one pass over cache-sized pieces.
+
+Floor 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kernels.cpu.blocks import row_blocks
+
+
+def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, grad_scale):
+    """Change param, m and v (contiguous, of one shape) in place; `step` counts from 1.
+
+    With g = grad_scale * grad: m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2 and
+    param = param (1 - lr weight_decay) - lr (m / c1) / (sqrt(v / c2) + eps), c = 1 - beta^step.
+    """
+    rate = lr / (1 - beta1**step)
+    spread = 1 / math.sqrt(1 - beta2**step)
+    arrays = [a.reshape(-1) for a in (param, grad, m, v)]
+    for block in row_blocks(param.size, param.itemsize):
+        p, g, m, v = (a[block] for a in arrays)
+        g = g * g.dtype.type(grad_scale)
+        m *= beta1
+        v *= beta2
+        v += (1 - beta2) * g * g
+        g *= 1 - beta1
+        m += g
+        denominator = np.sqrt(v, out=g)
+        denominator *= spread
+        denominator += eps
+        step_size = np.divide(m, denominator, out=denominator)
+        step_size *= rate
+        p *= 1 - lr * weight_decay
+        p -= step_size

@@ -1,0 +1,79 @@
+"""Softmax and its logarithm over the last axis.
+
+Floor 0. Both subtract each row's maximum before exponentiating, since exp overflows float32 above 88.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kernels.cpu.blocks import row_blocks
+
+
+def softmax_forward(x, scale=1.0, causal=False):
+    """softmax(scale * x) over the last axis: x (..., R, S) -> (..., R, S).
+
+    causal: row i sees only columns j <= i + S - R; the others get probability 0.
+    """
+    y = np.empty(x.shape, x.dtype)
+    if x.size == 0:
+        return y
+    rows, out = _rows(x), _rows(y)
+    hidden = _hidden(x.shape) if causal else None
+    for block in row_blocks(len(rows), rows[0].nbytes):
+        p = np.multiply(rows[block], scale, out=out[block], dtype=x.dtype)
+        if causal:
+            p[hidden[np.arange(block.start, block.stop) % len(hidden)]] = -np.inf
+        p -= p.max(axis=1, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=1, keepdims=True)
+    return y
+
+
+def softmax_backward(g, y, scale=1.0):
+    """gx = scale * y * (g - sum_j g_j y_j), for g and y = softmax(scale * x) of one shape."""
+    gx = np.empty(y.shape, y.dtype)
+    if y.size == 0:
+        return gx
+    g, y, out = _rows(g), _rows(y), _rows(gx)
+    for block in row_blocks(len(y), y[0].nbytes):
+        dot = np.einsum("ij,ij->i", g[block], y[block])
+        d = np.subtract(g[block], dot[:, None], out=out[block])
+        d *= y[block]
+        d *= scale
+    return gx
+
+
+def log_softmax_forward(x):
+    """x - log(sum(exp(x))) over the last axis."""
+    y = np.empty(x.shape, x.dtype)
+    if x.size == 0:
+        return y
+    rows, out = _rows(x), _rows(y)
+    for block in row_blocks(len(rows), rows[0].nbytes):
+        shifted = np.subtract(rows[block], rows[block].max(axis=1, keepdims=True), out=out[block])
+        shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return y
+
+
+def log_softmax_backward(g, y):
+    """gx = g - exp(y) * sum_j g_j, for y = log_softmax(x)."""
+    gx = np.empty(y.shape, y.dtype)
+    if y.size == 0:
+        return gx
+    g, y, out = _rows(g), _rows(y), _rows(gx)
+    for block in row_blocks(len(y), y[0].nbytes):
+        p = np.exp(y[block], out=out[block])
+        p *= g[block].sum(axis=1, keepdims=True)
+        np.subtract(g[block], p, out=p)
+    return gx
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])  # (..., S) -> (N, S); a view if x is contiguous
+
+
+def _hidden(shape):
+    """(R, S): True where row i must not see column j."""
+    rows, columns = shape[-2:]
+    return ~np.tri(rows, columns, k=columns - rows, dtype=bool)

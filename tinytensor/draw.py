@@ -1,0 +1,46 @@
+"""Draws the graph behind a tensor, for looking at what `backward` will walk.
+
+Floor 4. Needs the package `graphviz` (extra `plot`), and Graphviz' own `dot` program to turn DOT into SVG or PNG.
+"""
+
+from __future__ import annotations
+
+from tinytensor.tensor import Function, Tensor
+
+
+def draw(tensor: Tensor):
+    """The graph of `tensor` as a `graphviz.Digraph`: boxes are leaves with their shapes, ellipses are operations.
+
+    `draw(loss).source` is the DOT text, `draw(loss).render("graph", format="svg")` writes a picture, and a notebook
+    shows it by itself. Call it before `backward`, which frees the graph. Raises ImportError without `graphviz`.
+    """
+    try:
+        import graphviz
+    except ImportError:
+        raise ImportError("draw needs the package graphviz; install it with pip install 'tinytensor[plot]'") from None
+    graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"fontname": "monospace", "fontsize": "10"})
+    root = tensor.function or tensor
+    _add_node(graph, root, tensor)
+    seen, stack = {root}, [root] if tensor.function else []
+    while stack:
+        function = stack.pop()
+        for x in function.parents():
+            node = x.function or x
+            graph.edge(_id(node), _id(function), label=" x ".join(map(str, x.shape)) or "scalar")
+            if node not in seen:
+                seen.add(node)
+                _add_node(graph, node, x)
+                if x.function:
+                    stack.append(x.function)
+    return graph
+
+
+def _id(node: Function | Tensor) -> str:
+    return f"n{id(node)}"
+
+
+def _add_node(graph, node: Function | Tensor, result: Tensor) -> None:
+    if isinstance(node, Function):
+        graph.node(_id(node), node.name)
+    else:
+        graph.node(_id(node), f"{type(node).__name__}\n{tuple(result.shape)} {result.dtype}", shape="box")

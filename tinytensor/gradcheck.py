@@ -1,0 +1,87 @@
+"""Checks a VJP against finite differences: the proof that a gradient is right.
+
+Floor 4. For a function f and any direction u, the derivative along u can be had in two ways:
+
+    numeric   (f(x + h u) - f(x - h u)) / 2h . g        analytic   <vjp(g), u>
+
+which must agree for a random g. With few inputs, u runs through all unit vectors; with many, through random ones,
+since a wrong gradient is almost surely seen along a random direction. Use it on your own Function:
+
+    gradcheck(lambda x: Scale(3.0)(x), np.random.randn(4, 5))
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinytensor.tensor import Tensor
+
+FULL_SIZE = 64  # inputs of up to this many elements are checked one element at a time
+DIRECTIONS = 8
+
+
+class GradientMismatch(AssertionError):
+    """An analytic gradient disagrees with finite differences; the message shows both."""
+
+
+def gradcheck(fn, *inputs, rtol: float = 1e-5, atol: float = 1e-7, step: float = 1e-5, seed: int = 0) -> None:
+    """Raise GradientMismatch unless the gradients of `fn` at `inputs` agree with central differences.
+
+    fn: takes one Tensor per input and returns one Tensor, of any shape.
+    inputs: float64 arrays (anything else is passed on unchanged, as a constant); keep them off kinks and poles.
+    rtol, atol: the bound on |numeric - analytic|, relative to the larger of the two and absolute.
+    step: the h of the central difference, relative to 1; its error is of the order of h^2 + 1e-16 / h.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    tensors = [Tensor(x, requires_grad=True) if _is_checked(x) else x for x in arrays]
+    y = fn(*tensors)
+    g = rng.standard_normal(y.shape)
+    y.backward(g)
+    for i, x in enumerate(arrays):
+        if _is_checked(x):
+            analytic = np.zeros_like(x) if tensors[i].grad is None else tensors[i].grad
+            if analytic.shape != x.shape:
+                raise GradientMismatch(f"gradient of input {i} has shape {analytic.shape}, the input {x.shape}")
+            for u in _directions(x, rng):
+                numeric = _central_difference(fn, arrays, i, step * u, g) / step
+                _compare(fn, arrays, i, u, numeric, float(np.sum(analytic * u)), rtol, atol)
+
+
+def _is_checked(x) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == np.float64
+
+
+def _directions(x, rng):
+    """Every unit vector for a small x, some random directions for a large one; shape of x each."""
+    if x.size <= FULL_SIZE:
+        for index in np.ndindex(x.shape):
+            u = np.zeros(x.shape)
+            u[index] = 1.0
+            yield u
+    else:
+        for _ in range(DIRECTIONS):
+            yield rng.standard_normal(x.shape)
+
+
+def _central_difference(fn, arrays, i, shift, g) -> float:
+    """<g, f(..., x_i + shift, ...) - f(..., x_i - shift, ...)> / 2."""
+    above, below = (
+        fn(*[Tensor(x + s) if j == i else _constant(x) for j, x in enumerate(arrays)]).data for s in (shift, -shift)
+    )
+    return float(np.sum(g * (above - below)) / 2)
+
+
+def _constant(x):
+    return Tensor(x) if _is_checked(x) else x
+
+
+def _compare(fn, arrays, i, u, numeric, analytic, rtol, atol) -> None:
+    if abs(numeric - analytic) <= atol + rtol * max(abs(numeric), abs(analytic)):
+        return
+    shapes = ", ".join(str(getattr(x, "shape", x)) for x in arrays)
+    where = f"element {np.unravel_index(int(np.argmax(u)), u.shape)}" if u.size <= FULL_SIZE else "a random direction"
+    raise GradientMismatch(
+        f"{getattr(fn, '__name__', fn)} of inputs {shapes}: the gradient of input {i} at {where} is "
+        f"{numeric:.10g} by finite differences but {analytic:.10g} by backward"
+    )

@@ -1,0 +1,186 @@
+"""Modules: parameters with names, and the layers of a GPT.
+
+Floor 4, on the operations. A Module finds its parameters among its attributes, in the order they were assigned, so
+order and names never depend on anything but the source. Read `optim.py` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tinytensor.backend import Device, device, device_of
+from tinytensor.creation import ones, randn, zeros
+from tinytensor.ops import elementwise, fused
+from tinytensor.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A Tensor that a Module owns and an optimiser updates."""
+
+    __slots__ = ()
+
+    def __init__(self, data, requires_grad: bool = True):
+        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+
+
+class Module:
+    """The base of all layers and models: assign Parameters and Modules as attributes, and define `forward`."""
+
+    training = True
+
+    def forward(self, *args):
+        raise NotImplementedError
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) for each Module directly below this one."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, parents first."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def _all_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value._all_parameters(f"{prefix}{name}.")
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter); one that is shared appears once, under its first name."""
+        seen = set()
+        for name, parameter in self._all_parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, each once."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> Module:
+        """Switch dropout on (or off, as `eval` does) here and in all modules below."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Switch dropout off."""
+        return self.train(False)
+
+    def to(self, where: str | Device) -> Module:
+        """Move all parameters to a device."""
+        target = device(where)
+        for parameter in self.parameters():
+            parameter.data = target.put(parameter.data)
+        return self
+
+    def state_dict(self) -> dict:
+        """{name: raw array}, sharing memory with the parameters."""
+        return {name: parameter.data for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Copy arrays from any device into the parameters, in the parameters' dtype.
+
+        Raises ValueError that lists every missing, unexpected and misshaped name, before anything is changed.
+        """
+        own = dict(self.named_parameters())
+        aliases = {name for name, _ in self._all_parameters()}
+        problems = [f"missing {name}" for name in own if name not in state]
+        problems += [f"unexpected {name}" for name in state if name not in aliases]
+        problems += [
+            f"{name} has shape {tuple(state[name].shape)}, needs {parameter.shape}"
+            for name, parameter in own.items()
+            if name in state and tuple(state[name].shape) != parameter.shape
+        ]
+        if problems:
+            raise ValueError(f"state does not fit {type(self).__name__}: " + "; ".join(problems))
+        for name, parameter in own.items():
+            parameter.data = device_of(parameter.data).put(state[name]).astype(parameter.dtype)
+
+
+class Linear(Module):
+    """y = x w + b: x (..., inputs) -> (..., outputs), with weight (inputs, outputs), the layout of GPT-2's Conv1D.
+
+    The weight starts normal with standard deviation `std`, by default 1 / sqrt(inputs), which keeps the variance of
+    y that of x; the bias starts at zero.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float | None = None):
+        self.weight = Parameter(randn(inputs, outputs) * (inputs**-0.5 if std is None else std))
+        self.bias = Parameter(zeros(outputs)) if bias else None
+
+    def forward(self, x):
+        return fused.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A row of weight (rows, width) for each integer id: ids (...) -> (..., width)."""
+
+    def __init__(self, rows: int, width: int, std: float = 1.0):
+        self.weight = Parameter(randn(rows, width) * std)
+
+    def forward(self, ids):
+        return fused.embedding(ids, self.weight)
+
+
+class LayerNorm(Module):
+    """Normalises the last axis, of length `width`, then scales and shifts it by learned vectors."""
+
+    def __init__(self, width: int, bias: bool = True, eps: float = 1e-5):
+        self.weight = Parameter(ones(width))
+        self.bias = Parameter(zeros(width)) if bias else None
+        self.eps = eps
+
+    def forward(self, x):
+        return fused.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training, zeroes each element with probability p and scales the others by 1 / (1 - p)."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x):
+        return fused.dropout(x, self.p) if self.training else x
+
+
+class GELU(Module):
+    """GPT-2's activation, elementwise."""
+
+    def forward(self, x):
+        return elementwise.gelu(x)
+
+
+class ReLU(Module):
+    """max(x, 0), elementwise."""
+
+    def forward(self, x):
+        return elementwise.relu(x)
+
+
+class Sequential(Module):
+    """Modules applied one after the other; named "0", "1", ... and iterable."""
+
+    def __init__(self, *modules: Module):
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.children())
+
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x

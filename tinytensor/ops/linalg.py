@@ -1,0 +1,37 @@
+"""The matrix product, in all of NumPy's forms.
+
+Floor 2, beside `elementwise.py`. Read `fused.py` next.
+"""
+
+from __future__ import annotations
+
+from tinytensor.tensor import Function, Tensor
+
+
+class MatMul(Function):
+    """y = a @ b;  ga = g @ b^T,  gb = a^T @ g
+
+    Vectors are taken as a one-row or one-column matrix, and batch axes broadcast.
+    """
+
+    def forward(self, a, b):
+        self.a, self.b = a, b
+        return a @ b
+
+    def vjp(self, g):
+        row, column = self.a.ndim == 1, self.b.ndim == 1
+        a = self.a[None, :] if row else self.a  # (..., M, K)
+        b = self.b[:, None] if column else self.b  # (..., K, N)
+        g = g[..., None] if column else g
+        g = g[..., None, :] if row else g  # (..., M, N)
+        ga = g @ b.swapaxes(-1, -2)  # (..., M, N) @ (..., N, K) -> (..., M, K)
+        if b.ndim == 2:  # one product over all batches, instead of one for each to be summed later
+            gb = a.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
+        else:
+            gb = a.swapaxes(-1, -2) @ g  # (..., K, M) @ (..., M, N) -> (..., K, N)
+        return ga[..., 0, :] if row else ga, gb[..., 0] if column else gb
+
+
+def matmul(a, b) -> Tensor:
+    """a @ b: vectors, matrices and batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N)."""
+    return MatMul()(a, b)

@@ -1,0 +1,130 @@
+"""Reductions over one, several or all axes, with NumPy's meaning of `axis` and `keepdims`.
+
+Floor 2, beside `elementwise.py`. Every VJP first gives g its reduced axes back with length 1 (`_keep`), after which
+the rest is broadcasting. Read `shape.py` next.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinytensor.backend import array_module
+from tinytensor.tensor import Function, Tensor
+
+
+class _Reduction(Function):
+    """Options common to all reductions. axis: None (all axes), an int or a tuple of ints."""
+
+    def __init__(self, axis=None, keepdims=False):
+        self.axis, self.keepdims = axis, keepdims
+
+    def _axes(self, shape) -> tuple[int, ...]:
+        axes = range(len(shape)) if self.axis is None else self.axis
+        return tuple(axis % len(shape) for axis in ((axes,) if isinstance(axes, int) else axes))
+
+    def _keep(self, g, shape):
+        """g with the reduced axes of `shape` as axes of length 1."""
+        axes = self._axes(shape)
+        return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
+
+    def _count(self, shape) -> int:
+        """How many elements each result was made from."""
+        return math.prod(shape[axis] for axis in self._axes(shape))
+
+
+class Sum(_Reduction):
+    """y = sum_i x_i;  gx_i = g"""
+
+    def forward(self, x):
+        self.shape = x.shape
+        return x.sum(axis=self.axis, keepdims=self.keepdims)
+
+    def vjp(self, g):
+        return (array_module(g).broadcast_to(self._keep(g, self.shape), self.shape),)
+
+
+class Mean(_Reduction):
+    """y = sum_i x_i / n;  gx_i = g / n"""
+
+    def forward(self, x):
+        self.shape = x.shape
+        return x.mean(axis=self.axis, keepdims=self.keepdims)
+
+    def vjp(self, g):
+        g = self._keep(g, self.shape) / self._count(self.shape)
+        return (array_module(g).broadcast_to(g, self.shape),)
+
+
+class Max(_Reduction):
+    """y = max_i x_i;  g goes to the largest x_i, in equal parts where several are"""
+
+    def forward(self, x):
+        self.x, self.y = x, x.max(axis=self.axis, keepdims=self.keepdims)
+        return self.y
+
+    def vjp(self, g):
+        largest = self.x == self._keep(self.y, self.x.shape)
+        ties = largest.sum(axis=self._axes(self.x.shape), keepdims=True).astype(g.dtype)
+        return (largest * (self._keep(g, self.x.shape) / ties),)
+
+
+class Var(_Reduction):
+    """y = sum_i (x_i - m)^2 / (n - ddof), m the mean;  gx_i = 2 g (x_i - m) / (n - ddof)"""
+
+    def __init__(self, axis=None, keepdims=False, ddof=0):
+        super().__init__(axis, keepdims)
+        self.ddof = ddof
+
+    def forward(self, x):
+        self.centred = x - x.mean(axis=self.axis, keepdims=True)
+        self.n = self._count(x.shape) - self.ddof
+        return (self.centred * self.centred).sum(axis=self.axis, keepdims=self.keepdims) / self.n
+
+    def vjp(self, g):
+        return (self.centred * (self._keep(g, self.centred.shape) * (2 / self.n)),)
+
+
+class LogSumExp(_Reduction):
+    """y = log sum_i exp(x_i);  gx_i = g exp(x_i - y)"""
+
+    def forward(self, x):
+        xp = array_module(x)
+        # subtract the maximum first: exp overflows float32 above 88; if it is infinite there is nothing to subtract
+        top = x.max(axis=self.axis, keepdims=True)
+        top = xp.where(xp.isfinite(top), top, 0).astype(x.dtype)
+        self.x = x
+        self.y = xp.log(xp.exp(x - top).sum(axis=self.axis, keepdims=True)) + top
+        return self.y if self.keepdims else self.y.squeeze(self._axes(x.shape))
+
+    def vjp(self, g):
+        return (self._keep(g, self.x.shape) * array_module(g).exp(self.x - self.y),)
+
+
+def sum(x, axis=None, keepdims=False) -> Tensor:
+    """The sum over `axis` (None: over everything)."""
+    return Sum(axis, keepdims)(x)
+
+
+def mean(x, axis=None, keepdims=False) -> Tensor:
+    """The mean over `axis`."""
+    return Mean(axis, keepdims)(x)
+
+
+def max(x, axis=None, keepdims=False) -> Tensor:
+    """The maximum over `axis`."""
+    return Max(axis, keepdims)(x)
+
+
+def min(x, axis=None, keepdims=False) -> Tensor:
+    """The minimum over `axis`."""
+    return -max(-x, axis, keepdims)
+
+
+def var(x, axis=None, keepdims=False, ddof=0) -> Tensor:
+    """The variance over `axis`: the mean squared deviation, with n - ddof as divisor."""
+    return Var(axis, keepdims, ddof)(x)
+
+
+def logsumexp(x, axis=None, keepdims=False) -> Tensor:
+    """log(sum(exp(x))) over `axis`, without overflow."""
+    return LogSumExp(axis, keepdims)(x)

@@ -1,0 +1,292 @@
+"""The autograd engine: a Tensor remembers the Function that made it, and `backward` walks those back.
+
+Floor 1; it knows of no particular operation. A forward pass builds a graph as it runs:
+
+    Tensor x --+
+               +--> Function (Mul) --> Tensor y        y.function is the Mul, and the Mul's inputs are (x, w)
+    Tensor w --+
+
+The loss is one number L, and each Function holds a vector-Jacobian product (VJP): given g = dL/dy it returns dL/dx
+for each of its inputs x. `backward` calls the VJPs in reverse topological order, summing what reaches a tensor by
+several paths, which is the chain rule. First-order gradients only: VJPs compute on raw arrays and are not recorded.
+
+Read `ops/elementwise.py` next, where each operation is a forward and a VJP side by side.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ContextDecorator
+
+import numpy as np
+
+from tinytensor.backend import array_module, to_numpy
+
+
+class _GradMode(threading.local):
+    enabled = True
+
+
+_grad_mode = _GradMode()
+
+
+class no_grad(ContextDecorator):
+    """Inside `with no_grad():`, or in a function under `@no_grad()`, no graph is recorded (in this thread)."""
+
+    def __enter__(self):
+        self._before = _grad_mode.enabled
+        _grad_mode.enabled = False
+
+    def __exit__(self, *exception):
+        _grad_mode.enabled = self._before
+
+    def _recreate_cm(self):
+        return no_grad()  # a fresh one for each call of a decorated function, which may call itself
+
+
+class Tensor:
+    """An array, and how it came to be.
+
+    data: the raw array (NumPy, CuPy or emulated), of any shape and dtype.
+    grad: None, or dL/d(this tensor) as a raw array of the same shape and dtype, after `backward` (leaves only).
+    function: the Function that computed it, None for a leaf.
+    version: counts in-place changes of `data`, so that `backward` can tell when an array it needs was overwritten.
+    """
+
+    __slots__ = ("__weakref__", "_data", "function", "grad", "requires_grad", "version")
+    __array_ufunc__ = None  # makes `ndarray * Tensor` call Tensor.__rmul__
+
+    def __init__(self, data, requires_grad: bool = False):
+        self._data = data if not isinstance(data, np.generic) else np.asarray(data)
+        if requires_grad and self._data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
+        self.requires_grad = requires_grad
+        self.grad = None
+        self.function: Function | None = None
+        self.version = 0
+
+    @property
+    def data(self):
+        return self._data
+
+    @data.setter
+    def data(self, array):
+        # also runs after `t.data -= step`, which is how an in-place change is noticed
+        self._data = array
+        self.version += 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        values = np.array2string(to_numpy(self._data), separator=", ", prefix="tensor(", precision=4, threshold=100)
+        grad = (
+            f", function={self.function.name}"
+            if self.function
+            else ", requires_grad=True"
+            if self.requires_grad
+            else ""
+        )
+        dtype = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
+        return f"tensor({values}{dtype}{grad})"
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array; on the CPU it shares this tensor's memory."""
+        return to_numpy(self._data)
+
+    def item(self) -> float | int | bool:
+        """The value of a tensor with one element, as a Python number (waits for the device)."""
+        return self._data.item()
+
+    def detach(self) -> Tensor:
+        """The same data as a constant: gradients stop here."""
+        return Tensor(self._data)
+
+    def backward(self, gradient=None) -> None:
+        """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
+
+        gradient: dL/d(this tensor), an array or Tensor of this shape; may be left out for a scalar, where it is 1.
+        Raises RuntimeError if nothing here requires a gradient, if the graph was freed by an earlier call, or if an
+        array that is still needed was changed in place; ValueError if the gradient's shape does not fit.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward: no input of this tensor requires a gradient (set requires_grad=True)")
+        _propagate(self, _seed_gradient(self, gradient))
+
+
+class Function:
+    """One application of a differentiable operation; subclass it to make your own.
+
+    `forward(*arrays)` computes the result from raw arrays and keeps on `self` what the VJP will need.
+    `vjp(g)` gets dL/dy and returns a tuple with dL/dx per input: arrays it has just made, or views of g, never g
+    changed in place, and None where `self.needs_grad[i]` is false. An input that was broadcast may get a gradient
+    of the result's shape; the engine sums it down. Options go to `__init__`:
+
+        class Scale(Function):
+            '''y = c x;  gx = c g'''
+            def __init__(self, c): self.c = c
+            def forward(self, x): return self.c * x
+            def vjp(self, g): return (self.c * g,)
+
+        y = Scale(3.0)(x)
+    """
+
+    inputs: tuple | None = None  # set when recorded in a graph, None again once backward has freed it
+
+    def forward(self, *arrays):
+        raise NotImplementedError
+
+    def vjp(self, g) -> tuple:
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def __call__(self, *inputs) -> Tensor:
+        """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
+        enabled = _grad_mode.enabled
+        arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
+        self.needs_grad = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        try:
+            y = Tensor(self.forward(*arrays))
+        except (ValueError, TypeError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{self.name} of {' and '.join(map(_describe, arrays))}: {error}") from error
+        if True in self.needs_grad:
+            self.inputs = inputs
+            self.versions = [x.version if isinstance(x, Tensor) else 0 for x in inputs]
+            y.function, y.requires_grad = self, True
+        return y
+
+    def parents(self) -> list[Tensor]:
+        """The inputs that gradients flow to: the edges of the graph, a tensor used twice being there twice."""
+        return [x for x, needed in zip(self.inputs, self.needs_grad, strict=True) if needed]
+
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError if an array kept by `forward` was since changed in place."""
+        for x, version in zip(self.inputs, self.versions, strict=True):
+            if isinstance(x, Tensor) and x.version != version and any(kept is x._data for kept in vars(self).values()):
+                raise RuntimeError(
+                    f"backward: an input of {self.name}, shape {x.shape}, was changed in place after it was used"
+                )
+
+    def release(self) -> None:
+        """Drop the saved arrays and the edges of the graph."""
+        vars(self).clear()
+
+
+def as_function(operation: type[Function]):
+    """A plain function that applies an operation without options: exp = as_function(Exp)."""
+
+    def apply(*inputs) -> Tensor:
+        return operation()(*inputs)
+
+    apply.__name__, apply.__doc__ = operation.__name__.lower(), operation.__doc__
+    return apply
+
+
+def _describe(x) -> str:
+    return f"{x.shape} {x.dtype}" if hasattr(x, "shape") else repr(x)
+
+
+def _seed_gradient(y: Tensor, gradient):
+    xp = array_module(y.data)
+    if gradient is None:
+        if y.data.size != 1:
+            raise RuntimeError(f"backward: a tensor of shape {y.shape} is not a scalar; pass gradient=, its dL/dy")
+        return xp.ones(y.shape, dtype=y.dtype)
+    g = xp.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=y.dtype)
+    if g.shape != y.shape:
+        raise ValueError(f"backward: gradient has shape {g.shape}, the tensor has {y.shape}")
+    return g
+
+
+def _count_uses(root: Function) -> dict[Function, int]:
+    """For each Function under `root`: how many inputs of other Functions its result is."""
+    uses = {root: 0}
+    stack = [root]
+    while stack:
+        function = stack.pop()
+        if function.inputs is None:
+            raise RuntimeError(
+                f"backward: the graph through this {function.name} was freed by an earlier backward; run forward again"
+            )
+        for x in function.parents():
+            if x.function is not None:
+                if x.function not in uses:
+                    stack.append(x.function)
+                uses[x.function] = uses.get(x.function, 0) + 1
+    return uses
+
+
+def _propagate(root: Tensor, g) -> None:
+    """Visit Functions in reverse topological order (Kahn's algorithm: one is ready when all uses have reported)."""
+    sums = _Sums()
+    sums.add(root.function or root, g, fresh=False)
+    ready = []
+    if root.function is not None:
+        uses = _count_uses(root.function)
+        ready.append(root.function)
+    while ready:
+        function = ready.pop()
+        function.check_unchanged()
+        g = sums.pop(function)
+        gradients = function.vjp(g)
+        for x, needed, gx in zip(function.inputs, function.needs_grad, gradients, strict=True):
+            if not needed:
+                continue
+            # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
+            fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
+            gx, fresh = _fit(gx, x, function, fresh)
+            sums.add(x.function or x, gx, fresh)
+            if x.function is not None:
+                uses[x.function] -= 1
+                if uses[x.function] == 0:
+                    ready.append(x.function)
+        function.release()
+    for leaf, (g, owned) in sums.items():
+        if leaf.grad is not None:
+            leaf.grad = leaf.grad + g
+        else:
+            leaf.grad = g if owned else g.copy()
+
+
+def _fit(gx, x: Tensor, function: Function, fresh: bool):
+    """Bring a VJP's result to the shape and dtype of its input: sum over the axes that forward broadcast."""
+    if gx.shape != x.shape:
+        extra = gx.ndim - x.ndim
+        axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(x.shape) if n == 1)
+        gx = array_module(x.data).asarray(gx.sum(axis=axes)).reshape(x.shape)
+        fresh = True
+    if gx.dtype != x.dtype:
+        gx, fresh = gx.astype(x.dtype), True
+    return gx, fresh
+
+
+class _Sums(dict):
+    """Gradients under way: Function or leaf -> (sum so far, whether that array is ours to add into)."""
+
+    def add(self, key, g, fresh: bool) -> None:
+        if key not in self:
+            self[key] = g, fresh
+            return
+        total, owned = self[key]
+        # never into an array that another node may hold; 0-d sums come back as NumPy scalars without out=
+        out = total if owned else g if fresh else array_module(g).empty_like(g)
+        self[key] = array_module(g).add(total, g, out=out), True
+
+    def pop(self, key):
+        return super().pop(key)[0]
