@@ -1,0 +1,37 @@
+"""The fused primitives as CUDA C, run by CuPy on a GPU or by the emulator on a CPU.
+
+Floor 0. The same functions as `kernels.cpu`, on arrays of float32. Each `.cu` file is complete and begins with its
+derivation; the `.py` file beside it checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then
+`launch.py`. `python -m kernels.cuda.report` shows what the kernels need of each architecture; `docs/cuda.md` explains.
+"""
+
+from kernels.cuda.adamw import adamw_update
+from kernels.cuda.attention import attention_backward, attention_forward
+from kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, linear_cross_entropy
+from kernels.cuda.dropout import dropout
+from kernels.cuda.embedding import embedding_backward
+from kernels.cuda.gelu import gelu_backward, gelu_forward
+from kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
+from kernels.cuda.linear import linear_backward, linear_forward
+from kernels.cuda.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
+
+__all__ = [
+    "adamw_update",
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout",
+    "embedding_backward",
+    "gelu_backward",
+    "gelu_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_cross_entropy",
+    "linear_forward",
+    "log_softmax_backward",
+    "log_softmax_forward",
+    "softmax_backward",
+    "softmax_forward",
+]

@@ -1,0 +1,439 @@
+// Causal self-attention without a T x T array in device memory ("flash attention"; Dao et al. 2022, Dao 2023).
+//
+//     B batch, T time, H heads, D head size; i a query's position, j a key's, j <= i
+//     qkv (B, T, 3, H, D)   the packed output of one linear layer: queries, keys, values
+//     y   (B, T, H, D)      the attention's output, ready for the next linear layer
+//     lse (B, H, T)         log sum_j exp(s_ij), all that backward needs to know of the softmax
+//
+// Forward, for each query i:
+//     s_ij = scale * q_i . k_j          scores of the visible keys j <= i
+//     p_ij = exp(s_ij) / sum_j exp(s_ij)
+//     y_i  = sum_j p_ij r_ij v_j        r_ij = keep_ij / (1 - p) under dropout, else 1
+//
+//   A block owns TILE queries and walks over the keys in tiles of STREAM. It holds, per query, the running maximum m,
+//   the running sum l of exp(s_ij - m), and the sum o of exp(s_ij - m) r_ij v_j. When a tile raises the maximum from
+//   m to m', both sums are multiplied by exp(m - m'). At the end y = o / l and lse = m + log l. Dropout leaves l alone:
+//   it acts on the normalised probabilities.
+//
+// Backward, with g = dL/dy:
+//     dv_j  = sum_i p_ij r_ij g_i
+//     dp_ij = r_ij (g_i . v_j)
+//     ds_ij = p_ij (dp_ij - delta_i)    softmax's backward; delta_i = sum_j p_ij dp_ij
+//     dq_i  = scale * sum_j ds_ij k_j
+//     dk_j  = scale * sum_i ds_ij q_i
+//
+//   delta_i needs no sum over keys: sum_j p_ij r_ij (g_i . v_j) = g_i . sum_j p_ij r_ij v_j = g_i . y_i.
+//   The scores are computed again, and p_ij = exp(s_ij - lse_i) needs neither maximum nor sum.
+//   attention_backward_queries owns TILE queries and walks over keys; attention_backward_keys owns TILE keys and walks
+//   over queries. Each result has one owner, who adds in a fixed order: no atomics, so the same bits every time.
+//
+// Options: HEAD     D rounded up to 32, 64, 96 or 128 (the tiles' columns beyond D are zero)
+//          TILE     rows that a block owns: a multiple of 8
+//          STREAM   rows of the tiles that stream past: a multiple of 16
+//
+// Grid: (B * H, tiles), as gridDim.x may exceed 65,535. Block: THREADS. Dynamic shared memory, in floats:
+//     TILE * HEAD per owned tile (one in forward, two in backward) + STREAM * HEAD + TILE * STREAM
+
+#include "random.cuh"
+
+#define LANES 16                       // threads that share the rows of a score tile: half a warp
+#define ROWS 4                         // rows of a score tile per thread
+#define COLS (STREAM / LANES)          // columns of a score tile per thread
+#define WIDTH (HEAD / LANES)           // columns of an output tile per thread
+#define THREADS (TILE / ROWS * LANES)
+#define CHUNKS (HEAD / 4)              // float4s in a tile's row
+#define ALL_LANES 0xffffffffu
+#define LOWEST -3.402823466e38f
+
+// Registers allow 512 threads of 128 each on a multiprocessor, two blocks of 256. The widest backward needs more.
+#define FORWARD_BOUNDS __launch_bounds__(THREADS, 512 / THREADS)
+#define BACKWARD_BOUNDS __launch_bounds__(THREADS, (HEAD <= 96 ? 512 : 256) / THREADS)
+
+extern __shared__ float4 shared_memory[];
+
+// ---- a thread's place ---------------------------------------------------------------------------------------------
+// Score tiles are TILE x STREAM; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
+// The 16 lanes of a group lie in one warp, so a row is reduced by shuffles and passed on without a block barrier.
+
+__device__ inline int lane() { return threadIdx.x % LANES; }
+__device__ inline int group() { return threadIdx.x / LANES; }
+__device__ inline int tile_row(int r) { return group() * ROWS + r; }
+__device__ inline int tile_col(int c) { return lane() + c * LANES; }
+
+// Output tiles are TILE x HEAD; the same thread holds the same rows and WIDTH / 2 pairs of neighbouring columns.
+__device__ inline int output_col(int pair) { return 32 * pair + 2 * lane(); }
+
+__device__ inline float group_sum(float value)
+{
+    for (int offset = LANES / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(ALL_LANES, value, offset);
+    return value;
+}
+
+__device__ inline float group_max(float value)
+{
+    for (int offset = LANES / 2; offset > 0; offset /= 2)
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, offset));
+    return value;
+}
+
+// ---- tiles in shared memory -----------------------------------------------------------------------------------------
+// A tile holds rows of HEAD floats, as CHUNKS float4s each. Where lanes read different rows at the same column, rows of
+// a multiple of 32 floats would all start in the same bank; so a streamed tile keeps chunk c of row t at chunk
+// c ^ (t & 7) ("swizzled"): eight neighbouring rows then cover the 32 banks, as they would with padding, but in no more
+// memory. Owned tiles are read one row at a time by a whole group and lie plainly.
+
+struct Matrix {  // rows of D numbers in device memory: one of q, k, v, g, y of one head
+    const float *data;
+    long long stride;  // from row to row
+    int rows, columns;
+    bool aligned;  // each row starts at a multiple of 16 bytes
+};
+
+__device__ inline bool rows_aligned(const float *data, int D) { return D % 4 == 0 && (size_t)data % 16 == 0; }
+
+__device__ inline float4 load4(const float *p, int left, bool aligned)
+{
+    if (aligned && left >= 4) return *reinterpret_cast<const float4 *>(p);
+    return make_float4(left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f);
+}
+
+// Copy `count` rows from `first` on; what lies outside the matrix becomes 0, which adds nothing to any product.
+template <int count, bool swizzled>
+__device__ inline void load_tile(float *tile, const Matrix &source, int first)
+{
+    for (int i = threadIdx.x; i < count * CHUNKS; i += THREADS) {
+        int row = i / CHUNKS, chunk = i % CHUNKS;
+        float4 value = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (first + row < source.rows)
+            value = load4(source.data + (first + row) * source.stride + 4 * chunk, source.columns - 4 * chunk,
+                          source.aligned);
+        int place = swizzled ? chunk ^ (row & 7) : chunk;
+        reinterpret_cast<float4 *>(tile)[row * CHUNKS + place] = value;
+    }
+}
+
+__device__ inline void load_owned(float *tile, const Matrix &source, int first)
+{
+    load_tile<TILE, false>(tile, source, first);
+}
+
+// Two barriers: one until nobody reads the tile that is there, one until the new one is complete.
+__device__ inline void load_stream(float *tile, const Matrix &source, int first)
+{
+    __syncthreads();
+    load_tile<STREAM, true>(tile, source, first);
+    __syncthreads();
+}
+
+// ---- the two products -------------------------------------------------------------------------------------------------
+
+// scores = owned . stream^T    (TILE, HEAD) @ (STREAM, HEAD)^T -> (TILE, STREAM)
+// Each step reads ROWS + COLS float4s for 4 * ROWS * COLS multiply-adds.
+__device__ inline void product_of_rows(float (&scores)[ROWS][COLS], const float *owned, const float *stream)
+{
+    const float4 *left = reinterpret_cast<const float4 *>(owned) + group() * ROWS * CHUNKS;
+    const float4 *right = reinterpret_cast<const float4 *>(stream) + lane() * CHUNKS;
+    int swizzle = lane() & 7;  // the same for all columns lane + c * LANES
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int c = 0; c < COLS; c++) scores[r][c] = 0.0f;
+
+#pragma unroll 4
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        float4 a[ROWS], b[COLS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) a[r] = left[r * CHUNKS + chunk];
+#pragma unroll
+        for (int c = 0; c < COLS; c++) b[c] = right[c * LANES * CHUNKS + (chunk ^ swizzle)];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int c = 0; c < COLS; c++) {
+                float sum = scores[r][c];
+                sum = fmaf(a[r].x, b[c].x, sum);
+                sum = fmaf(a[r].y, b[c].y, sum);
+                sum = fmaf(a[r].z, b[c].z, sum);
+                scores[r][c] = fmaf(a[r].w, b[c].w, sum);
+            }
+    }
+}
+
+// output += weights @ stream    (TILE, STREAM) @ (STREAM, HEAD) -> (TILE, HEAD)
+// A group wrote the weights of its own rows, so the warp's barrier is enough: before reading them, and before they are
+// written again.
+__device__ inline void add_weighted_rows(float (&output)[ROWS][WIDTH], const float *weights, const float *stream)
+{
+    __syncwarp();
+#pragma unroll 2
+    for (int col = 0; col < STREAM; col += 4) {
+        float weight[ROWS][4];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            *reinterpret_cast<float4 *>(weight[r]) =
+                *reinterpret_cast<const float4 *>(weights + tile_row(r) * STREAM + col);
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            int row = col + u;
+            int place = 4 * ((lane() / 2) ^ (row & 7)) + 2 * (lane() % 2);
+#pragma unroll
+            for (int pair = 0; pair < WIDTH / 2; pair++) {
+                float2 value = *reinterpret_cast<const float2 *>(stream + row * HEAD + 32 * pair + place);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    output[r][2 * pair] = fmaf(weight[r][u], value.x, output[r][2 * pair]);
+                    output[r][2 * pair + 1] = fmaf(weight[r][u], value.y, output[r][2 * pair + 1]);
+                }
+            }
+        }
+    }
+    __syncwarp();
+}
+
+__device__ inline void clear(float (&output)[ROWS][WIDTH])
+{
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int w = 0; w < WIDTH; w++) output[r][w] = 0.0f;
+}
+
+// Write factor * output to the rows from `first` on of a matrix in device memory.
+__device__ inline void store_output(float *data, const Matrix &shape, int first, const float (&output)[ROWS][WIDTH],
+                                    const float (&factor)[ROWS])
+{
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        int row = first + tile_row(r);
+        if (row >= shape.rows) continue;
+#pragma unroll
+        for (int pair = 0; pair < WIDTH / 2; pair++) {
+            int col = output_col(pair);
+            float *p = data + row * shape.stride + col;
+            float2 value = make_float2(factor[r] * output[r][2 * pair], factor[r] * output[r][2 * pair + 1]);
+            if (shape.aligned && col + 1 < shape.columns) {
+                *reinterpret_cast<float2 *>(p) = value;
+            } else {
+                if (col < shape.columns) p[0] = value.x;
+                if (col + 1 < shape.columns) p[1] = value.y;
+            }
+        }
+    }
+}
+
+// ---- dropout ------------------------------------------------------------------------------------------------------------
+
+struct Dropout {
+    unsigned threshold;  // floor(p * 2^32); 0: keep everything
+    float keep_scale;    // 1 / (1 - p)
+    unsigned seed_low, seed_high;
+};
+
+// r_ij for the score in row `row` = (b * H + h) * T + i and column j.
+__device__ inline float dropout_factor(const Dropout &dropout, unsigned row, int column)
+{
+    if (dropout.threshold == 0) return 1.0f;
+    unsigned key = row_key(dropout.seed_low, dropout.seed_high, row);
+    return is_kept(key, column, dropout.threshold) ? dropout.keep_scale : 0.0f;
+}
+
+// ---- kernels --------------------------------------------------------------------------------------------------------------
+
+// The block's head in the packed array: part 0 queries, 1 keys, 2 values.
+__device__ inline Matrix packed(const float *qkv, int part, int T, int H, int D)
+{
+    int b = blockIdx.x / H, h = blockIdx.x % H;
+    long long stride = 3LL * H * D;
+    Matrix m = {qkv + b * T * stride + (long long)(part * H + h) * D, stride, T, D, rows_aligned(qkv, D)};
+    return m;
+}
+
+// The block's head in y or g.
+__device__ inline Matrix unpacked(const float *y, int T, int H, int D)
+{
+    int b = blockIdx.x / H, h = blockIdx.x % H;
+    long long stride = (long long)H * D;
+    Matrix m = {y + b * T * stride + (long long)h * D, stride, T, D, rows_aligned(y, D)};
+    return m;
+}
+
+extern "C" __global__ void FORWARD_BOUNDS
+attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *__restrict__ lse, int T, int H, int D,
+                  float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+{
+    float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
+    float *stream = queries + TILE * HEAD;                      // (STREAM, HEAD): keys, then values
+    float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM)
+    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const Matrix out = unpacked(y, T, H, D);
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
+    const long long first_row = (long long)blockIdx.x * T;           // of this head in lse
+    const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;     // the longest walks start first
+    const int end_key = min(first_query + TILE, T);                  // later keys lie above the diagonal
+
+    float largest[ROWS], sum[ROWS], output[ROWS][WIDTH];  // m, this thread's part of l, o
+    for (int r = 0; r < ROWS; r++) largest[r] = LOWEST, sum[r] = 0.0f;
+    clear(output);
+    load_owned(queries, q, first_query);
+
+    for (int first_key = 0; first_key < end_key; first_key += STREAM) {
+        float scores[ROWS][COLS];
+        load_stream(stream, k, first_key);
+        product_of_rows(scores, queries, stream);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            int i = first_query + tile_row(r);
+            float raised = largest[r];
+#pragma unroll
+            for (int c = 0; c < COLS; c++) {
+                int j = first_key + tile_col(c);
+                scores[r][c] = j <= i ? scale * scores[r][c] : -__int_as_float(0x7f800000);  // exp(-inf) = 0
+                raised = fmaxf(raised, scores[r][c]);
+            }
+            raised = group_max(raised);
+            float shrink = __expf(largest[r] - raised);
+            largest[r] = raised;
+            sum[r] *= shrink;
+#pragma unroll
+            for (int w = 0; w < WIDTH; w++) output[r][w] *= shrink;
+#pragma unroll
+            for (int c = 0; c < COLS; c++) {
+                int j = first_key + tile_col(c);
+                float p = __expf(scores[r][c] - raised);
+                sum[r] += p;
+                weights[tile_row(r) * STREAM + tile_col(c)] = p * dropout_factor(dropout, first_row + i, j);
+            }
+        }
+        load_stream(stream, v, first_key);
+        add_weighted_rows(output, weights, stream);
+    }
+
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        int i = first_query + tile_row(r);
+        sum[r] = group_sum(sum[r]);
+        if (lane() == 0 && i < T) lse[first_row + i] = largest[r] + logf(sum[r]);
+        sum[r] = 1.0f / sum[r];
+    }
+    store_output(const_cast<float *>(out.data), out, first_query, output, sum);
+}
+
+// delta (B, H, T) = sum over D of g * y: one warp per row of g, rows in the order (b, t, h).
+extern "C" __global__ void __launch_bounds__(256)
+attention_delta(const float *__restrict__ g, const float *__restrict__ y, float *__restrict__ delta, long long rows,
+                int T, int H, int D)
+{
+    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    float sum = 0.0f;
+    for (int d = threadIdx.x % 32; d < D; d += 32) sum = fmaf(g[row * D + d], y[row * D + d], sum);
+    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    long long b = row / H / T, t = row / H % T, h = row % H;
+    if (threadIdx.x % 32 == 0) delta[(b * H + h) * T + t] = sum;
+}
+
+extern "C" __global__ void BACKWARD_BOUNDS
+attention_backward_queries(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
+                           const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
+                           unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+{
+    float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
+    float *gradients = queries + TILE * HEAD;                   // (TILE, HEAD)
+    float *stream = gradients + TILE * HEAD;                    // (STREAM, HEAD): values, then keys
+    float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM): ds
+    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const Matrix gy = unpacked(g, T, H, D), gq = packed(gqkv, 0, T, H, D);
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
+    const long long first_row = (long long)blockIdx.x * T;
+    const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;
+    const int end_key = min(first_query + TILE, T);
+
+    float row_lse[ROWS], row_delta[ROWS], factor[ROWS], output[ROWS][WIDTH];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        int i = min(first_query + tile_row(r), T - 1);  // rows beyond T are computed, and not stored
+        row_lse[r] = lse[first_row + i];
+        row_delta[r] = delta[first_row + i];
+        factor[r] = scale;
+    }
+    clear(output);
+    load_owned(queries, q, first_query);
+    load_owned(gradients, gy, first_query);
+
+    for (int first_key = 0; first_key < end_key; first_key += STREAM) {
+        float scores[ROWS][COLS], products[ROWS][COLS];  // q . k and g . v
+        load_stream(stream, v, first_key);
+        product_of_rows(products, gradients, stream);
+        load_stream(stream, k, first_key);
+        product_of_rows(scores, queries, stream);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int c = 0; c < COLS; c++) {
+                int i = first_query + tile_row(r), j = first_key + tile_col(c);
+                float p = j <= i ? __expf(scale * scores[r][c] - row_lse[r]) : 0.0f;
+                float dp = products[r][c] * dropout_factor(dropout, first_row + i, j);
+                weights[tile_row(r) * STREAM + tile_col(c)] = p * (dp - row_delta[r]);
+            }
+        add_weighted_rows(output, weights, stream);
+    }
+    store_output(const_cast<float *>(gq.data), gq, first_query, output, factor);
+}
+
+extern "C" __global__ void BACKWARD_BOUNDS
+attention_backward_keys(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
+                        const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
+                        unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+{
+    float *keys = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
+    float *values = keys + TILE * HEAD;                      // (TILE, HEAD)
+    float *stream = values + TILE * HEAD;                    // (STREAM, HEAD): queries, gradients, queries again
+    float *weights = stream + STREAM * HEAD;                 // (TILE, STREAM): p r, then ds, both transposed
+    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const Matrix gy = unpacked(g, T, H, D), gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
+    const long long first_row = (long long)blockIdx.x * T;
+    const int first_key = blockIdx.y * TILE;
+
+    float factor[ROWS], output_keys[ROWS][WIDTH], output_values[ROWS][WIDTH];
+    clear(output_keys);
+    clear(output_values);
+    load_owned(keys, k, first_key);
+    load_owned(values, v, first_key);
+
+    // Queries before first_key see none of these keys.
+    for (int first_query = first_key; first_query < T; first_query += STREAM) {
+        float scores[ROWS][COLS], products[ROWS][COLS];  // k . q and v . g
+        load_stream(stream, q, first_query);
+        product_of_rows(scores, keys, stream);
+        load_stream(stream, gy, first_query);
+        product_of_rows(products, values, stream);
+#pragma unroll
+        for (int c = 0; c < COLS; c++) {
+            int i = first_query + tile_col(c);
+            float col_lse = i < T ? lse[first_row + i] : 0.0f, col_delta = i < T ? delta[first_row + i] : 0.0f;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                int j = first_key + tile_row(r);
+                float p = j <= i && i < T ? __expf(scale * scores[r][c] - col_lse) : 0.0f;
+                float kept = dropout_factor(dropout, first_row + i, j);
+                weights[tile_row(r) * STREAM + tile_col(c)] = p * kept;
+                scores[r][c] = p * (products[r][c] * kept - col_delta);  // ds
+            }
+        }
+        add_weighted_rows(output_values, weights, stream);
+
+        // The query tile is fetched again: holding both tiles would cost the second resident block its shared memory.
+        load_stream(stream, q, first_query);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int c = 0; c < COLS; c++) weights[tile_row(r) * STREAM + tile_col(c)] = scores[r][c];
+        add_weighted_rows(output_keys, weights, stream);
+    }
+
+    for (int r = 0; r < ROWS; r++) factor[r] = scale;
+    store_output(const_cast<float *>(gk.data), gk, first_key, output_keys, factor);
+    for (int r = 0; r < ROWS; r++) factor[r] = 1.0f;
+    store_output(const_cast<float *>(gv.data), gv, first_key, output_values, factor);
+}

@@ -1,0 +1,100 @@
+"""Causal self-attention as `attention.cu` computes it: memory grows with T, not T^2.
+
+Floor 0. Same functions as `kernels/cpu/attention.py`. This file checks the shapes and picks the tile sizes; the
+algorithm is in the .cu file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernels.cuda.launch import (
+    SharedMemory,
+    array_module,
+    check,
+    contiguous,
+    dropout_args,
+    launch,
+    shared_memory,
+)
+
+MAX_HEAD_SIZE = 128
+# (rows a block owns, rows of a streamed tile), best first: a larger tile reads less memory per multiply-add.
+TILES = ((64, 64), (64, 32), (32, 32), (32, 16))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of attention.cu for one kernel, and the launch they imply."""
+
+    head: int  # the head size rounded up to a multiple of 32
+    tile: int
+    stream: int
+    owned: int  # tiles that a block owns: 1 in forward, 2 in backward
+
+    @property
+    def threads(self) -> int:
+        return self.tile // 4 * 16  # four rows of scores per thread, sixteen threads per row
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory."""
+        return 4 * (self.owned * self.tile * self.head + self.stream * self.head + self.tile * self.stream)
+
+    @property
+    def defines(self) -> dict[str, int]:
+        return {"HEAD": self.head, "TILE": self.tile, "STREAM": self.stream}
+
+
+def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
+    """The largest tiles of which two blocks fit into a multiprocessor, so that one computes while the other loads."""
+    plans = [Plan(-(-head_size // 32) * 32, tile, stream, owned) for tile, stream in TILES]
+    for candidate in plans:
+        room = 2 * (candidate.shared + memory.reserved) <= memory.per_multiprocessor
+        if room and candidate.shared <= memory.per_block:
+            return candidate
+    return plans[-1]
+
+
+def attention_forward(qkv, scale, dropout=0.0, seed=0):
+    """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
+    B, T, H, D = _shape(qkv)
+    xp = array_module(qkv)
+    y = xp.empty((B, T, H, D), dtype=qkv.dtype)
+    lse = xp.empty((B, H, T), dtype=qkv.dtype)
+    if y.size:
+        tiles = plan(D, 1, shared_memory(xp, qkv.device.id))
+        _launch("attention_forward", tiles, B * H, T, (qkv, y, lse, T, H, D, scale, *dropout_args(dropout, seed)))
+    return y, lse
+
+
+def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
+    """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
+    B, T, H, D = _shape(qkv)
+    check(g.shape == y.shape == (B, T, H, D), f"attention: g {g.shape} and y {y.shape} must be {(B, T, H, D)}")
+    check(lse.shape == (B, H, T), f"attention: lse has shape {lse.shape}: must be {(B, H, T)}")
+    xp = array_module(qkv)
+    (g,) = contiguous(g)
+    gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
+    if not g.size:
+        return gqkv
+    tiles = plan(D, 2, shared_memory(xp, qkv.device.id))
+    rows = B * T * H
+    launch("attention.cu", "attention_delta", (-(-rows // 8),), (256,), (g, y, delta, rows, T, H, D), **tiles.defines)
+    args = (g, qkv, lse, delta, gqkv, T, H, D, scale, *dropout_args(dropout, seed))
+    _launch("attention_backward_queries", tiles, B * H, T, args)
+    _launch("attention_backward_keys", tiles, B * H, T, args)
+    return gqkv
+
+
+def _shape(qkv) -> tuple[int, int, int, int]:
+    good = qkv.ndim == 5 and qkv.shape[2] == 3
+    check(good, f"attention: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size)")
+    B, T, _, H, D = qkv.shape
+    check(D <= MAX_HEAD_SIZE, f"attention: head size {D}: must be at most {MAX_HEAD_SIZE}")
+    return B, T, H, D
+
+
+def _launch(kernel: str, tiles: Plan, heads: int, time: int, args: tuple) -> None:
+    grid = (heads, -(-time // tiles.tile))
+    launch("attention.cu", kernel, grid, (tiles.threads,), args, shared=tiles.shared, **tiles.defines)

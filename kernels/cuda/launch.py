@@ -1,0 +1,204 @@
+"""From a .cu file to a running kernel: source, compilation, argument checks, launch.
+
+Floor 0. A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the
+namespace that the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own
+signature in the .cu file says what each argument must be, so arrays are checked against it and Python's numbers
+(which CuPy would pass as 64-bit) are cast to its types; there is no second list of types to keep in step.
+
+Kernels go to the current stream. Read `softmax.py` next: the smallest use.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SOURCES = Path(__file__).parent
+SCALARS = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
+DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without asking
+
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
+_KERNEL = re.compile(r'extern "C" __global__ void.*?(\w+)\(([^()]*)\)\s*\{', re.DOTALL)
+
+
+class KernelArgumentError(ValueError):
+    """An argument that the kernel cannot take; the message names it, its value and what is expected."""
+
+
+@dataclass(frozen=True)
+class SharedMemory:
+    """A device's shared memory in bytes."""
+
+    per_block: int  # the most that one block may ask for
+    per_multiprocessor: int
+    reserved: int = 0  # taken from each block by the system
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: `const float *x` has type "float", name "x" and pointer True."""
+
+    type: str
+    name: str
+    pointer: bool
+
+
+def array_module(x):
+    """The namespace that `x` comes from: cupy, or the emulated device's look-alike of it."""
+    root = type(x).__module__.partition(".")[0]
+    if root == "cupy":
+        return importlib.import_module("cupy")
+    if root == "kernels":
+        return importlib.import_module("kernels.emulator.cupy_like")
+    raise KernelArgumentError(f"{type(x).__name__}: the CUDA kernels take arrays on a GPU (move it with to_device)")
+
+
+# ---- source ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def source(name: str) -> str:
+    """The text of `name` with each #include of a .cuh replaced by that file; lines keep their file and number."""
+    text = SOURCES.joinpath(name).read_text()
+
+    def include(match: re.Match) -> str:
+        line = text.count("\n", 0, match.start()) + 1
+        return f'{source(match[1])}\n#line {line + 1} "{name}"'
+
+    return f'#line 1 "{name}"\n' + _INCLUDE.sub(include, text)
+
+
+@functools.cache
+def signatures(name: str) -> dict[str, tuple[Parameter, ...]]:
+    """{kernel: parameters} of the kernels that the file `name` defines, in its order."""
+    text = SOURCES.joinpath(name).read_text()
+    return {kernel: tuple(map(_parameter, params.split(","))) for kernel, params in _KERNEL.findall(text)}
+
+
+def _parameter(text: str) -> Parameter:
+    words = text.replace("*", " * ").split()
+    kind = " ".join(word for word in words[:-1] if word not in ("const", "*", "__restrict__"))
+    return Parameter(kind, words[-1], "*" in words)
+
+
+def flags(defines: dict[str, int]) -> tuple[str, ...]:
+    """Compiler options for {macro: value}."""
+    return tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
+
+
+@functools.cache
+def _kernel(xp, device: int, name: str, kernel: str, options: tuple[str, ...]):
+    return _module(xp, device, name, options).get_function(kernel)
+
+
+@functools.cache
+def _module(xp, device: int, name: str, options: tuple[str, ...]):
+    return xp.RawModule(code=source(name), options=options)
+
+
+@functools.cache
+def shared_memory(xp, device: int) -> SharedMemory:
+    """What the device says of itself."""
+    attributes = xp.cuda.Device(device).attributes
+    return SharedMemory(
+        per_block=max(DEFAULT_SHARED, attributes.get("MaxSharedMemoryPerBlockOptin", 0)),
+        per_multiprocessor=attributes["MaxSharedMemoryPerMultiprocessor"],
+        reserved=attributes.get("ReservedSharedMemoryPerBlock", 0),
+    )
+
+
+# ---- launch ---------------------------------------------------------------------------------------------------------
+
+
+def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, shared: int = 0, **defines: int) -> None:
+    """Run `kernel` of the file `name`. The first argument must be an array: it decides namespace and device.
+
+    grid, block: 1 to 3 numbers each; shared: bytes of dynamic shared memory; defines: the source's options.
+    Raises KernelArgumentError for an array of the wrong type, layout or device, a number that does not fit its
+    parameter, and a grid beyond the hardware's limits.
+    """
+    xp, device = array_module(args[0]), args[0].device
+    args = _checked(kernel, signatures(name)[kernel], args, xp)
+    for size, limit in zip(grid, MAX_GRID):
+        if size > limit:
+            raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
+    with device:
+        function = _kernel(xp, device.id, name, kernel, flags(defines))
+        if shared > DEFAULT_SHARED:
+            function.max_dynamic_shared_size_bytes = shared
+        function(grid, block, args, shared_mem=shared)
+
+
+def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp) -> tuple:
+    if len(args) != len(parameters):
+        raise KernelArgumentError(f"{kernel}: {len(args)} arguments given, and it takes {len(parameters)}")
+    device = args[0].device.id
+    return tuple(
+        _checked_array(kernel, parameter, arg, xp, device)
+        if parameter.pointer
+        else _checked_scalar(kernel, parameter, arg)
+        for parameter, arg in zip(parameters, args)
+    )
+
+
+def _checked_array(kernel: str, parameter: Parameter, array, xp, device: int):
+    where, dtype = f"{kernel}: {parameter.name}", np.dtype(SCALARS[parameter.type])
+    if not isinstance(array, xp.ndarray):
+        raise KernelArgumentError(f"{where} is a {type(array).__name__}: must be a {xp.__name__} array")
+    if array.dtype != dtype:
+        raise KernelArgumentError(f"{where} has dtype {array.dtype}: the CUDA kernel takes {dtype}")
+    if not array.flags.c_contiguous:
+        raise KernelArgumentError(f"{where} of shape {array.shape} is not C-contiguous: pass a contiguous copy")
+    if array.device.id != device:
+        raise KernelArgumentError(f"{where} is on device {array.device.id}: the other arrays are on device {device}")
+    return array
+
+
+def _checked_scalar(kernel: str, parameter: Parameter, value):
+    scalar = SCALARS[parameter.type]
+    if scalar is np.float32:
+        return scalar(value)
+    limits = np.iinfo(scalar)
+    if not limits.min <= value <= limits.max:
+        raise KernelArgumentError(
+            f"{kernel}: {parameter.name} = {value} does not fit its type ({limits.min} to {limits.max})"
+        )
+    return scalar(value)
+
+
+# ---- shapes of work -------------------------------------------------------------------------------------------------
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise KernelArgumentError(message) unless `condition`."""
+    if not condition:
+        raise KernelArgumentError(message)
+
+
+def contiguous(*arrays):
+    """The arrays, copied where their elements do not lie in C order (a transposed or broadcast gradient)."""
+    return tuple(array_module(array).ascontiguousarray(array) for array in arrays)
+
+
+def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple) -> None:
+    """Launch a kernel that works on `rows` rows as rows.cuh lays out: a warp each if short, else a block each."""
+    threads = 32 if columns <= 256 else 128 if columns <= 1024 else 512
+    per_block = max(1, 128 // threads)
+    launch(name, kernel, (-(-rows // per_block),), (threads, per_block), args, ROW_THREADS=threads)
+
+
+def launch_elements(name: str, kernel: str, size: int, args: tuple) -> None:
+    """Launch a kernel of one thread per element."""
+    launch(name, kernel, (-(-size // 256),), (256,), args)
+
+
+def dropout_args(p: float, seed: int) -> tuple[int, float, int, int]:
+    """threshold, keep_scale, seed_low, seed_high as random.cuh and the kernels take them."""
+    check(0 <= p < 1, f"dropout {p}: must be at least 0 and less than 1")
+    return int(p * 2**32), 1 / (1 - p), seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF

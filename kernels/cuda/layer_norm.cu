@@ -1,0 +1,111 @@
+// Layer normalisation over the last axis, forward and backward (Ba, Kiros and Hinton, 2016).
+//
+//     n = (x - mean) * rstd,  rstd = 1 / sqrt(mean((x - mean)^2) + eps),  y = n * weight + bias
+//
+// Forward centres before squaring: mean(x^2) - mean^2 would lose the variance of values far from zero.
+//
+// Backward, with h = g * weight (the gradient with respect to n) and means over the C columns:
+//     gx      = rstd * (h - mean(h) - n * mean(h * n))
+//     gweight = sum over rows of g * n
+//     gbias   = sum over rows of g
+// The two sums over rows take two stages, each in a fixed order: a block sums a strip of rows for 32 columns into its
+// own row of `partial`, then one thread per column adds the strips. No atomics, so the same bits every time.
+//
+// Options: ROW_THREADS (see rows.cuh).
+
+#include "rows.cuh"
+
+extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight, const float *__restrict__ bias,
+                   float *__restrict__ y, float *__restrict__ mean, float *__restrict__ rstd, long long rows,
+                   int columns, float eps, int has_bias)
+{
+    long long row = this_row();
+    if (row >= rows) return;
+    x += row * columns;
+    y += row * columns;
+
+    float kept[KEPT], sum = 0.0f, squares = 0.0f;
+    auto fetch = [&](int col) { return x[col]; };
+    first_look(columns, kept, fetch, [&](int, float value) { sum += value; });
+    float center = row_sum(sum) / columns;
+    second_look(columns, kept, fetch, [&](int, float value) {
+        float centred = value - center;
+        squares = fmaf(centred, centred, squares);
+    });
+    float scale = 1.0f / sqrtf(row_sum(squares) / columns + eps);
+    second_look(columns, kept, fetch, [&](int col, float value) {
+        float n = (value - center) * scale;
+        y[col] = n * weight[col] + (has_bias ? bias[col] : 0.0f);
+    });
+    if (threadIdx.x == 0) {
+        mean[row] = center;
+        rstd[row] = scale;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ weight,
+                    const float *__restrict__ mean, const float *__restrict__ rstd, float *__restrict__ gx,
+                    long long rows, int columns)
+{
+    long long row = this_row();
+    if (row >= rows) return;
+    g += row * columns;
+    x += row * columns;
+    gx += row * columns;
+    float center = mean[row], scale = rstd[row];
+
+    float2 kept[KEPT];  // (h, n)
+    float sum_h = 0.0f, sum_hn = 0.0f;
+    auto fetch = [&](int col) { return make_float2(g[col] * weight[col], (x[col] - center) * scale); };
+    first_look(columns, kept, fetch, [&](int, float2 hn) {
+        sum_h += hn.x;
+        sum_hn = fmaf(hn.x, hn.y, sum_hn);
+    });
+    float mean_h = row_sum(sum_h) / columns, mean_hn = row_sum(sum_hn) / columns;
+    second_look(columns, kept, fetch, [&](int col, float2 hn) { gx[col] = scale * (hn.x - mean_h - hn.y * mean_hn); });
+}
+
+// Stage one. Grid (ceil(C / 32), strips), block (32, STRANDS): strand k takes rows k, k + STRANDS, ... of the strip.
+// partial (2, strips, C): gweight's, then gbias's.
+#define STRANDS 8
+
+extern "C" __global__ void __launch_bounds__(32 * STRANDS)
+layer_norm_strips(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ mean,
+                  const float *__restrict__ rstd, float *__restrict__ partial, long long rows, int columns,
+                  long long strip_rows)
+{
+    __shared__ float2 of_strand[STRANDS][32];
+    int col = blockIdx.x * 32 + threadIdx.x;
+    long long first = blockIdx.y * strip_rows, end = min(first + strip_rows, rows);
+    float2 sum = make_float2(0.0f, 0.0f);
+    if (col < columns)
+        for (long long row = first + threadIdx.y; row < end; row += STRANDS) {
+            float value = g[row * columns + col];
+            sum.x = fmaf(value, (x[row * columns + col] - mean[row]) * rstd[row], sum.x);
+            sum.y += value;
+        }
+    of_strand[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || col >= columns) return;
+    for (int strand = 1; strand < STRANDS; strand++) {
+        sum.x += of_strand[strand][threadIdx.x].x;
+        sum.y += of_strand[strand][threadIdx.x].y;
+    }
+    partial[(long long)blockIdx.y * columns + col] = sum.x;
+    partial[((long long)gridDim.y + blockIdx.y) * columns + col] = sum.y;
+}
+
+// Stage two. One thread per column of gweight (blockIdx.y = 0) and of gbias (1).
+extern "C" __global__ void __launch_bounds__(128)
+layer_norm_columns(const float *__restrict__ partial, float *__restrict__ gweight, float *__restrict__ gbias,
+                   int strips, int columns)
+{
+    int col = blockIdx.x * blockDim.x + threadIdx.x;
+    if (col >= columns) return;
+    partial += (long long)blockIdx.y * strips * columns + col;
+    float sum = 0.0f;
+    for (int strip = 0; strip < strips; strip++) sum += partial[(long long)strip * columns];
+    (blockIdx.y == 0 ? gweight : gbias)[col] = sum;
+}

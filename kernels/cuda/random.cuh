@@ -1,0 +1,26 @@
+// Random bits that are a pure function of (seed, row, column): nothing is stored, backward asks again and gets the
+// same answer, and the CPU kernels compute the same bits. All arithmetic is modulo 2^32.
+
+// A bijection of 32-bit words that flips each output bit with probability close to 1/2 for each input bit: two rounds
+// of xor-shift and multiply (constants from Wellons' hash-prospector search).
+__device__ inline unsigned mix(unsigned h)
+{
+    h ^= h >> 16;
+    h *= 0x21F0AAADu;
+    h ^= h >> 15;
+    h *= 0xD35A2D97u;
+    h ^= h >> 15;
+    return h;
+}
+
+// The part of the hash that a whole row shares.
+__device__ inline unsigned row_key(unsigned seed_low, unsigned seed_high, unsigned row)
+{
+    return mix(mix(seed_low ^ row) + seed_high);
+}
+
+// threshold = floor(p * 2^32), so a value is dropped with probability p.
+__device__ inline bool is_kept(unsigned key, unsigned column, unsigned threshold)
+{
+    return mix(key + column * 0x9E3779B9u) >= threshold;
+}

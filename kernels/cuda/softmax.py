@@ -1,0 +1,55 @@
+"""Softmax and its logarithm over the last axis, as `softmax.cu` computes them.
+
+Floor 0. Same functions as `kernels/cpu/softmax.py`, on float32 arrays of CuPy or the emulator.
+"""
+
+from __future__ import annotations
+
+from kernels.cuda.launch import array_module, check, contiguous, launch_rows
+
+
+def softmax_forward(x, scale=1.0, causal=False):
+    """softmax(scale * x) over the last axis: x (..., R, S) -> (..., R, S).
+
+    causal: row i sees only columns j <= i + S - R; the others get probability 0.
+    """
+    (x,) = contiguous(x)
+    y = array_module(x).empty_like(x)
+    check(not causal or x.ndim >= 2, f"softmax_forward: causal needs rows and columns, and x has shape {x.shape}")
+    if x.size:
+        queries = x.shape[-2] if causal else 1
+        launch_rows("softmax.cu", "softmax_forward", *_size(x), (x, y, *_size(x), scale, causal, queries))
+    return y
+
+
+def softmax_backward(g, y, scale=1.0):
+    """gx = scale * y * (g - sum_j g_j y_j), for g and y = softmax(scale * x) of one shape."""
+    g, y = contiguous(g, y)
+    gx = array_module(y).empty_like(y)
+    check(g.shape == y.shape, f"softmax_backward: g has shape {g.shape}, and y {y.shape}")
+    if y.size:
+        launch_rows("softmax.cu", "softmax_backward", *_size(y), (g, y, gx, *_size(y), scale))
+    return gx
+
+
+def log_softmax_forward(x):
+    """x - log(sum(exp(x))) over the last axis."""
+    (x,) = contiguous(x)
+    y = array_module(x).empty_like(x)
+    if x.size:
+        launch_rows("softmax.cu", "log_softmax_forward", *_size(x), (x, y, *_size(x)))
+    return y
+
+
+def log_softmax_backward(g, y):
+    """gx = g - exp(y) * sum_j g_j, for y = log_softmax(x)."""
+    g, y = contiguous(g, y)
+    gx = array_module(y).empty_like(y)
+    check(g.shape == y.shape, f"log_softmax_backward: g has shape {g.shape}, and y {y.shape}")
+    if y.size:
+        launch_rows("softmax.cu", "log_softmax_backward", *_size(y), (g, y, gx, *_size(y)))
+    return gx
+
+
+def _size(x) -> tuple[int, int]:
+    return x.size // x.shape[-1], x.shape[-1]  # rows, columns
