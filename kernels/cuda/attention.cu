@@ -49,8 +49,6 @@
 #define FORWARD_BOUNDS __launch_bounds__(THREADS, 512 / THREADS)
 #define BACKWARD_BOUNDS __launch_bounds__(THREADS, (HEAD <= 96 ? 512 : 256) / THREADS)
 
-extern __shared__ float4 shared_memory[];
-
 // ---- a thread's place ---------------------------------------------------------------------------------------------
 // Score tiles are TILE x STREAM; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
 // The 16 lanes of a group lie in one warp, so a row is reduced by shuffles and passed on without a block barrier.
@@ -261,6 +259,7 @@ extern "C" __global__ void FORWARD_BOUNDS
 attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *__restrict__ lse, int T, int H, int D,
                   float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
 {
+    extern __shared__ float4 shared_memory[];
     float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
     float *stream = queries + TILE * HEAD;                      // (STREAM, HEAD): keys, then values
     float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM)
@@ -337,6 +336,7 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
                            const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
                            unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
 {
+    extern __shared__ float4 shared_memory[];
     float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
     float *gradients = queries + TILE * HEAD;                   // (TILE, HEAD)
     float *stream = gradients + TILE * HEAD;                    // (STREAM, HEAD): values, then keys
@@ -385,6 +385,7 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
                         const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
                         unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
 {
+    extern __shared__ float4 shared_memory[];
     float *keys = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
     float *values = keys + TILE * HEAD;                      // (TILE, HEAD)
     float *stream = values + TILE * HEAD;                    // (STREAM, HEAD): queries, gradients, queries again
