@@ -1,0 +1,41 @@
+"""CUDA source on the CPU: `RawModule` with CuPy's call signature, stricter than a GPU.
+
+    from kernels.emulator import RawModule
+    saxpy = RawModule(code=source).get_function("saxpy")
+    saxpy((4,), (256,), (x, y, np.float32(2), np.int32(1000)))
+
+Arguments are NumPy arrays (or objects with a `.host` array) and NumPy scalars. Importing needs no compiler; the first
+`get_function` does, see `available`. Floor 0. Read module.py first, then device.h and runtime.cpp.
+"""
+
+from kernels.emulator.compiler import MISSING, available
+from kernels.emulator.errors import (
+    AssertionFailed,
+    BadShuffle,
+    CompileError,
+    Crash,
+    DataRace,
+    DivergentBarrier,
+    EmulatorError,
+    LaunchError,
+    OutOfBounds,
+    UninitializedRead,
+)
+from kernels.emulator.module import RawKernel, RawModule
+
+__all__ = [
+    "MISSING",
+    "AssertionFailed",
+    "BadShuffle",
+    "CompileError",
+    "Crash",
+    "DataRace",
+    "DivergentBarrier",
+    "EmulatorError",
+    "LaunchError",
+    "OutOfBounds",
+    "RawKernel",
+    "RawModule",
+    "UninitializedRead",
+    "available",
+]

@@ -1,0 +1,177 @@
+"""CUDA source to shared object: finds the host's C++ compiler and keeps what it built.
+
+`build_module` compiles one `.cu` text against device.h, `build_runtime` the scheduler and the checker that every
+module links to. Objects are named by a hash of all that went into them and renamed into place whole, so parallel
+processes never see half a file. Floor 0: standard library only. Next: module.py, which loads and launches.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kernels.emulator.errors import CompileError
+
+HERE = Path(__file__).parent
+COMMON = ["-std=c++17", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-fno-semantic-interposition"]
+COMMON += ["-Wl,-Bsymbolic-functions", "-Wno-unknown-pragmas"]
+# g1: line numbers, so that a fault can name its line. Errno and traps are nothing a GPU has.
+FAST = ["-O3", "-march=native", "-g1", "-fno-math-errno", "-fno-trapping-math", "-fstack-clash-protection"]
+# The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
+# Vectorising would merge the accesses of several source lines.
+CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize", "-fsanitize=thread"]
+MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
+TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
+QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
+DYNAMIC_SHARED = re.compile(
+    r"\bextern\s+__shared__\s+((?:__align__\s*\([^)]*\)|alignas\s*\([^)]*\))\s*)?([\w:\s]+?)\s+"
+    r"((?:__align__\s*\([^)]*\)|alignas\s*\([^)]*\))\s*)?(\w+)\s*\[\s*\]\s*;"
+)
+LAUNCH_BOUNDS = re.compile(r"__launch_bounds__\s*\(((?:[^()]|\([^()]*\))*)\)")
+UNROLL = re.compile(r"^([ \t]*)#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\d*)[ \t]*\)?[ \t]*$", re.MULTILINE)
+
+
+@functools.cache
+def find_compiler():
+    """Absolute path of the C++ compiler ($CXX, g++ or clang++), or None."""
+    names = [os.environ.get("CXX"), "g++", "clang++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def available():
+    """Whether this machine can compile kernels for the emulator."""
+    return find_compiler() is not None
+
+
+def cache_directory():
+    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+
+
+def inline_includes(code, name, directories):
+    """`code` of the file `name` with each `#include "file"` found in `directories` replaced by that file's text."""
+
+    def replace(match):
+        path = next((Path(d) / match[1] for d in directories if (Path(d) / match[1]).is_file()), None)
+        if path is None:
+            return match[0]
+        line = code.count("\n", 0, match.start()) + 1
+        text = inline_includes(path.read_text(), path.name, directories)
+        return f'#line 1 "{path.name}"\n{text}\n#line {line + 1} "{name}"'
+
+    return QUOTED_INCLUDE.sub(replace, code)
+
+
+def translate(code):
+    """`code` with the few things that no macro can express rewritten in place, every line where it was."""
+    code = TOOLKIT_INCLUDE.sub("", code)
+    code = UNROLL.sub(lambda m: f"{m[1]}#pragma GCC unroll {min(int(m[2] or 32), 65534)}", code)
+    return DYNAMIC_SHARED.sub(r"\2* const \4 = static_cast<\2*>(emulator_dynamic_shared());", code)
+
+
+def host_options(options):
+    """The options of NVRTC that mean something to a host compiler: -D, -U, -I, and --fmad=false."""
+    kept, words = [], iter(options)
+    for word in words:
+        if word in ("-D", "-U", "-I"):
+            word += next(words, "")
+        for long, short in (("--define-macro=", "-D"), ("--undefine-macro=", "-U"), ("--include-path=", "-I")):
+            word = short + word[len(long) :] if word.startswith(long) else word
+        if word[:2] in ("-D", "-U", "-I"):
+            kept.append(word)
+        if word in ("--fmad=false", "-fmad=false"):
+            kept.append("-ffp-contract=off")
+    return kept
+
+
+@functools.cache
+def fingerprint():
+    """What a compiled object depends on besides its source: compiler, processor, and the emulator's own sources."""
+    version = subprocess.run([find_compiler(), "--version"], capture_output=True, text=True).stdout
+    try:
+        processor = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0]
+    except (OSError, TypeError):
+        processor = platform.processor()
+    sources = "".join(path.read_text() for path in sorted(HERE.glob("*.h")) + sorted(HERE.glob("*.cpp")))
+    return "\n".join([find_compiler(), version, platform.machine(), processor, sources])
+
+
+def find_kernels(text):
+    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds or "1024", parameter names)}."""
+    found = {}
+    for match in re.finditer(r"__global__\s([^{;]*)\{", text):
+        before = text[: match.start()]
+        if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :]:
+            continue  # only an instance can be called: see RawModule's name_expressions
+        bounds = LAUNCH_BOUNDS.search(match[1])
+        head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
+        names = [re.findall(r"\w+", parameter)[-1] for parameter in head[2].split(",") if parameter.strip()]
+        found[head[1]] = (bounds[1] if bounds else "1024", names)
+    return found
+
+
+def export_kernels(text, host, name_expressions):
+    """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python."""
+    command = [find_compiler(), "-E", "-P", *host, "-x", "c++", "-"]
+    preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
+    kernels = find_kernels(preprocessed)
+    kernels |= {expression: ("1024", []) for expression in name_expressions}
+    lines = [f"EMULATOR_KERNEL({i}, ({kernels[name][0]}), {name})" for i, name in enumerate(kernels)]
+    table = "".join(f"{name}|{','.join(names)}\\n" for name, (_, names) in kernels.items())
+    return "\n".join([*lines, f'extern "C" const char emulator_kernels[] = "{table}";', ""])
+
+
+def compile_shared(stem, text, flags, libraries=(), finish=str):
+    """Path of the shared object that `finish(text)` compiles to; built only if the cache has none for `text`."""
+    if not available():
+        raise CompileError(MISSING)
+    key = hashlib.sha256("\0".join([fingerprint(), stem, text, *flags, *libraries]).encode()).hexdigest()[:20]
+    directory = cache_directory() / "emulator" / key
+    target = directory / f"{stem}.so"
+    if target.exists():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        source, built = Path(scratch) / stem, Path(scratch) / "built.so"
+        source.write_text(finish(text))
+        command = [find_compiler(), *flags, f"-I{HERE}", "-x", "c++", stem, "-x", "none", *libraries, "-o", "built.so"]
+        result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+        if result.returncode:
+            errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]
+            raise CompileError(f"{errors[0].strip()} (compiling {stem} for the emulator)")
+        os.replace(source, directory / stem)
+        os.replace(built, target)
+    return target
+
+
+@functools.cache
+def build_runtime():
+    """Path of the emulator's own shared object."""
+    text = f'#include "{HERE / "runtime.cpp"}"\n#include "{HERE / "checker.cpp"}"\n'
+    return compile_shared("runtime.cpp", text, [*COMMON, "-O2", "-g1"])
+
+
+def build_module(code, name, options, name_expressions, checked):
+    """Path of the shared object of one `.cu` text, every kernel in it exported; see `export_kernels`."""
+    host = host_options(options)
+    code = translate(inline_includes(code, name, [option[2:] for option in host if option.startswith("-I")]))
+    head = f'#include "device.h"\n#line 1 "{name}"\n'
+    text = f"{head}{code}\n// {' '.join(name_expressions)}\n"
+    flags = [*COMMON, *host, *(["-DEMULATOR_CHECKED", *CHECKED] if checked else FAST)]
+
+    def build(*more):
+        finish = lambda text: text + export_kernels(code, host, name_expressions)  # noqa: E731
+        return compile_shared(name, text, [*flags, *more], [str(build_runtime())], finish)
+
+    try:
+        return build("-DEMULATOR_COUNT_FLOPS") if checked else build()
+    except CompileError:
+        if not checked:
+            raise
+        return build()  # `float` as a class cannot serve every source: then check all but the operations

@@ -1,0 +1,45 @@
+"""What can go wrong in an emulated launch, one exception per kind of fault.
+
+Each message is one sentence with the kernel, block, thread and, where the fault has one, the line of the `.cu` source.
+Floor 0, imports nothing. Next: module.py, which raises them.
+"""
+
+
+class EmulatorError(Exception):
+    """Something a CUDA kernel, or its launch, must not do; also a source that does not compile."""
+
+
+class CompileError(EmulatorError):
+    """The CUDA source does not compile, or there is no compiler."""
+
+
+class LaunchError(EmulatorError):
+    """The launch is one that no CUDA device accepts, or its arguments do not fit the kernel's parameters."""
+
+
+class OutOfBounds(EmulatorError):
+    """A read or write outside the arrays of the launch and the block's shared memory."""
+
+
+class UninitializedRead(EmulatorError):
+    """A read of memory that nobody wrote."""
+
+
+class DataRace(EmulatorError):
+    """Two threads touch the same byte, at least one writes, and no barrier lies between."""
+
+
+class DivergentBarrier(EmulatorError):
+    """Some threads of a block wait at a barrier that the others never reach."""
+
+
+class BadShuffle(EmulatorError):
+    """A warp primitive whose mask does not name exactly the lanes that call it."""
+
+
+class Crash(EmulatorError):
+    """What would have ended the process: an invalid address, a full stack, an integer division by zero."""
+
+
+class AssertionFailed(EmulatorError):
+    """An `assert` in device code does not hold, or `__trap()` was called."""

@@ -1,0 +1,225 @@
+"""`RawModule` with CuPy's call signature, for CUDA source that runs on the CPU.
+
+A launch hands NumPy memory and scalars to the compiled kernel. Where CuPy would pass on anything, this compares each
+argument with the kernel's parameter first: a Python int is 8 bytes to CuPy, and a kernel's `int` takes the first 4.
+Inside `with checked(seed=3) as launches:` every launch runs in the checked build. Floor 0; stands on compiler.py.
+Next: checks.py, the checked launch.
+"""
+
+import ctypes
+import functools
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.emulator import checks
+from kernels.emulator.compiler import build_module, build_runtime
+from kernels.emulator.errors import LaunchError
+from kernels.emulator.record import LaunchRecord, Parameter
+
+MAX_THREADS_PER_BLOCK = 1024
+MAX_BLOCK = (1024, 1024, 64)
+MAX_GRID = (2**31 - 1, 65535, 65535)
+SHARED_MEMORY_PER_BLOCK = 48 << 10  # what any kernel may use
+SHARED_MEMORY_PER_BLOCK_OPTIN = 99 << 10  # what a kernel may ask for; compute capability 8.6 and 8.9
+KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}  # NumPy's dtype.kind to device.h's
+THREADS_PER_WORKER = 1024  # fewer CUDA threads than this are not worth another operating-system thread
+
+
+@functools.cache
+def runtime():
+    """The loaded scheduler and checker."""
+    return ctypes.CDLL(str(build_runtime()))
+
+
+class RawModule:
+    """`cupy.RawModule` on the CPU: compiles `code` when the first kernel is asked for.
+
+    `name` is the source's file name in messages. Raises CompileError for a source that does not compile.
+    """
+
+    def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name="kernel.cu"):
+        if backend != "nvrtc":
+            raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
+        self.code, self.options, self.backend, self.name = code, tuple(options), backend, name
+        self.name_expressions = tuple(name_expressions or ())
+        self._functions = {}
+
+    @functools.cached_property
+    def fast(self):
+        """The compiled module that trains."""
+        return Build(self, checked=False)
+
+    @functools.cached_property
+    def checked(self):
+        """The compiled module that watches every access."""
+        return Build(self, checked=True)
+
+    def compile(self, log_stream=None):
+        """Compiles now rather than at the first `get_function`."""
+        self.fast
+
+    def get_function(self, name):
+        """The kernel `name`: an `extern "C" __global__` function, or one of `name_expressions`."""
+        if name not in self._functions:
+            self._functions[name] = RawKernel(self, name)
+        return self._functions[name]
+
+
+class Build:
+    """One shared object of a module, loaded, with what it says of its kernels."""
+
+    def __init__(self, module, checked):
+        options = (module.options, module.name_expressions)
+        self.path = build_module(module.code, module.name, *options, checked)
+        self.library = ctypes.CDLL(str(self.path))
+        self.shared = checks.shared_variables(self.path)
+        table = ctypes.c_char.in_dll(self.library, "emulator_kernels")
+        rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
+        self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
+
+    def kernel(self, name, expressions):
+        """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
+        if name not in self.kernels or (name not in expressions and not hasattr(self.library, name)):
+            raise LaunchError(
+                f'{self.path.stem} has no kernel {name!r}: declare it `extern "C" __global__ void {name}(...)`'
+            )
+        index, names = self.kernels[name]
+        integer = functools.partial(ctypes.c_int.in_dll, self.library)
+        count = integer(f"emulator_count_{index}").value
+        names = names.split(",") if names else [f"argument {i}" for i in range(count)]
+        parameters = ctypes.POINTER(Parameter).in_dll(self.library, f"emulator_parameters_{index}")
+        entry = getattr(self.library, f"emulator_call_{index}")
+        return entry, list(zip(names, parameters[:count], strict=True)), integer(f"emulator_bounds_{index}").value
+
+
+class RawKernel:
+    """`kernel(grid, block, args, shared_mem=0)`, with the attributes of `cupy.RawKernel` that a launcher reads."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+        _, self.parameters, self.max_threads_per_block = self._entry(module.fast)
+        self.shared_size_bytes = sum(
+            v.bytes for v in module.fast.shared if v.function == name or v.function not in module.fast.kernels
+        )
+        self._max_dynamic = SHARED_MEMORY_PER_BLOCK - self.shared_size_bytes
+
+    def _entry(self, build):
+        return build.kernel(self.name, self.module.name_expressions)
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        """Bytes of dynamic shared memory a launch may ask for; set it to go beyond 48 KiB in all."""
+        return self._max_dynamic
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, value):
+        most = SHARED_MEMORY_PER_BLOCK_OPTIN - self.shared_size_bytes
+        if value > most:
+            raise LaunchError(f"kernel {self.name}: {value} bytes of dynamic shared memory, the device has {most}")
+        self._max_dynamic = value
+
+    @property
+    def attributes(self):
+        """CuPy's dictionary of the same name, without what only a compiler for GPUs knows (registers, PTX)."""
+        names = ("max_threads_per_block", "shared_size_bytes", "max_dynamic_shared_size_bytes")
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
+        """Runs the kernel to its end. `args`: arrays and NumPy scalars, one per parameter; `stream` means nothing here."""
+        record = LaunchRecord(dynamic_shared=shared_mem)
+        record.grid[:], record.block[:] = self._sizes(grid, block, shared_mem)
+        if len(args) != len(self.parameters):
+            raise LaunchError(
+                f"kernel {self.name} takes {len(self.parameters)} arguments, the launch gives {len(args)}"
+            )
+        arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
+        request = checks.current_request()
+        if request is None:
+            self._launch(record, self.module.fast, arguments)
+            for argument in arguments:
+                argument.mark_written()
+        else:
+            checks.launch(request, record, self, arguments)
+
+    def _launch(self, record, build, arguments):
+        values = (ctypes.c_void_p * len(arguments))(*(a.value.ctypes.data for a in arguments))
+        record.call = ctypes.cast(self._entry(build)[0], ctypes.c_void_p)
+        record.arguments = values
+        record.workers = 1 if record.checked else self._workers(record)
+        runtime().emulator_launch(ctypes.byref(record))
+        if record.fault:
+            raise checks.fault(record, self.name, build.path)
+
+    @staticmethod
+    def _workers(record):
+        blocks = math.prod(record.grid)
+        return max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
+
+    def _sizes(self, grid, block, shared_mem):
+        """Grid and block as three numbers each, within CUDA's limits."""
+        grid, block = (tuple(map(int, size)) + (1,) * (3 - len(size)) for size in (grid, block))
+        for what, size, limit in (("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)):
+            if any(not 1 <= n <= most for n, most in zip(size, limit, strict=True)):
+                raise LaunchError(f"kernel {self.name}: {what} {size} must lie between (1, 1, 1) and {limit}")
+        if math.prod(block) > self.max_threads_per_block:
+            most = self.max_threads_per_block
+            raise LaunchError(
+                f"kernel {self.name}: block {block} has {math.prod(block)} threads, at most {most} can run"
+            )
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise LaunchError(
+                f"kernel {self.name}: {shared_mem} bytes of dynamic shared memory on top of {self.shared_size_bytes} "
+                f"static ones, but at most {self.max_dynamic_shared_size_bytes} without a larger max_dynamic_shared_size_bytes"
+            )
+        return grid, block
+
+    def _argument(self, arg, name, parameter):
+        """The Argument that `arg` makes for one parameter, which it must fit."""
+        memory = arg if isinstance(arg, np.ndarray) else getattr(arg, "host", None)
+        value = np.asarray(arg if memory is None else memory.ctypes.data)
+        given = value.dtype if memory is None else memory.dtype
+        kind, size = parameter.kind.decode(), parameter.size
+        if memory is not None and kind == "p":
+            kind, size = parameter.pointee.decode(), parameter.pointee_size
+            fits = memory.flags.c_contiguous or memory.flags.f_contiguous
+            if not fits:
+                raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
+            fits = size == 1 or kind == "v" or (KINDS.get(given.kind), given.itemsize) == (kind, size)
+            wants = f"a pointer to {describe(kind, size)}"
+        else:
+            fits = memory is None and (kind == "v" or KINDS.get(given.kind) == kind) and given.itemsize == size
+            wants = "a pointer" if kind == "p" else describe(kind, size)
+        if not fits:
+            got = f"a {given} {'scalar' if memory is None else 'array'}"
+            raise LaunchError(f"kernel {self.name}: parameter {name!r} is {wants}, the launch gives {got}")
+        return Argument(name, memory, value, getattr(arg, "written", None))
+
+
+@dataclass
+class Argument:
+    """One argument of one launch: its `value` is what the kernel receives, a scalar or the address of `memory`."""
+
+    name: str
+    memory: np.ndarray | None
+    value: np.ndarray
+    written: np.ndarray | None  # uint8, one per byte of memory: 0 where nobody wrote yet; None where all is written
+
+    def mark_written(self):
+        """After a launch that did not watch, all memory it could reach counts as written."""
+        if self.written is not None:
+            self.written[...] = 1
+
+
+def describe(kind, size):
+    """C's name for a kind and size, as in "a 4-byte float"."""
+    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct"}
+    return f"a {size}-byte {names[kind]}"
+
+
+def cores():
+    """The cores this process may use, at most 16: each worker keeps a stack per CUDA thread."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, usable)
