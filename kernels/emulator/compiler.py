@@ -18,13 +18,15 @@ from pathlib import Path
 from kernels.emulator.errors import CompileError
 
 HERE = Path(__file__).parent
-COMMON = ["-std=c++17", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-fno-semantic-interposition"]
-COMMON += ["-Wl,-Bsymbolic-functions", "-Wno-unknown-pragmas"]
+COMMON = ["-std=c++17", "-fPIC", "-pthread", "-fno-strict-aliasing", "-fno-semantic-interposition"]
+COMMON += ["-Wno-unknown-pragmas"]
+LINK = ["-shared", "-pthread", "-Wl,-Bsymbolic-functions", "-o", "built.so"]
 # g1: line numbers, so that a fault can name its line. Errno and traps are nothing a GPU has.
 FAST = ["-O3", "-march=native", "-g1", "-fno-math-errno", "-fno-trapping-math", "-fstack-clash-protection"]
 # The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
+# Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
 # Vectorising would merge the accesses of several source lines.
-CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize", "-fsanitize=thread"]
+CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize", "-fsanitize=thread,bounds,alignment"]
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
 TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
@@ -76,18 +78,23 @@ def translate(code):
 
 
 def host_options(options):
-    """The options of NVRTC that mean something to a host compiler: -D, -U, -I, and --fmad=false."""
-    kept, words = [], iter(options)
+    """(flags, macros, include directories): the options of NVRTC that mean something to a host compiler."""
+    flags, macros, directories, words = [], [], [], iter(options)
     for word in words:
         if word in ("-D", "-U", "-I"):
             word += next(words, "")
         for long, short in (("--define-macro=", "-D"), ("--undefine-macro=", "-U"), ("--include-path=", "-I")):
             word = short + word[len(long) :] if word.startswith(long) else word
-        if word[:2] in ("-D", "-U", "-I"):
-            kept.append(word)
-        if word in ("--fmad=false", "-fmad=false"):
-            kept.append("-ffp-contract=off")
-    return kept
+        if word.startswith("-D"):
+            name, _, value = word[2:].partition("=")
+            macros.append(f"#define {name} {value or 1}\n")
+        elif word.startswith("-U"):
+            macros.append(f"#undef {word[2:]}\n")
+        elif word.startswith("-I"):
+            directories.append(word[2:])
+        elif word in ("--fmad=false", "-fmad=false"):
+            flags.append("-ffp-contract=off")
+    return flags, "".join(macros), directories
 
 
 @functools.cache
@@ -116,9 +123,9 @@ def find_kernels(text):
     return found
 
 
-def export_kernels(text, host, name_expressions):
+def export_kernels(text, name_expressions):
     """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python."""
-    command = [find_compiler(), "-E", "-P", *host, "-x", "c++", "-"]
+    command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
     kernels = find_kernels(preprocessed)
     kernels |= {expression: ("1024", []) for expression in name_expressions}
@@ -140,11 +147,12 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         source, built = Path(scratch) / stem, Path(scratch) / "built.so"
         source.write_text(finish(text))
-        command = [find_compiler(), *flags, f"-I{HERE}", "-x", "c++", stem, "-x", "none", *libraries, "-o", "built.so"]
-        result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-        if result.returncode:
-            errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]
-            raise CompileError(f"{errors[0].strip()} (compiling {stem} for the emulator)")
+        # Linking apart from compiling: there the sanitizer's flags would add its own runtime.
+        for command in ([*flags, f"-I{HERE}", "-x", "c++", "-c", stem, "-o", "built.o"], [*LINK, "built.o", *libraries]):
+            result = subprocess.run([find_compiler(), *command], cwd=scratch, capture_output=True, text=True)
+            if result.returncode:
+                errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]
+                raise CompileError(f"{errors[0].strip()} (compiling {stem} for the emulator)")
         os.replace(source, directory / stem)
         os.replace(built, target)
     return target
@@ -159,14 +167,17 @@ def build_runtime():
 
 def build_module(code, name, options, name_expressions, checked):
     """Path of the shared object of one `.cu` text, every kernel in it exported; see `export_kernels`."""
-    host = host_options(options)
-    code = translate(inline_includes(code, name, [option[2:] for option in host if option.startswith("-I")]))
-    head = f'#include "device.h"\n#line 1 "{name}"\n'
-    text = f"{head}{code}\n// {' '.join(name_expressions)}\n"
-    flags = [*COMMON, *host, *(["-DEMULATOR_CHECKED", *CHECKED] if checked else FAST)]
+    flags, macros, directories = host_options(options)
+    code = translate(inline_includes(code, name, directories))
+    # The macros come after device.h: a -DD=32 must not change the system's headers.
+    text = f'#include "device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
+    flags += [*COMMON, *(f"-I{directory}" for directory in directories)]
+    flags += ["-DEMULATOR_CHECKED", *CHECKED] if checked else FAST
+
+    def finish(text):
+        return text + export_kernels(macros + code, name_expressions)
 
     def build(*more):
-        finish = lambda text: text + export_kernels(code, host, name_expressions)  # noqa: E731
         return compile_shared(name, text, [*flags, *more], [str(build_runtime())], finish)
 
     try:

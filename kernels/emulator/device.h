@@ -131,10 +131,13 @@ EMULATOR_VECTORS(unsigned long long, ulonglong, 16, 16)
 #undef EMULATOR_VECTOR3
 
 // ---------------------------------------------------------------- barriers and warp primitives
-#define __syncthreads() ((void)emulator_barrier(__LINE__, 0))
-#define __syncthreads_count(predicate) emulator_barrier(__LINE__, !!(predicate))
-#define __syncthreads_or(predicate) (emulator_barrier(__LINE__, !!(predicate)) != 0)
-#define __syncthreads_and(predicate) (emulator_barrier(__LINE__, !(predicate)) == 0)
+#define EMULATOR_TEXT(x) #x
+#define EMULATOR_NUMBER(x) EMULATOR_TEXT(x)
+#define EMULATOR_LINE __FILE__ ":" EMULATOR_NUMBER(__LINE__)
+#define __syncthreads() ((void)emulator_barrier(EMULATOR_LINE, 0))
+#define __syncthreads_count(predicate) emulator_barrier(EMULATOR_LINE, !!(predicate))
+#define __syncthreads_or(predicate) (emulator_barrier(EMULATOR_LINE, !!(predicate)) != 0)
+#define __syncthreads_and(predicate) (emulator_barrier(EMULATOR_LINE, !(predicate)) == 0)
 EMULATOR_INLINE void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 EMULATOR_INLINE void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 EMULATOR_INLINE void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -254,9 +257,9 @@ template <class T> EMULATOR_INLINE T __ldcs(const T* p) { return *p; }
 template <class T> EMULATOR_INLINE void __stcg(T* p, emulator::same<T> v) { *p = v; }
 template <class T> EMULATOR_INLINE void __stcs(T* p, emulator::same<T> v) { *p = v; }
 inline long long clock64() { return (long long)emulator_clock(); }
-#define __trap() emulator_assertion("__trap()", __LINE__)
+#define __trap() emulator_assertion("__trap()", EMULATOR_LINE)
 #undef assert
-#define assert(condition) ((condition) ? (void)0 : emulator_assertion(#condition, __LINE__))
+#define assert(condition) ((condition) ? (void)0 : emulator_assertion(#condition, EMULATOR_LINE))
 
 // ---------------------------------------------------------------- integers
 EMULATOR_INLINE unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((uint64_t)a * b) >> 32); }
@@ -446,3 +449,7 @@ constexpr int first(int threads, int = 0, int = 0) { return threads; }
     extern "C" const int emulator_bounds_##index = emulator::first bounds;                                         \
     extern "C" const int emulator_count_##index = emulator::Kernel<__VA_ARGS__>::count;                            \
     extern "C" const emulator::Parameter* const emulator_parameters_##index = emulator::Kernel<__VA_ARGS__>::parameters;
+// Where this thread's copy of the module's thread-local storage, and so its shared memory, lies.
+extern "C" __thread char emulator_anchor;
+__thread char emulator_anchor;
+extern "C" void* emulator_anchor_address() { return &emulator_anchor; }

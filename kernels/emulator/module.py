@@ -10,6 +10,7 @@ import ctypes
 import functools
 import math
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,15 @@ def runtime():
 class RawModule:
     """`cupy.RawModule` on the CPU: compiles `code` when the first kernel is asked for.
 
-    `name` is the source's file name in messages. Raises CompileError for a source that does not compile.
+    `name` is the source's file name in messages, unless a first line `#line 1 "NAME"` says it. Raises CompileError for a source that does not compile.
     """
 
-    def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name="kernel.cu"):
+    def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name=None):
         if backend != "nvrtc":
             raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
-        self.code, self.options, self.backend, self.name = code, tuple(options), backend, name
+        self.code, self.options, self.backend = code, tuple(options), backend
+        stated = re.match(r'\s*#line 1 "([^"/]+)"', code)
+        self.name = name or (stated[1] if stated else "kernel.cu")
         self.name_expressions = tuple(name_expressions or ())
         self._functions = {}
 

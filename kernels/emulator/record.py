@@ -24,6 +24,7 @@ class Region(ctypes.Structure):
         ("item", c_int64),
         ("written", c_void_p),
         ("shared", c_int32),
+        ("stored", c_int32),
     ]
 
 

@@ -161,7 +161,7 @@ static void put_stacks(Stacks* stacks) {
 struct Thread {
     uint3 index;                // threadIdx
     int stack;
-    int waits_at;               // line of the barrier it waits at, else 0
+    const char* waits_at;       // line of the barrier it waits at, else null
     // Its part in a warp collective, while it waits for one.
     int kind, argument, width;
     unsigned mask;
@@ -324,9 +324,7 @@ void Worker::release_barrier() {
     arrived = 0;
 }
 
-static std::string line_name(int line) { return "line " + std::to_string(line); }
-
-extern "C" int emulator_barrier(int line, int predicate) {
+extern "C" int emulator_barrier(const char* line, int predicate) {
     Worker& w = *worker;
     Thread& me = w.threads[current.thread];
     me.waits_at = line;
@@ -338,12 +336,12 @@ extern "C" int emulator_barrier(int line, int predicate) {
     } else {
         if (w.launch->checked) {
             for (int t = 0; t < w.thread_count; t++)
-                if (w.threads[t].waits_at != line)
-                    fail(DIVERGENT_BARRIER, "waits at the barrier of @line " + std::to_string(line) + " while thread " +
-                         thread_name(*w.launch, t) + " waits at that of " + line_name(w.threads[t].waits_at));
+                if (strcmp(w.threads[t].waits_at, line))
+                    fail(DIVERGENT_BARRIER, std::string("waits at the barrier of ") + line + " while thread " +
+                         thread_name(*w.launch, t) + " waits at that of " + w.threads[t].waits_at);
             checker::barrier();
         }
-        for (int t = 0; t < w.thread_count; t++) w.threads[t].waits_at = 0, w.threads[t].value = (uint64_t)w.predicates;
+        for (int t = 0; t < w.thread_count; t++) w.threads[t].waits_at = nullptr, w.threads[t].value = (uint64_t)w.predicates;
         w.predicates = 0;
         w.release_barrier();
     }
@@ -474,7 +472,7 @@ void Worker::stuck() {
         std::string lane = "lane " + std::to_string(other % WARP) + ", which ", why;
         uint64_t other_pc = 0;
         if (!(warp.alive >> other % WARP & 1)) why = other < thread_count ? "has exited" : "the block does not have";
-        else if (threads[other].waits_at) why = "waits at the barrier of " + line_name(threads[other].waits_at);
+        else if (threads[other].waits_at) why = std::string("waits at the barrier of ") + threads[other].waits_at;
         else why = std::string("is in ") + collective_name(threads[other].kind) + " with mask " +
                    hex(threads[other].mask) + " at @1", other_pc = threads[other].pc;
         fail(BAD_SHUFFLE, std::string("waits in ") + collective_name(me.kind) + " at @0 with the mask " + hex(me.mask) +
@@ -484,7 +482,7 @@ void Worker::stuck() {
     while (!threads[waiting].waits_at) waiting++;
     while (gone < thread_count - 1 && threads[gone].waits_at) gone++;
     enter(waiting);
-    fail(DIVERGENT_BARRIER, "waits at the barrier of @line " + std::to_string(threads[waiting].waits_at) +
+    fail(DIVERGENT_BARRIER, std::string("waits at the barrier of ") + threads[waiting].waits_at +
          " that thread " + thread_name(*launch, gone) + " never reaches: it has exited");
 }
 
@@ -497,8 +495,8 @@ extern "C" uint64_t emulator_clock() {
     return (uint64_t)std::chrono::steady_clock::now().time_since_epoch().count();
 }
 
-extern "C" void emulator_assertion(const char* condition, int line) {
-    fail(ASSERTION, std::string("fails the assertion ") + condition + " of @line " + std::to_string(line));
+extern "C" void emulator_assertion(const char* condition, const char* line) {
+    fail(ASSERTION, std::string("fails the assertion ") + condition + " of " + line);
 }
 
 static std::string triple(uint3 v) {
@@ -572,7 +570,7 @@ void Worker::run() {
     current = {launch, 0, 0, nullptr, nullptr};
     thread_count = (int)(launch->block[0] * launch->block[1] * launch->block[2]);
     warp_count = (thread_count + WARP - 1) / WARP;
-    for (int t = 0; t < thread_count; t++) threads[t].index = unravel(t, launch->block), threads[t].waits_at = 0;
+    for (int t = 0; t < thread_count; t++) threads[t].index = unravel(t, launch->block), threads[t].waits_at = nullptr;
     random = launch->seed;
     dynamic_shared.resize((size_t)launch->dynamic_shared + 128);
     blockDim = {launch->block[0], launch->block[1], launch->block[2]};

@@ -15,15 +15,15 @@ enum Collective : int { SYNC, SHUFFLE, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR, BA
 }
 
 extern "C" {
-// Waits until all threads of the block are here; returns how many came with a true predicate.
-int emulator_barrier(int line, int predicate);
+// Waits until all threads of the block are here; returns how many came with a true predicate. `line`: "file.cu:12".
+int emulator_barrier(const char* line, int predicate);
 // Waits for all lanes in mask; `argument` is a source lane, a delta, or a lane mask. Returns this lane's result.
 uint64_t emulator_collective(int kind, unsigned mask, uint64_t value, int argument, int width);
 unsigned emulator_active_lanes();           // lanes of this warp that have not exited
 void emulator_yield();                      // lets another thread of the block run: spinning code must make progress
 void* emulator_dynamic_shared();            // the launch's dynamic shared memory
 uint64_t emulator_clock();
-[[noreturn]] void emulator_assertion(const char* condition, int line);
+[[noreturn]] void emulator_assertion(const char* condition, const char* line);
 // Only the checked build calls these.
 void emulator_atomic(void* address, unsigned size, void* pc);
 void emulator_count_flops(int count);

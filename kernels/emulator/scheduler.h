@@ -17,8 +17,9 @@ struct Region {
     const char* name;       // the kernel's parameter, or the __shared__ variable
     const char* type;       // "float32", or "" where unknown
     int64_t item;           // bytes of one element, 1 where unknown
-    uint8_t* written;       // one byte per byte of memory: 0 = nobody wrote it yet
+    uint8_t* written;       // one byte per byte of memory: 0 = nobody wrote it yet; null: all is written
     int32_t shared;         // block-private: forgotten when the next block starts
+    int32_t stored;         // out: whether the launch wrote here
 };
 
 struct Counts {
@@ -35,7 +36,7 @@ struct Launch {
     int32_t workers;
     int32_t checked;
     uint64_t seed;
-    Region* regions;        // checked only
+    Region* regions;        // checked only; in order of address
     int64_t region_count;
     char *image_begin, *image_end;  // the module's own constants and __device__ variables
     Counts counts;
