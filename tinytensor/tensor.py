@@ -176,12 +176,19 @@ class Function:
         return [x for x, needed in zip(self.inputs, self.needs_grad, strict=True) if needed]
 
     def check_unchanged(self) -> None:
-        """Raise RuntimeError if an array kept by `forward` was since changed in place."""
+        """Raise RuntimeError if an array kept by `forward`, here or where an input was made, was changed in place."""
         for x, version in zip(self.inputs, self.versions, strict=True):
-            if isinstance(x, Tensor) and x.version != version and any(kept is x._data for kept in vars(self).values()):
-                raise RuntimeError(
-                    f"backward: an input of {self.name}, shape {x.shape}, was changed in place after it was used"
-                )
+            if isinstance(x, Tensor):
+                self.check_kept(x, version, "an input")
+                if x.function is not None:
+                    x.function.check_kept(x, 0, "the result")
+
+    def check_kept(self, x: Tensor, version: int, role: str) -> None:
+        """Raise RuntimeError if x, kept since it had `version`, was changed in place."""
+        if x.version != version and any(kept is x._data for kept in vars(self).values()):
+            raise RuntimeError(
+                f"backward: {role} of {self.name}, shape {x.shape}, was changed in place after it was used"
+            )
 
     def release(self) -> None:
         """Drop the saved arrays and the edges of the graph."""
@@ -239,6 +246,7 @@ def _propagate(root: Tensor, g) -> None:
     ready = []
     if root.function is not None:
         uses = _count_uses(root.function)
+        root.function.check_kept(root, 0, "the result")
         ready.append(root.function)
     while ready:
         function = ready.pop()
@@ -248,6 +256,8 @@ def _propagate(root: Tensor, g) -> None:
         for x, needed, gx in zip(function.inputs, function.needs_grad, gradients, strict=True):
             if not needed:
                 continue
+            if gx is None:
+                raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {x.shape}")
             # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
             fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
             gx, fresh = _fit(gx, x, function, fresh)
@@ -273,7 +283,8 @@ def _fit(gx, x: Tensor, function: Function, fresh: bool):
         fresh = True
     if gx.dtype != x.dtype:
         gx, fresh = gx.astype(x.dtype), True
-    return gx, fresh
+    # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
+    return (np.asarray(gx) if isinstance(gx, np.generic) else gx), fresh
 
 
 class _Sums(dict):
