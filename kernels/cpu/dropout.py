@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import as_rows, row_blocks
 
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive columns
 
@@ -17,7 +17,7 @@ def dropout(x, p, seed):
     """x with each element zeroed with probability p, the others divided by 1 - p. Its own VJP, with the same seed."""
     y = np.empty(x.shape, x.dtype)
     width = x.shape[-1] if x.ndim else 1
-    rows, out = x.reshape(-1, width), y.reshape(-1, width)
+    rows, out = as_rows(x.reshape(x.shape or 1)), as_rows(y.reshape(x.shape or 1))
     scale = x.dtype.type(1 / (1 - p))
     for block in row_blocks(len(rows), width * 4):
         keep = keep_mask(seed, np.arange(block.start, block.stop), width, p)

@@ -16,7 +16,7 @@ def embedding_backward(g, ids, rows):
     """
     gweight = np.zeros((rows, g.shape[-1]), g.dtype)
     if g.size:
-        ids = ids.reshape(-1) % rows
+        ids = ids.reshape(-1).astype(np.int64) % rows  # small unsigned ids could not hold `rows`
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         starts = np.flatnonzero(np.diff(ids, prepend=-1))  # where each distinct id begins

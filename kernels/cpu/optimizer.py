@@ -18,6 +18,8 @@ def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, g
     With g = grad_scale * grad: m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2 and
     param = param (1 - lr weight_decay) - lr (m / c1) / (sqrt(v / c2) + eps), c = 1 - beta^step.
     """
+    if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
+        raise ValueError("adamw_update: param, m and v must be contiguous to be changed in place")
     rate = lr / (1 - beta1**step)
     spread = 1 / math.sqrt(1 - beta2**step)
     arrays = [a.reshape(-1) for a in (param, grad, m, v)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import as_rows, row_blocks
 
 
 def softmax_forward(x, scale=1.0, causal=False):
@@ -18,7 +18,7 @@ def softmax_forward(x, scale=1.0, causal=False):
     y = np.empty(x.shape, x.dtype)
     if x.size == 0:
         return y
-    rows, out = _rows(x), _rows(y)
+    rows, out = as_rows(x), as_rows(y)
     hidden = _hidden(x.shape) if causal else None
     for block in row_blocks(len(rows), rows[0].nbytes):
         p = np.multiply(rows[block], scale, out=out[block], dtype=x.dtype)
@@ -35,7 +35,7 @@ def softmax_backward(g, y, scale=1.0):
     gx = np.empty(y.shape, y.dtype)
     if y.size == 0:
         return gx
-    g, y, out = _rows(g), _rows(y), _rows(gx)
+    g, y, out = as_rows(g), as_rows(y), as_rows(gx)
     for block in row_blocks(len(y), y[0].nbytes):
         dot = np.einsum("ij,ij->i", g[block], y[block])
         d = np.subtract(g[block], dot[:, None], out=out[block])
@@ -49,7 +49,7 @@ def log_softmax_forward(x):
     y = np.empty(x.shape, x.dtype)
     if x.size == 0:
         return y
-    rows, out = _rows(x), _rows(y)
+    rows, out = as_rows(x), as_rows(y)
     for block in row_blocks(len(rows), rows[0].nbytes):
         shifted = np.subtract(rows[block], rows[block].max(axis=1, keepdims=True), out=out[block])
         shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -61,16 +61,12 @@ def log_softmax_backward(g, y):
     gx = np.empty(y.shape, y.dtype)
     if y.size == 0:
         return gx
-    g, y, out = _rows(g), _rows(y), _rows(gx)
+    g, y, out = as_rows(g), as_rows(y), as_rows(gx)
     for block in row_blocks(len(y), y[0].nbytes):
         p = np.exp(y[block], out=out[block])
         p *= g[block].sum(axis=1, keepdims=True)
         np.subtract(g[block], p, out=p)
     return gx
-
-
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])  # (..., S) -> (N, S); a view if x is contiguous
 
 
 def _hidden(shape):

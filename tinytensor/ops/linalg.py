@@ -5,6 +5,8 @@ Floor 2, beside `elementwise.py`. Read `fused.py` next.
 
 from __future__ import annotations
 
+import math
+
 from tinytensor.tensor import Function, Tensor
 
 
@@ -26,7 +28,8 @@ class MatMul(Function):
         g = g[..., None, :] if row else g  # (..., M, N)
         ga = g @ b.swapaxes(-1, -2)  # (..., M, N) @ (..., N, K) -> (..., M, K)
         if b.ndim == 2:  # one product over all batches, instead of one for each to be summed later
-            gb = a.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
+            rows = math.prod(a.shape[:-1])  # not -1, which an empty array leaves undefined
+            gb = a.reshape(rows, a.shape[-1]).T @ g.reshape(rows, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
         else:
             gb = a.swapaxes(-1, -2) @ g  # (..., K, M) @ (..., M, N) -> (..., K, N)
         return ga[..., 0, :] if row else ga, gb[..., 0] if column else gb
