@@ -62,7 +62,8 @@ class Pow(Function):
         return self.y
 
     def vjp(self, g):
-        ga = g * self.b * self.a ** (self.b - 1) if self.needs_grad[0] else None
+        # the exponent is b - 1, but 0 for b = 0: a^0 is constant, and 0 a^-1 would be NaN at a = 0
+        ga = g * self.b * self.a ** (self.b - (self.b != 0)) if self.needs_grad[0] else None
         return ga, self._vjp_exponent(g) if self.needs_grad[1] else None
 
     def _vjp_exponent(self, g):
@@ -251,5 +252,6 @@ def clip(x, low=None, high=None) -> Tensor:
 
 
 def cast(x, dtype) -> Tensor:
-    """A copy of x in another dtype; gradients come back in x's own."""
-    return Cast(dtype)(x)
+    """A copy of x in another dtype; gradients come back in x's own. Anything but floats is a constant."""
+    y = Cast(dtype)(x)
+    return y if y.dtype.kind == "f" else y.detach()

@@ -175,7 +175,7 @@ def linear(x, weight, bias=None) -> Tensor:
 
 
 def embedding(ids, weight) -> Tensor:
-    """The rows of weight (V, C) for integer ids (...) -> (..., C); an id outside 0..V-1 raises IndexError."""
+    """The rows of weight (V, C) for integer ids (...) -> (..., C); an id outside -V..V-1 raises IndexError."""
     return Embedding()(weight, ids)
 
 

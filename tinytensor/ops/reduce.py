@@ -19,8 +19,8 @@ class _Reduction(Function):
         self.axis, self.keepdims = axis, keepdims
 
     def _axes(self, shape) -> tuple[int, ...]:
-        axes = range(len(shape)) if self.axis is None else self.axis
-        return tuple(axis % len(shape) for axis in ((axes,) if isinstance(axes, int) else axes))
+        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        return tuple(range(len(shape))) if self.axis is None else tuple(axis % len(shape) for axis in axes)
 
     def _keep(self, g, shape):
         """g with the reduced axes of `shape` as axes of length 1."""
@@ -81,7 +81,7 @@ class Var(_Reduction):
         return (self.centred * self.centred).sum(axis=self.axis, keepdims=self.keepdims) / self.n
 
     def vjp(self, g):
-        return (self.centred * (self._keep(g, self.centred.shape) * (2 / self.n)),)
+        return (self.centred * (self._keep(g, self.centred.shape) * 2 / self.n),)
 
 
 class LogSumExp(_Reduction):

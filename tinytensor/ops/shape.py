@@ -33,8 +33,9 @@ class Transpose(Function):
         self.axes = axes
 
     def forward(self, x):
+        y = x.transpose(self.axes)  # raises if they are not x's axes
         self.axes = tuple(axis % x.ndim for axis in self.axes)
-        return x.transpose(self.axes)
+        return y
 
     def vjp(self, g):
         # the inverse permutation lists where each axis went
@@ -137,12 +138,13 @@ def squeeze(x, axis=None) -> Tensor:
 
 def unsqueeze(x, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`."""
-    axis %= x.ndim + 1
-    return Reshape((*x.shape[:axis], 1, *x.shape[axis:]))(x)
+    return Reshape(array_module(x.data).expand_dims(x.data, axis).shape)(x)
 
 
 def concat(xs, axis: int = 0) -> Tensor:
-    """The tensors `xs` one after the other along `axis`; other lengths must agree."""
+    """The tensors `xs`, at least one, in a row along `axis`; other lengths must agree."""
+    if not xs:
+        raise ValueError("concat: no tensors given; it needs at least one")
     return Concat(axis)(*xs)
 
 
@@ -153,8 +155,8 @@ def stack(xs, axis: int = 0) -> Tensor:
 
 def split(x, size: int | list[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Pieces of x along `axis`: of `size` each (the last may be smaller), or of the sizes listed."""
-    axis %= x.ndim
     length = x.shape[axis]
+    axis %= x.ndim
     sizes = [min(size, length - start) for start in range(0, length, size)] if isinstance(size, int) else size
     if sum(sizes) != length:
         raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, axis {axis} has length {length}")
