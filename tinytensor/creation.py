@@ -58,7 +58,7 @@ def empty(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Ten
 def arange(start, stop=None, step=1, dtype=None, requires_grad=False, device="cpu") -> Tensor:
     """start, start + step, ... below stop; arange(n) is 0..n-1. Integers give int64, floats float32."""
     array = np.arange(start, step=step) if stop is None else np.arange(start, stop, step)
-    return tensor(array.astype(dtype) if dtype else array.tolist(), dtype, requires_grad, device)
+    return _on(device, array.astype(dtype or (DEFAULT_DTYPE if array.dtype.kind == "f" else np.int64)), requires_grad)
 
 
 def linspace(start, stop, steps, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
@@ -103,7 +103,8 @@ def multinomial(probabilities: Tensor, samples: int, replacement: bool = False) 
         raise ValueError(f"multinomial: each row needs finite weights >= 0, at least {enough} of them positive")
     uniform = random_generator().random((len(rows), samples if replacement else rows.shape[1]))
     if replacement:  # invert the cumulative distribution
-        cumulative = rows.cumsum(axis=1) / rows.sum(axis=1, keepdims=True)
+        cumulative = rows.cumsum(axis=1)
+        cumulative /= cumulative[:, -1:]  # ends in exactly 1, above every u
         picks = np.stack([np.searchsorted(c, u, side="right") for c, u in zip(cumulative, uniform, strict=True)])
     else:  # the first arrivals of exponential clocks with these rates (Efraimidis & Spirakis 2006)
         with np.errstate(divide="ignore"):

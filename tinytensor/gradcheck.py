@@ -37,12 +37,13 @@ def gradcheck(fn, *inputs, rtol: float = 1e-5, atol: float = 1e-7, step: float =
     tensors = [Tensor(x, requires_grad=True) if _is_checked(x) else x for x in arrays]
     y = fn(*tensors)
     g = rng.standard_normal(y.shape)
-    y.backward(g)
+    try:
+        y.backward(g)
+    except (RuntimeError, ValueError) as error:  # a gradient that is missing, or of the wrong size
+        raise GradientMismatch(f"{_describe(fn, arrays)}: {error}") from error
     for i, x in enumerate(arrays):
         if _is_checked(x):
             analytic = np.zeros_like(x) if tensors[i].grad is None else tensors[i].grad
-            if analytic.shape != x.shape:
-                raise GradientMismatch(f"gradient of input {i} has shape {analytic.shape}, the input {x.shape}")
             for u in _directions(x, rng):
                 numeric = _central_difference(fn, arrays, i, step * u, g) / step
                 _compare(fn, arrays, i, u, numeric, float(np.sum(analytic * u)), rtol, atol)
@@ -79,9 +80,13 @@ def _constant(x):
 def _compare(fn, arrays, i, u, numeric, analytic, rtol, atol) -> None:
     if abs(numeric - analytic) <= atol + rtol * max(abs(numeric), abs(analytic)):
         return
-    shapes = ", ".join(str(getattr(x, "shape", x)) for x in arrays)
     where = f"element {np.unravel_index(int(np.argmax(u)), u.shape)}" if u.size <= FULL_SIZE else "a random direction"
     raise GradientMismatch(
-        f"{getattr(fn, '__name__', fn)} of inputs {shapes}: the gradient of input {i} at {where} is "
+        f"{_describe(fn, arrays)}: the gradient of input {i} at {where} is "
         f"{numeric:.10g} by finite differences but {analytic:.10g} by backward"
     )
+
+
+def _describe(fn, arrays) -> str:
+    shapes = ", ".join(str(getattr(x, "shape", x)) for x in arrays)
+    return f"{getattr(fn, '__name__', fn)} of inputs {shapes}"

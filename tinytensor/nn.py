@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tinytensor.backend import Device, device, device_of
+from tinytensor.backend import Device, array_module, device, device_of
 from tinytensor.creation import ones, randn, zeros
 from tinytensor.ops import elementwise, fused
 from tinytensor.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A Tensor that a Module owns and an optimiser updates."""
+    """A Tensor that a Module owns and an optimiser updates, contiguous in memory."""
 
     __slots__ = ()
 
     def __init__(self, data, requires_grad: bool = True):
-        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        array = data.data if isinstance(data, Tensor) else data
+        super().__init__(array_module(array).asarray(array, order="C"), requires_grad)
 
 
 class Module:
@@ -106,7 +107,7 @@ class Module:
         if problems:
             raise ValueError(f"state does not fit {type(self).__name__}: " + "; ".join(problems))
         for name, parameter in own.items():
-            parameter.data = device_of(parameter.data).put(state[name]).astype(parameter.dtype)
+            parameter.data = device_of(parameter.data).put(state[name]).astype(parameter.dtype, order="C")
 
 
 class Linear(Module):

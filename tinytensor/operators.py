@@ -49,9 +49,10 @@ def iterate(x):
 
 
 def to(x, where) -> Tensor:
-    """x on another device ("cpu", "cuda", ...; a constant there), or in another dtype (differentiable)."""
+    """x itself if it is on that device ("cpu", "cuda", ...), else a new leaf there; or x in another dtype."""
     if isinstance(where, str) and where.partition(":")[0] in ("auto", "cpu", "cuda", "emulated"):
-        return Tensor(device(where).put(x.data), x.requires_grad)
+        array = device(where).put(x.data)
+        return x if array is x.data else Tensor(array, x.requires_grad)
     return elementwise.cast(x, where)
 
 

@@ -22,7 +22,8 @@ import numpy as np
 
 def fold(*key: int | str) -> int:
     """Hash a key of integers and strings to a 64-bit unsigned integer (the same on every machine)."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)  # NumPy's integers print otherwise
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little")
 
 
 class _Stream(threading.local):
