@@ -17,12 +17,12 @@ import numpy as np
 from kernels.emulator import checks, cuda_like
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
-UFUNCS = frozenset(
-    "abs absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp expm1 floor floor_divide greater"
-    " greater_equal invert isfinite isinf isnan left_shift less less_equal log log1p log2 logical_and logical_not"
-    " logical_or matmul maximum minimum mod multiply negative not_equal power reciprocal remainder rint right_shift"
-    " sign sin sqrt square subtract tanh true_divide".split()
-)
+UFUNC_NAMES = """
+abs absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp floor floor_divide greater greater_equal invert
+isfinite isinf isnan left_shift less less_equal log logical_and logical_not logical_or matmul maximum minimum multiply
+negative not_equal power remainder right_shift sign sin sqrt square subtract tanh true_divide
+"""
+UFUNCS = frozenset(UFUNC_NAMES.split())
 METHODS = {
     "all": "axis out keepdims",
     "any": "axis out keepdims",
@@ -31,19 +31,12 @@ METHODS = {
     "argsort": "axis kind",
     "astype": "dtype order * copy",
     "copy": "order",
-    "cumsum": "axis dtype out",
-    "dot": "b out",
     "max": "axis out keepdims",
     "mean": "axis dtype out keepdims",
     "min": "axis out keepdims",
-    "prod": "axis dtype out keepdims",
     "ravel": "order",
-    "repeat": "repeats axis",
-    "std": "axis dtype out ddof keepdims",
     "sum": "axis dtype out keepdims",
     "swapaxes": "axis1 axis2",
-    "take": "indices axis out",
-    "var": "axis dtype out ddof keepdims",
     "view": "dtype",
 }
 OPERATORS = {
@@ -118,12 +111,12 @@ class ndarray:
 
     def _own(self, host) -> ndarray:
         self.host, self.base, self._written = host, None, None
-        cuda_like.POOL.take(host.nbytes)
+        cuda_like.POOL._take(host.nbytes)
         return self
 
     def __del__(self):
         if getattr(self, "base", self) is None:
-            cuda_like.POOL.give(self.host.nbytes)
+            cuda_like.POOL._give(self.host.nbytes)
 
     @property
     def written(self):
@@ -293,13 +286,6 @@ class ndarray:
         squeezed = wrap(self.host.squeeze(axis), (self,))
         return self if squeezed.ndim == self.ndim else squeezed
 
-    def flatten(self, order="C"):
-        return self.ravel(order).copy()
-
-    def nonzero(self):
-        synchronized("nonzero")
-        return wrap(self.host.nonzero(), ())
-
     # ---- arithmetic; the operators and most methods are attached below ----
 
     def __neg__(self):
@@ -395,10 +381,10 @@ def check_arguments(name: str, keywords: frozenset[str], most: int, args, kwargs
 
 
 def _index(index) -> tuple[tuple, bool]:
-    """The index for NumPy, and whether it has a boolean array. Ends in Ellipsis, so that one element comes as a view."""
+    """The index for NumPy, and whether it has a boolean array; its Ellipsis makes a single element come as a view."""
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(part.host if isinstance(part, ndarray) else part for part in parts)
-    is_mask = any(getattr(part, "dtype", None) == bool for part in parts)
+    is_mask = any(getattr(part, "dtype", None) == np.bool_ for part in parts)
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis), is_mask
 
 

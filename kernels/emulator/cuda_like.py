@@ -14,6 +14,17 @@ from types import SimpleNamespace
 
 from kernels.emulator.module import SHARED_MEMORY_PER_BLOCK_OPTIN
 
+__all__ = [
+    "Device",
+    "Event",
+    "MemoryPointer",
+    "MemoryPool",
+    "Stream",
+    "get_current_stream",
+    "get_elapsed_time",
+    "runtime",
+]
+
 ATTRIBUTES = {  # of compute capability 8.6, like the limits in module.py
     "MaxSharedMemoryPerBlockOptin": SHARED_MEMORY_PER_BLOCK_OPTIN,
     "MaxSharedMemoryPerMultiprocessor": 100 << 10,
@@ -27,16 +38,16 @@ class MemoryPool:
     """Counts the bytes of all live arrays."""
 
     def __init__(self):
-        # reentrant: the garbage collector may free an array in the middle of a `take`
+        # reentrant: the garbage collector may free an array in the middle of `_take`
         self._lock = threading.RLock()
         self._used = self._peak = 0
 
-    def take(self, size: int) -> None:
+    def _take(self, size: int) -> None:
         with self._lock:
             self._used += size
             self._peak = max(self._peak, self._used)
 
-    def give(self, size: int) -> None:
+    def _give(self, size: int) -> None:
         with self._lock:
             self._used -= size
 

@@ -18,64 +18,48 @@ from kernels.emulator.arrays import (
     from_host,
     ndarray,
     parameters,
-    synchronized,
     to_host,
 )
-from kernels.emulator.module import RawModule
+from kernels.emulator.module import RawModule as RawModule  # a name of CuPy's
 
 FUNCTIONS = {  # of arrays: parameters as in arrays.METHODS
-    "all": "a axis out keepdims",
-    "any": "a axis out keepdims",
     "argmax": "a axis * keepdims",
-    "argmin": "a axis * keepdims",
     "argsort": "a axis kind",
     "broadcast_to": "array shape",
     "clip": "a a_min a_max out",
     "concatenate": "tup axis out",
-    "cumsum": "a axis dtype out",
     "dot": "a b out",
-    "einsum": "subscripts a b c",
     "expand_dims": "a axis",
-    "flatnonzero": "a",
-    "full_like": "a fill_value dtype order",
     "max": "a axis out keepdims",
-    "mean": "a axis dtype out keepdims",
-    "min": "a axis out keepdims",
-    "moveaxis": "a source destination",
-    "nonzero": "a",
     "ones_like": "a dtype order",
-    "outer": "a b out",
-    "prod": "a axis dtype out keepdims",
-    "ravel": "a order",
-    "repeat": "a repeats axis",
-    "reshape": "a newshape order",
     "searchsorted": "a v side sorter",
-    "squeeze": "a axis",
     "stack": "tup axis out",
     "sum": "a axis dtype out keepdims",
-    "swapaxes": "a axis1 axis2",
-    "take": "a indices axis out",
-    "take_along_axis": "a indices axis",
     "tril": "m k",
     "triu": "m k",
-    "transpose": "a axes",
-    "var": "a axis dtype out ddof keepdims",
     "where": "condition x y",
     "zeros_like": "a dtype order",
 }
 CREATION = {  # of numbers
     "arange": "start stop step dtype",
-    "eye": "N M k dtype order",
     "full": "shape fill_value dtype order",
-    "linspace": "start stop num endpoint retstep dtype axis",
     "ones": "shape dtype order",
     "tri": "N M k dtype",
     "zeros": "shape dtype order",
 }
-CONSTANTS = (
-    "bool_ e float16 float32 float64 inf int8 int16 int32 int64 nan newaxis pi uint8 uint16 uint32 uint64".split()
-)
-SYNCHRONIZING = frozenset(("flatnonzero", "nonzero"))  # their result's shape depends on values
+OTHERS = [
+    "RawModule",
+    "array",
+    "asarray",
+    "ascontiguousarray",
+    "asnumpy",
+    "cuda",
+    "empty",
+    "empty_like",
+    "get_default_memory_pool",
+    "ndarray",
+]
+__all__ = [*UFUNCS, *FUNCTIONS, *CREATION, *OTHERS]
 
 
 def array(obj, dtype=None, copy=True, order="K"):
@@ -108,15 +92,20 @@ def empty(shape, dtype=float, order="C"):
     return ndarray(shape, dtype, order=order)
 
 
-def empty_like(a, dtype=None, order="K"):
-    """`empty` with the shape, dtype and order of axes of `a`."""
-    order = "F" if order == "K" and a.flags.f_contiguous and not a.flags.c_contiguous else "C"
-    return ndarray(a.shape, a.dtype if dtype is None else dtype, order=order)
+def empty_like(prototype, dtype=None, order="K"):
+    """`empty` with the shape, dtype and order of axes of `prototype`."""
+    flags = prototype.flags
+    order = "F" if order == "K" and flags.f_contiguous and not flags.c_contiguous else "C"
+    return ndarray(prototype.shape, prototype.dtype if dtype is None else dtype, order=order)
 
 
 def get_default_memory_pool() -> cuda.MemoryPool:
     """Counts the bytes of live arrays."""
     return cuda.POOL
+
+
+def __getattr__(name: str):
+    raise AttributeError(f"{name}: not on the emulated device; if CuPy has it, add it to a table in cupy_like.py")
 
 
 def _ufunc(name: str):
@@ -134,8 +123,6 @@ def _function(name: str, signature: str):
 
     def apply(*args, **kwargs):
         check_arguments(name, keywords, len(positional), args, kwargs)
-        if name in SYNCHRONIZING:
-            synchronized(name)
         return call(function, name, *args, needs_array=True, **kwargs)
 
     return apply
@@ -158,5 +145,3 @@ for _name, _signature in FUNCTIONS.items():
     globals()[_name] = _function(_name, _signature)
 for _name, _signature in CREATION.items():
     globals()[_name] = _creation(_name, _signature)
-for _name in CONSTANTS:
-    globals()[_name] = getattr(np, _name)
