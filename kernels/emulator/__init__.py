@@ -8,6 +8,7 @@ Arguments are NumPy arrays (or objects with a `.host` array) and NumPy scalars. 
 `get_function` does, see `available`. Floor 0. Read module.py first, then device.h and runtime.cpp.
 """
 
+from kernels.emulator.checks import Launch, checked
 from kernels.emulator.compiler import MISSING, available
 from kernels.emulator.errors import (
     AssertionFailed,
@@ -18,6 +19,7 @@ from kernels.emulator.errors import (
     DivergentBarrier,
     EmulatorError,
     LaunchError,
+    MisalignedAccess,
     OutOfBounds,
     UninitializedRead,
 )
@@ -32,10 +34,13 @@ __all__ = [
     "DataRace",
     "DivergentBarrier",
     "EmulatorError",
+    "Launch",
     "LaunchError",
+    "MisalignedAccess",
     "OutOfBounds",
     "RawKernel",
     "RawModule",
     "UninitializedRead",
     "available",
+    "checked",
 ]

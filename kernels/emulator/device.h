@@ -19,7 +19,11 @@
 #define __host__
 #define __constant__ static
 #define __managed__
+#ifdef __clang__
 #define __shared__ static thread_local  // `extern __shared__` is rewritten by compiler.py
+#else
+#define __shared__ static __constinit thread_local  // g++ would guard arrays of a class that needs no construction
+#endif
 #define __forceinline__ inline __attribute__((always_inline))
 #define __inline__ inline
 #define __noinline__ __attribute__((noinline))
@@ -28,6 +32,12 @@
 #define __grid_constant__
 #define __builtin_align__(bytes) __attribute__((aligned(bytes)))
 #define EMULATOR_INLINE inline __attribute__((always_inline))
+
+#ifdef EMULATOR_CHECKED
+#define EMULATOR_UNWATCHED __attribute__((no_sanitize("thread", "alignment")))
+#else
+#define EMULATOR_UNWATCHED
+#endif
 
 // ---------------------------------------------------------------- built-in variables
 // const: one CUDA thread never sees them change; the scheduler sets them as it switches threads.
@@ -193,7 +203,7 @@ EMULATOR_REDUCE(xor, unsigned, REDUCE_XOR)
 namespace emulator {
 #ifdef EMULATOR_CHECKED
 // The runtime hears of the access as one atomic operation, made by the line that called it.
-#define EMULATOR_ATOMIC __attribute__((noinline, no_sanitize("thread", "alignment")))
+#define EMULATOR_ATOMIC __attribute__((noinline)) EMULATOR_UNWATCHED
 #define EMULATOR_TOUCH(p) emulator_atomic((void*)(p), sizeof *(p), __builtin_return_address(0))
 #else
 #define EMULATOR_ATOMIC inline
@@ -316,7 +326,7 @@ EMULATOR_INLINE float max(float a, float b) { return ::fmaxf(emulator::raw(a), e
     EMULATOR_INLINE float name(float a, float b) { emulator::real x = emulator::raw(a), y = emulator::raw(b); return formula; }
 
 #ifdef EMULATOR_COUNT_FLOPS
-#define EMULATOR_BOTH(f) EMULATOR_SPECIAL(f, ::f##f(x)) EMULATOR_SPECIAL(f##f, ::f##f(x))
+#define EMULATOR_BOTH(stem) EMULATOR_SPECIAL(stem, ::stem##f(x)) EMULATOR_SPECIAL(stem##f, ::stem##f(x))
 EMULATOR_BOTH(exp) EMULATOR_BOTH(exp2) EMULATOR_BOTH(expm1) EMULATOR_BOTH(log) EMULATOR_BOTH(log2) EMULATOR_BOTH(log10)
 EMULATOR_BOTH(log1p) EMULATOR_BOTH(sqrt) EMULATOR_BOTH(cbrt) EMULATOR_BOTH(sin) EMULATOR_BOTH(cos) EMULATOR_BOTH(tan)
 EMULATOR_BOTH(tanh) EMULATOR_BOTH(sinh) EMULATOR_BOTH(cosh) EMULATOR_BOTH(asin) EMULATOR_BOTH(acos) EMULATOR_BOTH(atan)
@@ -325,11 +335,11 @@ EMULATOR_BOTH(erf) EMULATOR_BOTH(erfc) EMULATOR_BOTH(tgamma) EMULATOR_BOTH(lgamm
 EMULATOR_SPECIAL2(pow, ::powf(x, y)) EMULATOR_SPECIAL2(powf, ::powf(x, y))
 EMULATOR_SPECIAL2(atan2, ::atan2f(x, y)) EMULATOR_SPECIAL2(atan2f, ::atan2f(x, y))
 EMULATOR_SPECIAL2(hypotf, ::hypotf(x, y))
-#define EMULATOR_BOTH(f) EMULATOR_PLAIN(f, float, ::f##f(x)) EMULATOR_PLAIN(f##f, float, ::f##f(x))
+#define EMULATOR_BOTH(stem) EMULATOR_PLAIN(stem, float, ::stem##f(x)) EMULATOR_PLAIN(stem##f, float, ::stem##f(x))
 EMULATOR_BOTH(fabs) EMULATOR_BOTH(floor) EMULATOR_BOTH(ceil) EMULATOR_BOTH(round) EMULATOR_BOTH(trunc) EMULATOR_BOTH(rint)
 EMULATOR_BOTH(nearbyint)
 #undef EMULATOR_BOTH
-#define EMULATOR_BOTH(f) EMULATOR_PLAIN2(f, ::f##f(x, y)) EMULATOR_PLAIN2(f##f, ::f##f(x, y))
+#define EMULATOR_BOTH(stem) EMULATOR_PLAIN2(stem, ::stem##f(x, y)) EMULATOR_PLAIN2(stem##f, ::stem##f(x, y))
 EMULATOR_BOTH(fmax) EMULATOR_BOTH(fmin) EMULATOR_BOTH(fmod) EMULATOR_BOTH(copysign)
 #undef EMULATOR_BOTH
 EMULATOR_PLAIN(abs, float, ::fabsf(x))
@@ -432,10 +442,10 @@ template <class... P, void (*function)(P...)>
 struct Kernel<function> {
     static constexpr int count = sizeof...(P);
     static constexpr Parameter parameters[sizeof...(P) + 1] = {parameter<P>()..., {}};
-    static void call(void** arguments) { call(arguments, std::index_sequence_for<P...>()); }
+    static EMULATOR_UNWATCHED void call(void** arguments) { call(arguments, std::index_sequence_for<P...>()); }
 
   private:
-    template <size_t... I> static EMULATOR_INLINE void call(void** arguments, std::index_sequence<I...>) {
+    template <size_t... I> static EMULATOR_UNWATCHED void call(void** arguments, std::index_sequence<I...>) {
         function(*static_cast<std::remove_cv_t<P>*>(arguments[I])...);
     }
 };
@@ -445,11 +455,14 @@ namespace emulator {
 constexpr int first(int threads, int = 0, int = 0) { return threads; }
 }
 #define EMULATOR_KERNEL(index, bounds, ...)                                                                        \
-    extern "C" void emulator_call_##index(void** arguments) { emulator::Kernel<__VA_ARGS__>::call(arguments); }    \
+    extern "C" EMULATOR_UNWATCHED void emulator_call_##index(void** arguments) { emulator::Kernel<__VA_ARGS__>::call(arguments); }    \
     extern "C" const int emulator_bounds_##index = emulator::first bounds;                                         \
     extern "C" const int emulator_count_##index = emulator::Kernel<__VA_ARGS__>::count;                            \
     extern "C" const emulator::Parameter* const emulator_parameters_##index = emulator::Kernel<__VA_ARGS__>::parameters;
 // Where this thread's copy of the module's thread-local storage, and so its shared memory, lies.
 extern "C" __thread char emulator_anchor;
 __thread char emulator_anchor;
+#ifdef EMULATOR_COUNT_FLOPS
+extern "C" const int emulator_counts_flops = 1;
+#endif
 extern "C" void* emulator_anchor_address() { return &emulator_anchor; }

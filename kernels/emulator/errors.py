@@ -37,6 +37,10 @@ class BadShuffle(EmulatorError):
     """A warp primitive whose mask does not name exactly the lanes that call it."""
 
 
+class MisalignedAccess(EmulatorError):
+    """An address that is not a multiple of its type's alignment, such as a `float4` at an odd `float`."""
+
+
 class Crash(EmulatorError):
     """What would have ended the process: an invalid address, a full stack, an integer division by zero."""
 

@@ -78,10 +78,16 @@ class Build:
         options = (module.options, module.name_expressions)
         self.path = build_module(module.code, module.name, *options, checked)
         self.library = ctypes.CDLL(str(self.path))
-        self.shared = checks.shared_variables(self.path)
+        self.shared, self._anchor = checks.shared_variables(self.path)
+        self.counts_flops = hasattr(self.library, "emulator_counts_flops")
+        self.library.emulator_anchor_address.restype = ctypes.c_void_p
         table = ctypes.c_char.in_dll(self.library, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
         self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
+
+    def thread_storage(self):
+        """Address of this thread's copy of the module's thread-local storage, which holds its `__shared__` variables."""
+        return self.library.emulator_anchor_address() - self._anchor
 
     def kernel(self, name, expressions):
         """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
@@ -141,13 +147,14 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         request = checks.current_request()
         if request is None:
-            self._launch(record, self.module.fast, arguments)
+            self.run(record, self.module.fast, arguments)
             for argument in arguments:
                 argument.mark_written()
         else:
             checks.launch(request, record, self, arguments)
 
-    def _launch(self, record, build, arguments):
+    def run(self, record, build, arguments):
+        """Hands one launch to the runtime; raises its fault."""
         values = (ctypes.c_void_p * len(arguments))(*(a.value.ctypes.data for a in arguments))
         record.call = ctypes.cast(self._entry(build)[0], ctypes.c_void_p)
         record.arguments = values

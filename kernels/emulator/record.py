@@ -57,6 +57,7 @@ class LaunchRecord(ctypes.Structure):
         ("grid", c_uint32 * 3),
         ("block", c_uint32 * 3),
         ("dynamic_shared", c_int64),
+        ("dynamic_shared_memory", c_void_p),
         ("workers", c_int32),
         ("checked", c_int32),
         ("seed", c_uint64),

@@ -8,6 +8,7 @@
 // Next: checker.cpp, which watches the memory of a checked launch.
 #include "scheduler.h"
 
+#include <link.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -488,6 +489,7 @@ void Worker::stuck() {
 
 // ---------------------------------------------------------------- the small services
 extern "C" void* emulator_dynamic_shared() {
+    if (char* memory = worker->launch->dynamic_shared_memory) return memory;
     return reinterpret_cast<void*>(((uintptr_t)worker->dynamic_shared.data() + 127) & ~(uintptr_t)127);
 }
 
@@ -506,6 +508,22 @@ std::string block_name(const Launch& launch, int64_t block) { return triple(unra
 std::string thread_name(const Launch& launch, int thread) { return triple(unravel(thread, launch.block)); }
 
 // ---------------------------------------------------------------- faults
+// Fills in where the module that the launch calls is loaded.
+void find_image(Launch& launch) {
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* data) {
+            auto& launch = *static_cast<Launch*>(data);
+            char *begin = reinterpret_cast<char*>(info->dlpi_addr), *end = begin;
+            for (int i = 0; i < info->dlpi_phnum; i++)
+                if (info->dlpi_phdr[i].p_type == PT_LOAD)
+                    end = std::max(end, begin + info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz);
+            bool found = (char*)launch.call >= begin && (char*)launch.call < end;
+            if (found) launch.image_begin = begin, launch.image_end = end;
+            return (int)found;
+        },
+        &launch);
+}
+
 static std::mutex fault_mutex;
 
 void fail(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_pc) {
@@ -513,7 +531,9 @@ void fail(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_p
     {
         std::lock_guard<std::mutex> lock(fault_mutex);
         if (launch.fault == NONE) {
-            launch.fault = kind, launch.pcs[0] = pc, launch.pcs[1] = other_pc;
+            find_image(launch);
+            uint64_t image = (uint64_t)launch.image_begin;
+            launch.fault = kind, launch.pcs[0] = pc ? pc - image : 0, launch.pcs[1] = other_pc ? other_pc - image : 0;
             snprintf(launch.message, sizeof launch.message, "block %s, thread %s %s",
                      block_name(launch, current.block).c_str(), thread_name(launch, current.thread).c_str(), what.c_str());
         }

@@ -8,7 +8,8 @@
 namespace emulator {
 constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
 
-enum FaultKind : int { NONE, OUT_OF_BOUNDS, UNINITIALIZED_READ, DATA_RACE, DIVERGENT_BARRIER, BAD_SHUFFLE, CRASH, ASSERTION };
+enum FaultKind : int { NONE, OUT_OF_BOUNDS, UNINITIALIZED_READ, DATA_RACE, DIVERGENT_BARRIER, BAD_SHUFFLE, MISALIGNED, CRASH,
+                       ASSERTION };
 
 // A stretch of memory that a launch may touch, as Python describes it.
 struct Region {
@@ -32,15 +33,17 @@ struct Launch {
     void (*call)(void** arguments);
     void** arguments;
     uint32_t grid[3], block[3];
-    int64_t dynamic_shared;
+    int64_t dynamic_shared;         // bytes
+    char* dynamic_shared_memory;    // checked only; otherwise each worker has its own
     int32_t workers;
     int32_t checked;
     uint64_t seed;
     Region* regions;        // checked only; in order of address
     int64_t region_count;
-    char *image_begin, *image_end;  // the module's own constants and __device__ variables
+    char *image_begin, *image_end;  // out: the loaded module, with its constants and __device__ variables
     Counts counts;
-    // The first fault: a sentence in which "@0" and "@1" stand for the source lines of pcs[0] and pcs[1].
+    // The first fault: a sentence in which "@0" and "@1" stand for the source lines of pcs[0] and pcs[1], which are
+    // relative to the module's image.
     int32_t fault;
     uint64_t pcs[2];
     char message[1024];
@@ -57,6 +60,7 @@ extern __thread __attribute__((tls_model("initial-exec"))) Current current;
 
 std::string block_name(const Launch& launch, int64_t block);    // "(3,0,0)"
 std::string thread_name(const Launch& launch, int thread);
+void find_image(Launch& launch);
 // Ends the launch: `what` follows the words "block (..), thread (..) ". pc 0: no line.
 [[noreturn]] void fail(FaultKind kind, const std::string& what, uint64_t pc = 0, uint64_t other_pc = 0);
 
