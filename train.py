@@ -37,7 +37,7 @@ GROUPS = {"run": Command, "model": GPTConfig, "training": TrainConfig}
 
 def start(argv):
     """The command, and the new or resumed run that it asks for."""
-    parser = make_parser("python train.py", __doc__.splitlines()[0], GROUPS, PRESETS["default"])
+    parser = make_parser("python train.py", "Train a GPT on text.", GROUPS, PRESETS["default"])
     given = parse(parser, GROUPS, argv)
     command = build(Command, given)
     changes = {name: value for name, value in given.items() if name not in ("resume", "stop_after")}

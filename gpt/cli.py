@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import os
 import sys
+import warnings
 
 import tinytensor as tt
 from gpt.config import flag, nearest
@@ -27,8 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(prog, description, groups, defaults=None):
     """A parser with a help group of flags for each of `groups` {title: dataclass}; the help shows `defaults`."""
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=shape)
+    parser = Parser(prog=prog, usage=f"{prog} [flags]", description=description, allow_abbrev=False)
     for title, cls in groups.items():
         group = parser.add_argument_group(title)
         for field in dataclasses.fields(cls):
@@ -48,7 +48,7 @@ def add_flag(group, field, default):
     if isinstance(field.default, bool):
         arguments["action"] = argparse.BooleanOptionalAction
     else:
-        arguments["metavar"] = {int: "N", float: "X"}.get(type(field.default), "NAME")
+        arguments["metavar"] = {int: "N", float: "X", str: "NAME" if choices else "TEXT"}[type(field.default)]
     group.add_argument(flag(field.name), **arguments)
 
 
@@ -79,7 +79,10 @@ def convert(field, value):
 def run_command(main, argv=None):
     """The exit code of `main(argv)`; what the user can put right becomes one line on stderr and code 2."""
     try:
-        return main(argv)
+        with warnings.catch_warnings():
+            # Numbers that overflow are looked for where they matter, and reported in a sentence.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return main(argv)
     except (UserError, tt.DeviceError) as error:
         message = error
     except MemoryError:

@@ -12,6 +12,7 @@ import numpy as np
 import tinytensor as tt
 from gpt.cli import make_parser, parse, run_command
 from gpt.config import build, check_options, option
+from gpt.errors import UserError
 from gpt.files import replace_file
 from gpt.pretrained import load_model
 
@@ -48,9 +49,10 @@ def distribution(logits, sampling):
     if sampling.top_k:
         weights[order[sampling.top_k :]] = 0.0
     probabilities = weights / weights.sum()
-    # Keep a token while those likelier than it fall short of top_p: never fewer than one.
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    probabilities[order[before >= sampling.top_p]] = 0.0
+    if sampling.top_p < 1:
+        # Keep a token while those likelier than it fall short of top_p: never fewer than one.
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        probabilities[order[before >= sampling.top_p]] = 0.0
     return probabilities / probabilities.sum()
 
 
@@ -84,10 +86,19 @@ def next_logits(model, context):
 
 def stream_text(model, tokenizer, prompt, sampling):
     """Yield the prompt, then the text of each new token. Without a prompt, a new line is continued, not shown."""
-    start = tokenizer.encode(prompt or "\n").tolist()
     yield prompt
-    for token in generate(model, start, sampling, tokenizer.vocab_size):
+    for token in generate(model, first_ids(tokenizer, prompt), sampling, tokenizer.vocab_size):
         yield tokenizer.decode([token])
+
+
+def first_ids(tokenizer, prompt):
+    """The tokens to begin with: the prompt's, or a new line, or where the text has none, the first token."""
+    if prompt:
+        return tokenizer.encode(prompt).tolist()
+    try:
+        return tokenizer.encode("\n").tolist()
+    except UserError:
+        return [0]
 
 
 def write_sample(directory, device, tokens=500):
@@ -102,8 +113,8 @@ def write_sample(directory, device, tokens=500):
 def main(argv=None):
     """The command: write the prompt and its continuation to stdout as they come."""
     groups = {"what to write": Request, "how to choose tokens": Sampling}
-    parser = make_parser("python -m gpt.generate", "Continue a text with a trained model.", groups)
-    parser.add_argument("directory", help="a run, or a model directory such as RUN/best")
+    parser = make_parser("python -m gpt.generate DIR", "Continue a text with a trained model.", groups)
+    parser.add_argument("directory", metavar="DIR", help="a run, or a model directory such as RUN/best")
     settings = parse(parser, groups, argv)
     request, sampling = build(Request, settings), build(Sampling, settings)
     model, tokenizer = load_model(settings["directory"], tt.device(request.device))

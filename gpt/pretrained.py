@@ -32,11 +32,11 @@ def create_model_directory(directory, kind, config, tokenizer):
     replace_json(directory / CONFIG, describe(kind, config))
 
 
-def save_weights(directory, config, state, **notes):
-    """Replace `model.safetensors` by the arrays of `state`, at once or not at all; its header has `notes`."""
+def save_weights(directory, config, state):
+    """Replace `model.safetensors` by the arrays of `state`, at once or not at all."""
     arrays = {name: np.asarray(tt.to_numpy(value), order="C") for name, value in state.items()}
     arrays = fill_biases(arrays, config)
-    header = {"format": "pt", **{name: str(value) for name, value in notes.items()}}
+    header = {"format": "pt"}  # Hugging Face's loader asks for it; it means the layout that PyTorch uses
     replace_file(directory / WEIGHTS, lambda path: safetensors.numpy.save_file(arrays, path, metadata=header))
 
 

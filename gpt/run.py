@@ -66,7 +66,7 @@ class Run:
         progress.val_loss = val_loss
         if progress.best_val_loss is None or val_loss < progress.best_val_loss:
             progress.best_val_loss, progress.best_step = val_loss, progress.step
-            save_weights(self.best, self.model, model.state_dict(), step=progress.step, val_loss=val_loss)
+            save_weights(self.best, self.model, model.state_dict())
 
     def restore(self, model, optimizer):
         """Load the newest whole checkpoint, if there is one: its Progress, and sentences about damaged ones."""
