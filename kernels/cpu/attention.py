@@ -36,7 +36,7 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
         total = p.sum(axis=-1, keepdims=True)
         lse[where, :, queries] = (np.log(total) + top)[..., 0]
         if dropout:
-            p *= _kept(where, queries, p.shape, time, dropout, seed)
+            p *= _kept(where, queries, p, time, dropout, seed)
         # (b, H, n, j) @ (b, H, j, D): dividing the small result by the sum is cheaper than dividing p
         outputs[where, :, queries] = (p @ v) / total
     return y, lse
@@ -58,7 +58,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
         np.exp(p, out=p)
         dp = gy @ v.swapaxes(-1, -2)  # (b, H, n, D) @ (b, H, D, j) -> (b, H, n, j)
         if dropout:
-            kept = _kept(where, queries, p.shape, time, dropout, seed)
+            kept = _kept(where, queries, p, time, dropout, seed)
             dp *= kept
             gv += (p * kept).swapaxes(-1, -2) @ gy
         else:
@@ -94,9 +94,9 @@ def _scores(q, k, queries):
     return s
 
 
-def _kept(where, queries, shape, time, dropout, seed):
-    """What dropout multiplies a block of probabilities by: 0 or 1 / (1 - p), (b, H, n, j)."""
-    _, heads, _, columns = shape
+def _kept(where, queries, p, time, dropout, seed):
+    """What dropout multiplies a block of probabilities p by: 0 or 1 / (1 - dropout), (b, H, n, j)."""
+    _, heads, _, columns = p.shape
     head = np.arange(where.start * heads, where.stop * heads).reshape(-1, heads, 1)  # b H + h
     rows = head * time + np.arange(queries.start, queries.stop)  # (b, H, n)
-    return keep_mask(seed, rows, columns, dropout) * np.float32(1 / (1 - dropout))
+    return keep_mask(seed, rows, columns, dropout) * p.dtype.type(1 / (1 - dropout))
