@@ -128,7 +128,8 @@ def _cuda(index: int) -> ModuleType:
 
 
 def _emulated() -> ModuleType:
-    try:
-        return importlib.import_module(EMULATED)
-    except ImportError as error:
-        raise DeviceError(f"device 'emulated': {error}") from None
+    """The emulated device's namespace, or a DeviceError where there is no compiler for its kernels."""
+    emulator = importlib.import_module("kernels.emulator")
+    if not emulator.available():
+        raise DeviceError(f"device 'emulated': {emulator.MISSING}")
+    return importlib.import_module(EMULATED)
