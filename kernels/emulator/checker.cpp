@@ -50,6 +50,14 @@ uint32_t epoch;                     // barriers that the block has passed
 uint32_t clocks[MAX_THREADS][WARP]; // clocks[t][l]: how far thread t has seen lane l of its warp
 int64_t recent;                     // the region of the last access
 
+// The first read of memory that nobody had written. Told only when no thread can write there any more without a
+// barrier between: until then it may be one half of a race, found in the order in which the reader came first.
+struct UnwrittenRead {
+    int64_t region = -1, offset, block;
+    int thread;
+    uint64_t pc;
+} unwritten;
+
 Access access_now(uint64_t pc, Kind kind) {
     uint32_t thread = (uint32_t)current.thread;
     return {(uint32_t)current.block + 1, (uint32_t)(pc - (uint64_t)launch->image_begin), clocks[thread][thread % WARP],
@@ -70,8 +78,8 @@ std::string element(const Region& region, int64_t offset) {
 }
 
 std::string extent(const Region& region) {
-    std::string bytes = std::to_string(region.bytes / region.item);
-    return std::string(region.name) + " (" + region.type + ", " + bytes + (region.item > 1 ? " elements)" : " bytes)");
+    std::string count = std::to_string(region.bytes / region.item);
+    return std::string(region.name) + " (" + region.type + ", " + count + (region.item > 1 ? " elements)" : " bytes)");
 }
 
 const char* verb(unsigned kind) { return kind == READ ? "reads " : kind == WRITE ? "writes " : "updates "; }
@@ -146,15 +154,16 @@ void check_race(const Region& region, int64_t offset, Cell& cell, const Access& 
     }
 }
 
-// Counts and flags the bytes; returns at the first that is read but was never written.
+// Counts and flags the bytes; returns the first that is read but was never written, or -1.
 int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, int64_t size, Kind kind) {
     Counts& counts = launch->counts;
     (region.shared ? counts.shared_bytes_read : counts.bytes_read) += kind != WRITE ? size : 0;
     (region.shared ? counts.shared_bytes_written : counts.bytes_written) += kind != READ ? size : 0;
+    int64_t blank = -1;
     for (int64_t i = offset; i < offset + size; i++) {
         uint8_t& flags = shadow.flags[i];
         if (kind != WRITE) {
-            if (!(flags & WRITTEN)) return i;
+            if (!(flags & WRITTEN) && blank < 0) blank = i;
             if (!region.shared && !(flags & COUNTED_READ)) flags |= COUNTED_READ, counts.unique_bytes_read++;
         }
         if (kind != READ) {
@@ -162,7 +171,19 @@ int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, int64_t
             flags |= WRITTEN;
         }
     }
-    return -1;
+    return blank;
+}
+
+void note_unwritten() {
+    const Region& region = launch->regions[unwritten.region];
+    current.block = unwritten.block, current.thread = unwritten.thread;
+    note_fault(UNINITIALIZED_READ, "reads " + element(region, unwritten.offset) + " at @0, " +
+               (region.shared ? "shared memory that nobody in its block has written" : "which nobody has written"),
+               unwritten.pc);
+}
+
+void fail_if_shared_unwritten() {
+    if (unwritten.region >= 0 && launch->regions[unwritten.region].shared) fail(UNINITIALIZED_READ, "");
 }
 
 void touch(void* pointer, int64_t size, void* pc_pointer, Kind kind) {
@@ -177,10 +198,8 @@ void touch(void* pointer, int64_t size, void* pc_pointer, Kind kind) {
     Region& region = launch->regions[index];
     Shadow& shadow = shadows[index];
     int64_t offset = address - region.base;
-    int64_t unwritten = pass_bytes(region, shadow, offset, size, kind);
-    if (unwritten >= 0)
-        fail(UNINITIALIZED_READ, "reads " + element(region, unwritten) + " at @0, which nobody has written" +
-             (region.shared ? ", in " + extent(region) : ""), pc);
+    int64_t blank = pass_bytes(region, shadow, offset, size, kind);
+    if (blank >= 0 && unwritten.region < 0) unwritten = {index, blank, current.block, current.thread, pc};
     if (kind != READ) region.stored = 1;
     if (shadow.shift && ((offset | size) & 3)) refine(shadow, region.bytes);
     Access now = access_now(pc, kind);
@@ -196,6 +215,7 @@ void begin_launch() {
     launch = current.launch;
     find_image(*launch);
     recent = 0;
+    unwritten = {};
     shadows = std::vector<Shadow>((size_t)launch->region_count);
     for (int64_t i = 0; i < launch->region_count; i++) {
         const Region& region = launch->regions[i];
@@ -206,7 +226,12 @@ void begin_launch() {
     }
 }
 
+void blame_unwritten() {
+    if (unwritten.region >= 0) note_unwritten();
+}
+
 void end_launch() {
+    blame_unwritten();
     for (int64_t i = 0; i < launch->region_count; i++)
         if (uint8_t* written = launch->regions[i].written)
             for (int64_t b = 0; b < launch->regions[i].bytes; b++) written[b] = shadows[i].flags[b] & WRITTEN;
@@ -227,7 +252,10 @@ void begin_block() {
     }
 }
 
+void end_block() { fail_if_shared_unwritten(); }
+
 void barrier() {
+    fail_if_shared_unwritten();
     epoch++;
     launch->counts.barriers++;
 }
@@ -264,9 +292,18 @@ using namespace emulator::checker;
     void __tsan_unaligned_volatile_write##size(void* p) { touch(p, size, CALLER, WRITE); }
 
 namespace {
-struct SourceLocation {  // the undefined-behaviour sanitizer's description of a place; fixed by its interface
+// The undefined-behaviour sanitizer's descriptions of a place and of a type, fixed by its interface.
+struct SourceLocation {
     const char* file;
     uint32_t line, column;
+};
+struct TypeDescriptor {
+    uint16_t kind, info;
+    char name[1];
+};
+struct OutOfBoundsData {
+    SourceLocation where;
+    TypeDescriptor* array;
 };
 std::string name(const SourceLocation* where) {
     const char* slash = strrchr(where->file, '/');
@@ -294,9 +331,9 @@ void* __tsan_memset(void* to, int value, size_t size) {
     return memset(to, value, size);
 }
 
-void __ubsan_handle_out_of_bounds(SourceLocation* where, uint64_t index) {
-    fail(OUT_OF_BOUNDS, "uses the index " + std::to_string((int64_t)index) + " at " + name(where) +
-         ", outside of the array that the source declares");
+void __ubsan_handle_out_of_bounds(OutOfBoundsData* data, uint64_t index) {
+    fail(OUT_OF_BOUNDS, "uses the index " + std::to_string((int64_t)index) + " at " + name(&data->where) +
+         " in an array of the type " + data->array->name);
 }
 void __ubsan_handle_type_mismatch_v1(SourceLocation* where, uint64_t address) {
     fail(MISALIGNED, "uses an address at " + name(where) + " that is " + std::to_string(address % 16) +

@@ -8,7 +8,6 @@ The kernel works on copies of its arrays, laid far apart, so that an index just 
 the copies go back when the launch ends well. Floor 0. Stands on record.py; checker.cpp does the watching.
 """
 
-import ctypes
 import re
 import subprocess
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.emulator import errors
+from kernels.emulator.compiler import find_tool
 from kernels.emulator.record import Region
 
 HERE = Path(__file__).parent
@@ -95,7 +95,7 @@ class SharedVariable(NamedTuple):
 
 def shared_variables(path):
     """(static shared variables, offset of emulator_anchor) of a compiled module, from its symbol table."""
-    table = subprocess.run(["readelf", "-sWC", str(path)], capture_output=True, text=True).stdout
+    table = subprocess.run([find_tool("readelf"), "-sWC", str(path)], capture_output=True, text=True).stdout
     found, anchor = {}, 0
     for offset, size, symbol in TLS_SYMBOL.findall(table):
         scope, _, name = symbol.strip().rpartition("::")
@@ -172,7 +172,6 @@ class Arena:
             argument.value = np.asarray(group.bytes.ctypes.data + where.start)
         if group.bytes.size:
             first = group.members[0]
-            group.region = len(self.regions)
             self.regions.append(
                 Region(
                     base=group.bytes.ctypes.data,
@@ -200,7 +199,7 @@ def shared_region(address, size, name):
 
 
 def launch(request, record, kernel, arguments):
-    """One checked launch of `kernel`. Its counts join the request's launches; a fault leaves the arrays as they were."""
+    """One checked launch. Its counts join the request's launches; a fault leaves the arrays as they were."""
     build = kernel.module.checked
     arena = Arena(arguments, record.dynamic_shared)
     storage = build.thread_storage()
@@ -228,7 +227,7 @@ def fault(record, kernel, path):
 
 def source_line(path, pc):
     """ "file.cu:12" of the call that returns to `pc` in the shared object `path`, as its line table says."""
-    command = ["addr2line", "-i", "-e", str(path), hex(pc - 1)]
+    command = [find_tool("addr2line"), "-i", "-e", str(path), hex(pc - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.split("\n")
     places = [re.sub(r" .*", "", frame).rpartition("/")[2] for frame in frames if not frame.startswith(str(HERE))]
     return next((place for place in places if not place.startswith("?") and place), f"an unknown line ({pc:#x})")

@@ -26,15 +26,15 @@ FAST = ["-O3", "-march=native", "-g1", "-fno-math-errno", "-fno-trapping-math", 
 # The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
 # Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
 # Vectorising would merge the accesses of several source lines.
-CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize", "-fsanitize=thread,bounds,alignment"]
+CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize"]
+CHECKED += ["-fsanitize=thread,bounds,alignment"]
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
 TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
-DYNAMIC_SHARED = re.compile(
-    r"\bextern\s+__shared__\s+((?:__align__\s*\([^)]*\)|alignas\s*\([^)]*\))\s*)?([\w:\s]+?)\s+"
-    r"((?:__align__\s*\([^)]*\)|alignas\s*\([^)]*\))\s*)?(\w+)\s*\[\s*\]\s*;"
-)
-LAUNCH_BOUNDS = re.compile(r"__launch_bounds__\s*\(((?:[^()]|\([^()]*\))*)\)")
+PARENTHESES = r"\((?:[^()]|\([^()]*\))*\)"
+ALIGNED = rf"(?:(?:__align__|alignas)\s*{PARENTHESES}\s*)?"
+DYNAMIC_SHARED = re.compile(rf"\bextern\s+{ALIGNED}__shared__\s+{ALIGNED}([\w:\s]+?)\s+{ALIGNED}(\w+)\s*\[\s*\]\s*;")
+LAUNCH_BOUNDS = re.compile(rf"__launch_bounds__\s*({PARENTHESES})")
 UNROLL = re.compile(r"^([ \t]*)#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\d*)[ \t]*\)?[ \t]*$", re.MULTILINE)
 
 
@@ -43,6 +43,15 @@ def find_compiler():
     """Absolute path of the C++ compiler ($CXX, g++ or clang++), or None."""
     names = [os.environ.get("CXX"), "g++", "clang++"]
     return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@functools.cache
+def find_tool(name):
+    """Absolute path of a tool that reads object files, under its GNU or its LLVM name."""
+    path = shutil.which(name) or shutil.which(f"llvm-{name}")
+    if path is None:
+        raise CompileError(f"the emulator needs {name}: install binutils or llvm")
+    return path
 
 
 def available():
@@ -74,7 +83,7 @@ def translate(code):
     """`code` with the few things that no macro can express rewritten in place, every line where it was."""
     code = TOOLKIT_INCLUDE.sub("", code)
     code = UNROLL.sub(lambda m: f"{m[1]}#pragma GCC unroll {min(int(m[2] or 32), 65534)}", code)
-    return DYNAMIC_SHARED.sub(r"\2* const \4 = static_cast<\2*>(emulator_dynamic_shared());", code)
+    return DYNAMIC_SHARED.sub(r"\1* const \2 = static_cast<\1*>(emulator_dynamic_shared());", code)
 
 
 def host_options(options):
@@ -110,7 +119,7 @@ def fingerprint():
 
 
 def find_kernels(text):
-    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds or "1024", parameter names)}."""
+    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameter names)}."""
     found = {}
     for match in re.finditer(r"__global__\s([^{;]*)\{", text):
         before = text[: match.start()]
@@ -119,7 +128,7 @@ def find_kernels(text):
         bounds = LAUNCH_BOUNDS.search(match[1])
         head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
         names = [re.findall(r"\w+", parameter)[-1] for parameter in head[2].split(",") if parameter.strip()]
-        found[head[1]] = (bounds[1] if bounds else "1024", names)
+        found[head[1]] = (bounds[1] if bounds else "(1024)", names)
     return found
 
 
@@ -128,8 +137,8 @@ def export_kernels(text, name_expressions):
     command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
     kernels = find_kernels(preprocessed)
-    kernels |= {expression: ("1024", []) for expression in name_expressions}
-    lines = [f"EMULATOR_KERNEL({i}, ({kernels[name][0]}), {name})" for i, name in enumerate(kernels)]
+    kernels |= {expression: ("(1024)", []) for expression in name_expressions}
+    lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
     table = "".join(f"{name}|{','.join(names)}\\n" for name, (_, names) in kernels.items())
     return "\n".join([*lines, f'extern "C" const char emulator_kernels[] = "{table}";', ""])
 
@@ -148,7 +157,8 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
         source, built = Path(scratch) / stem, Path(scratch) / "built.so"
         source.write_text(finish(text))
         # Linking apart from compiling: there the sanitizer's flags would add its own runtime.
-        for command in ([*flags, f"-I{HERE}", "-x", "c++", "-c", stem, "-o", "built.o"], [*LINK, "built.o", *libraries]):
+        compile_step = [*flags, f"-I{HERE}", "-x", "c++", "-c", stem, "-o", "built.o"]
+        for command in (compile_step, [*LINK, "built.o", *libraries]):
             result = subprocess.run([find_compiler(), *command], cwd=scratch, capture_output=True, text=True)
             if result.returncode:
                 errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]

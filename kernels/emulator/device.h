@@ -62,29 +62,37 @@ struct Float {
     real v;
     Float() = default;
     template <class T, std::enable_if_t<std::is_arithmetic<T>::value, int> = 0>
-    constexpr Float(T value) : v(static_cast<real>(value)) {}
+    EMULATOR_INLINE constexpr Float(T value) : v(static_cast<real>(value)) {}
     template <class T, std::enable_if_t<std::is_arithmetic<T>::value, int> = 0>
-    explicit constexpr operator T() const { return static_cast<T>(v); }
+    EMULATOR_INLINE explicit constexpr operator T() const { return static_cast<T>(v); }
 
 #define EMULATOR_OPERATOR(op)                                                                      \
     friend EMULATOR_INLINE Float operator op(Float a, Float b) { return count(a.v op b.v); }       \
+    template <class T, std::enable_if_t<std::is_same<T, double>::value, int> = 0>                  \
+    friend EMULATOR_INLINE double operator op(Float a, T b) { return count(a.v op b); }            \
+    template <class T, std::enable_if_t<std::is_same<T, double>::value, int> = 0>                  \
+    friend EMULATOR_INLINE double operator op(T a, Float b) { return count(a op b.v); }            \
     EMULATOR_INLINE Float& operator op##=(Float b) { return *this = *this op b; }
     EMULATOR_OPERATOR(+) EMULATOR_OPERATOR(-) EMULATOR_OPERATOR(*) EMULATOR_OPERATOR(/)
 #undef EMULATOR_OPERATOR
 #define EMULATOR_COMPARE(op) \
-    friend constexpr bool operator op(Float a, Float b) { return a.v op b.v; }
+    friend EMULATOR_INLINE constexpr bool operator op(Float a, Float b) { return a.v op b.v; }
     EMULATOR_COMPARE(<) EMULATOR_COMPARE(>) EMULATOR_COMPARE(<=) EMULATOR_COMPARE(>=)
     EMULATOR_COMPARE(==) EMULATOR_COMPARE(!=)
 #undef EMULATOR_COMPARE
-    constexpr Float operator-() const { return -v; }
-    constexpr Float operator+() const { return v; }
-    Float& operator++() { return *this += 1; }
-    Float& operator--() { return *this -= 1; }
-    Float operator++(int) { Float old = *this; *this += 1; return old; }
-    Float operator--(int) { Float old = *this; *this -= 1; return old; }
+    EMULATOR_INLINE constexpr Float operator-() const { return -v; }
+    EMULATOR_INLINE constexpr Float operator+() const { return v; }
+    EMULATOR_INLINE Float& operator++() { return *this += 1; }
+    EMULATOR_INLINE Float& operator--() { return *this -= 1; }
+    EMULATOR_INLINE Float operator++(int) { Float old = *this; *this += 1; return old; }
+    EMULATOR_INLINE Float operator--(int) { Float old = *this; *this -= 1; return old; }
 
   private:
-    static EMULATOR_INLINE Float count(real result) { emulator_count_flops(1); return result; }
+    template <class T>
+    static EMULATOR_INLINE T count(T result) {
+        emulator_count_flops(1);
+        return result;
+    }
 };
 EMULATOR_INLINE real raw(Float x) { return x.v; }
 EMULATOR_INLINE void count_flops(int n) { emulator_count_flops(n); }
@@ -460,9 +468,10 @@ constexpr int first(int threads, int = 0, int = 0) { return threads; }
     extern "C" const int emulator_count_##index = emulator::Kernel<__VA_ARGS__>::count;                            \
     extern "C" const emulator::Parameter* const emulator_parameters_##index = emulator::Kernel<__VA_ARGS__>::parameters;
 // Where this thread's copy of the module's thread-local storage, and so its shared memory, lies.
-extern "C" __thread char emulator_anchor;
+extern "C" {
 __thread char emulator_anchor;
+void* emulator_anchor_address() { return &emulator_anchor; }
 #ifdef EMULATOR_COUNT_FLOPS
-extern "C" const int emulator_counts_flops = 1;
+extern const int emulator_counts_flops = 1;
 #endif
-extern "C" void* emulator_anchor_address() { return &emulator_anchor; }
+}

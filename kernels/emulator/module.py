@@ -38,7 +38,8 @@ def runtime():
 class RawModule:
     """`cupy.RawModule` on the CPU: compiles `code` when the first kernel is asked for.
 
-    `name` is the source's file name in messages, unless a first line `#line 1 "NAME"` says it. Raises CompileError for a source that does not compile.
+    `name` is the source's file name in messages; a first line `#line 1 "softmax.cu"` says it too.
+    Raises CompileError for a source that does not compile.
     """
 
     def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name=None):
@@ -60,9 +61,13 @@ class RawModule:
         """The compiled module that watches every access."""
         return Build(self, checked=True)
 
+    def build(self):
+        """The one that a launch here and now runs in."""
+        return self.fast if checks.current_request() is None else self.checked
+
     def compile(self, log_stream=None):
         """Compiles now rather than at the first `get_function`."""
-        self.fast
+        self.build()
 
     def get_function(self, name):
         """The kernel `name`: an `extern "C" __global__` function, or one of `name_expressions`."""
@@ -86,7 +91,7 @@ class Build:
         self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
 
     def thread_storage(self):
-        """Address of this thread's copy of the module's thread-local storage, which holds its `__shared__` variables."""
+        """Where this thread's copy of the module's thread-local storage, so its `__shared__` memory, begins."""
         return self.library.emulator_anchor_address() - self._anchor
 
     def kernel(self, name, expressions):
@@ -109,10 +114,10 @@ class RawKernel:
 
     def __init__(self, module, name):
         self.module, self.name = module, name
-        _, self.parameters, self.max_threads_per_block = self._entry(module.fast)
-        self.shared_size_bytes = sum(
-            v.bytes for v in module.fast.shared if v.function == name or v.function not in module.fast.kernels
-        )
+        build = module.build()
+        _, self.parameters, self.max_threads_per_block = self._entry(build)
+        mine = [v for v in build.shared if v.function == name or v.function not in build.kernels]
+        self.shared_size_bytes = sum(v.bytes for v in mine)
         self._max_dynamic = SHARED_MEMORY_PER_BLOCK - self.shared_size_bytes
 
     def _entry(self, build):
@@ -137,7 +142,7 @@ class RawKernel:
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
-        """Runs the kernel to its end. `args`: arrays and NumPy scalars, one per parameter; `stream` means nothing here."""
+        """Runs the kernel to its end. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
         record = LaunchRecord(dynamic_shared=shared_mem)
         record.grid[:], record.block[:] = self._sizes(grid, block, shared_mem)
         if len(args) != len(self.parameters):
@@ -181,8 +186,8 @@ class RawKernel:
             )
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise LaunchError(
-                f"kernel {self.name}: {shared_mem} bytes of dynamic shared memory on top of {self.shared_size_bytes} "
-                f"static ones, but at most {self.max_dynamic_shared_size_bytes} without a larger max_dynamic_shared_size_bytes"
+                f"kernel {self.name}: {shared_mem} bytes of dynamic shared memory besides {self.shared_size_bytes} "
+                f"static ones, at most {self.max_dynamic_shared_size_bytes} unless max_dynamic_shared_size_bytes is set higher"
             )
         return grid, block
 

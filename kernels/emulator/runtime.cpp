@@ -280,7 +280,10 @@ void Worker::exited() {
     warp.alive &= ~lane;
     warp.ready &= ~lane;
     alive--;
-    if (!alive) leave();
+    if (!alive) {
+        if (launch->checked) checker::end_block();
+        leave();
+    }
     if (arrived == alive && !launch->checked) release_barrier();  // a GPU's barrier counts only who has not exited
     int next = pick();
     if (next < 0) stuck();
@@ -526,18 +529,20 @@ void find_image(Launch& launch) {
 
 static std::mutex fault_mutex;
 
-void fail(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_pc) {
+void note_fault(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_pc) {
     Launch& launch = *current.launch;
-    {
-        std::lock_guard<std::mutex> lock(fault_mutex);
-        if (launch.fault == NONE) {
-            find_image(launch);
-            uint64_t image = (uint64_t)launch.image_begin;
-            launch.fault = kind, launch.pcs[0] = pc ? pc - image : 0, launch.pcs[1] = other_pc ? other_pc - image : 0;
-            snprintf(launch.message, sizeof launch.message, "block %s, thread %s %s",
-                     block_name(launch, current.block).c_str(), thread_name(launch, current.thread).c_str(), what.c_str());
-        }
-    }
+    std::lock_guard<std::mutex> lock(fault_mutex);
+    if (launch.fault != NONE) return;
+    find_image(launch);
+    uint64_t image = (uint64_t)launch.image_begin;
+    launch.fault = kind, launch.pcs[0] = pc ? pc - image : 0, launch.pcs[1] = other_pc ? other_pc - image : 0;
+    snprintf(launch.message, sizeof launch.message, "block %s, thread %s %s", block_name(launch, current.block).c_str(),
+             thread_name(launch, current.thread).c_str(), what.c_str());
+}
+
+void fail(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_pc) {
+    if (current.launch->checked && kind != DATA_RACE) checker::blame_unwritten();
+    note_fault(kind, what, pc, other_pc);
     *worker->stop = true;
     worker->leave();  // the block's other fibers are abandoned: CUDA threads own nothing that needs destroying
 }
@@ -609,6 +614,9 @@ void Worker::run() {
 }
 
 extern "C" void emulator_launch(Launch* launch) {
+    static std::mutex one_checked_launch;  // the checker has one memory
+    std::unique_lock<std::mutex> alone(one_checked_launch, std::defer_lock);
+    if (launch->checked) alone.lock();
     catch_signals();
     std::atomic<int64_t> next_block{0};
     std::atomic<bool> stop{false};

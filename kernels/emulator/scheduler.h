@@ -61,14 +61,18 @@ extern __thread __attribute__((tls_model("initial-exec"))) Current current;
 std::string block_name(const Launch& launch, int64_t block);    // "(3,0,0)"
 std::string thread_name(const Launch& launch, int thread);
 void find_image(Launch& launch);
-// Ends the launch: `what` follows the words "block (..), thread (..) ". pc 0: no line.
+// Notes the launch's first fault: `what` follows the words "block (..), thread (..) ". pc 0: no line.
+void note_fault(FaultKind kind, const std::string& what, uint64_t pc = 0, uint64_t other_pc = 0);
+// Notes it and ends the launch; only inside a kernel.
 [[noreturn]] void fail(FaultKind kind, const std::string& what, uint64_t pc = 0, uint64_t other_pc = 0);
 
 namespace checker {
 void begin_launch();
 void end_launch();
 void begin_block();
+void end_block();                               // every thread of the block has exited
 void barrier();                                 // every thread of the block has arrived
+void blame_unwritten();                         // before a fault that an earlier read of unwritten memory may explain
 void sync_warp(int warp, unsigned mask);        // every lane in mask has arrived
 }  // namespace checker
 }  // namespace emulator
