@@ -127,7 +127,7 @@ def clip_scale(norm, max_norm: float):
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, lr: float, min_lr: float) -> float:
-    """The learning rate at `step`: linear warm-up to lr over `warmup` steps, then half a cosine to min_lr at `steps`."""
+    """The learning rate at `step`: up to lr in `warmup` steps, then half a cosine to min_lr at `steps`."""
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
     if step >= steps:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import spread
 from kernels.cpu.dropout import keep_mask
 
 QUERY_BLOCK = 128
-SCORES_BYTES = 1024 * 1024  # of one block of scores, over several heads
+SCORES_BYTES = 512 * 1024  # of one block of scores, over several heads
 
 
 def attention_forward(qkv, scale, dropout=0.0, seed=0):
@@ -27,76 +27,86 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
     y = np.empty((batch, time, heads, size), qkv.dtype)
     lse = np.empty((batch, heads, time), qkv.dtype)
     outputs = y.swapaxes(1, 2)  # (B, H, T, D)
-    for where, queries in _blocks(qkv):
-        q, k, v = _heads(qkv[where], queries)
-        s = _scores(q * qkv.dtype.type(scale), k, queries)  # (b, H, n, j)
-        top = s.max(axis=-1, keepdims=True)
-        s -= top
-        p = np.exp(s, out=s)
-        total = p.sum(axis=-1, keepdims=True)
-        lse[where, :, queries] = (np.log(total) + top)[..., 0]
-        if dropout:
-            p *= _kept(where, queries, p, time, dropout, seed)
-        # (b, H, n, j) @ (b, H, j, D): dividing the small result by the sum is cheaper than dividing p
-        outputs[where, :, queries] = (p @ v) / total
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
+    q = q * qkv.dtype.type(scale)
+
+    def work(group):
+        for queries in _query_blocks(time):
+            seen = slice(queries.stop)
+            s = _scores(q[group][:, :, queries], k[group][:, :, seen], queries)  # (b, h, n, j)
+            top = s.max(axis=-1, keepdims=True)
+            s -= top
+            p = np.exp(s, out=s)
+            total = p.sum(axis=-1, keepdims=True)
+            lse[group][:, :, queries] = (np.log(total) + top)[..., 0]
+            if dropout:
+                p *= _kept(group, queries, p, qkv.shape, dropout, seed)
+            # (b, h, n, j) @ (b, h, j, D): dividing the small result by the sum is cheaper than dividing p
+            outputs[group][:, :, queries] = (p @ v[group][:, :, seen]) / total
+
+    spread(work, _groups(qkv))
     return y, lse
 
 
 def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    time = qkv.shape[1]
+    time, scale = qkv.shape[1], qkv.dtype.type(scale)
     gqkv = np.zeros_like(qkv)
-    delta = np.einsum("bthd,bthd->bht", g, y)[..., None]  # (B, H, T, 1)
+    delta = np.einsum("bthd,bthd->bht", g, y)
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
+    gq, gk, gv = gqkv.transpose(2, 0, 3, 1, 4)
+    q = q * scale
     g = g.swapaxes(1, 2)  # (B, H, T, D)
-    for where, queries in _blocks(qkv):
-        q, k, v = _heads(qkv[where], queries)
-        gq, gk, gv = _heads(gqkv[where], queries)
-        q = q * qkv.dtype.type(scale)
-        gy = g[where, :, queries]  # (b, H, n, D)
-        p = _scores(q, k, queries)
-        p -= lse[where, :, queries, None]
-        np.exp(p, out=p)
-        dp = gy @ v.swapaxes(-1, -2)  # (b, H, n, D) @ (b, H, D, j) -> (b, H, n, j)
-        if dropout:
-            kept = _kept(where, queries, p, time, dropout, seed)
-            dp *= kept
-            gv += (p * kept).swapaxes(-1, -2) @ gy
-        else:
-            gv += p.swapaxes(-1, -2) @ gy  # (b, H, j, n) @ (b, H, n, D) -> (b, H, j, D)
-        dp -= delta[where, :, queries]
-        dp *= p
-        np.matmul(dp, k, out=gq)
-        gq *= qkv.dtype.type(scale)
-        gk += dp.swapaxes(-1, -2) @ q  # q is scaled already
+
+    def work(group):
+        for queries in _query_blocks(time):
+            seen = slice(queries.stop)
+            qi, gi, kj, vj = (
+                q[group][:, :, queries],
+                g[group][:, :, queries],
+                k[group][:, :, seen],
+                v[group][:, :, seen],
+            )
+            p = _scores(qi, kj, queries)  # (b, h, n, j)
+            p -= lse[group][:, :, queries, None]
+            np.exp(p, out=p)
+            dp = gi @ vj.swapaxes(-1, -2)  # (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
+            kept = _kept(group, queries, p, qkv.shape, dropout, seed) if dropout else None
+            gv[group][:, :, seen] += (p if kept is None else p * kept).swapaxes(-1, -2) @ gi
+            if kept is not None:
+                dp *= kept
+            dp -= delta[group][:, :, queries, None]
+            dp *= p  # ds
+            gq[group][:, :, queries] = (dp @ kj) * scale
+            gk[group][:, :, seen] += dp.swapaxes(-1, -2) @ qi  # q is scaled already
+
+    spread(work, _groups(qkv))
     return gqkv
 
 
-def _blocks(qkv):
-    """(slice of B, slice of queries), for scores (b, H, n, j) of bounded size."""
+def _groups(qkv) -> list[tuple[slice, slice]]:
+    """(slice of B, slice of H): heads to be worked on together, so that a block of their scores has bounded size."""
     batch, time, _, heads, _ = qkv.shape
-    rows = min(QUERY_BLOCK, time)
-    for where in row_blocks(batch, heads * rows * time * qkv.itemsize, SCORES_BYTES):
-        for start in range(0, time, QUERY_BLOCK):
-            yield where, slice(start, min(start + QUERY_BLOCK, time))
+    together = max(1, SCORES_BYTES // max(1, min(QUERY_BLOCK, time) * time * qkv.itemsize))
+    b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
+    return [(slice(i, i + b), slice(j, j + h)) for i in range(0, batch, b) for j in range(0, heads, h)]
 
 
-def _heads(qkv, queries):
-    """The block's queries (b, H, n, D), and the keys and values they may see (b, H, j, D), as views."""
-    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # (b, T, 3, H, D) -> 3 x (b, H, T, D)
-    return q[:, :, queries], k[:, :, : queries.stop], v[:, :, : queries.stop]
+def _query_blocks(time) -> list[slice]:
+    return [slice(start, min(start + QUERY_BLOCK, time)) for start in range(0, time, QUERY_BLOCK)]
 
 
 def _scores(q, k, queries):
-    """q (b, H, n, D), k (b, H, j, D) -> (b, H, n, j), -inf where the key lies in the query's future."""
+    """q (b, h, n, D), k (b, h, j, D) -> (b, h, n, j), -inf where the key lies in the query's future."""
     s = q @ k.swapaxes(-1, -2)
     n = queries.stop - queries.start
     s[..., queries.start :] += np.triu(np.full((n, n), -np.inf, s.dtype), 1)
     return s
 
 
-def _kept(where, queries, p, time, dropout, seed):
-    """What dropout multiplies a block of probabilities p by: 0 or 1 / (1 - dropout), (b, H, n, j)."""
-    _, heads, _, columns = p.shape
-    head = np.arange(where.start * heads, where.stop * heads).reshape(-1, heads, 1)  # b H + h
-    rows = head * time + np.arange(queries.start, queries.stop)  # (b, H, n)
-    return keep_mask(seed, rows, columns, dropout) * p.dtype.type(1 / (1 - dropout))
+def _kept(group, queries, p, shape, dropout, seed):
+    """What dropout multiplies a block of probabilities p by: 0 or 1 / (1 - dropout), (b, h, n, j)."""
+    batch, time, _, heads, _ = shape
+    b, h = (np.arange(n)[part] for n, part in zip((batch, heads), group, strict=True))
+    rows = (b[:, None, None] * heads + h[:, None]) * time + np.arange(queries.start, queries.stop)  # (b, h, n)
+    return keep_mask(seed, rows, p.shape[-1], dropout) * p.dtype.type(1 / (1 - dropout))

@@ -1,15 +1,69 @@
-"""Cuts arrays into rows, and rows into blocks that fit in a core's cache.
+"""Runs a primitive block by block, over several threads if there are any to spare.
 
 Floor 0. A chain of elementwise steps over a large array reads and writes main memory once per step; over a block that
-stays in the L2 cache, only once in all.
+stays in the cache of its core, only once in all. NumPy lets go of Python's lock while it computes, so blocks can run
+on several threads. BLAS is then held to one thread, since all of them are busy with work of their own.
+
+How much is done by threads is set once for the process by `use_threads`; within work that is already spread over
+them, inner loops run where they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from threadpoolctl import ThreadpoolController
 
 BLOCK_BYTES = 256 * 1024  # a block and the two or three temporaries of its size stay inside 1 MiB of L2
+SPREAD_BYTES = 1024 * 1024  # below this, waking a thread costs more than it saves
+
+
+class _Threads:
+    count = 1
+    pool: ThreadPoolExecutor | None = None
+
+
+class _Here(threading.local):
+    busy = False  # whether this thread is already working on a part of something
+
+
+_here = _Here()
+
+
+def use_threads(count: int) -> None:
+    """Spread primitives over `count` threads; with more than one, BLAS itself runs on one."""
+    if count > 1:
+        ThreadpoolController().select(user_api="blas").limit(limits=1)
+    _Threads.count = count
+    _Threads.pool = ThreadPoolExecutor(count - 1) if count > 1 else None
+
+
+def thread_count() -> int:
+    """What `use_threads` was last told; 1 to begin with, when BLAS has its own threads."""
+    return _Threads.count
+
+
+def spread(work: Callable, items: Iterable) -> list:
+    """[work(item) for item in items], each thread taking a run of neighbouring items."""
+    items = list(items)
+    parts = min(_Threads.count, len(items))
+    if parts <= 1 or _here.busy:
+        return [work(item) for item in items]
+    runs = [items[len(items) * i // parts : len(items) * (i + 1) // parts] for i in range(parts)]
+    futures = [_Threads.pool.submit(_work_through, work, run) for run in runs[1:]]
+    results = _work_through(work, runs[0])
+    return results + [result for future in futures for result in future.result()]
+
+
+def _work_through(work: Callable, items: list) -> list:
+    _here.busy = True
+    try:
+        return [work(item) for item in items]
+    finally:
+        _here.busy = False
 
 
 def as_rows(x):
@@ -17,7 +71,13 @@ def as_rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> list[slice]:
     """Slices that cover range(rows) in order, each of about `block_bytes`, at least one row."""
     size = max(1, block_bytes // max(1, row_bytes))
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:
+    """[work(block) for each cache-sized block of rows], in order; spread over threads if there is enough to do."""
+    blocks = row_blocks(rows, row_bytes)
+    return spread(work, blocks) if rows * row_bytes >= SPREAD_BYTES else [work(block) for block in blocks]

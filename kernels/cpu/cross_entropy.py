@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import for_blocks, row_blocks
+from kernels.cpu.linear import add_matmul, matmul
 
-LOGITS_BYTES = 16 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
+LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
 
 
 def cross_entropy_forward(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), lse (N,). Raises IndexError for a target outside 0..V-1."""
     kept = _kept(targets, ignore_index, logits.shape[1])
     lse = np.empty(len(logits), logits.dtype)
-    for block in row_blocks(len(logits), logits.shape[1] * logits.itemsize):
+
+    def work(block):
         lse[block] = _log_sum_exp(logits[block])
+
+    for_blocks(work, len(logits), logits.shape[1] * logits.itemsize)
     losses = np.zeros_like(lse)
     losses[kept] = lse[kept] - logits[kept, targets[kept]]
     return losses, lse
@@ -29,10 +33,13 @@ def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     """g () -> (N, V): g times the gradient of each counted row's loss."""
     kept = _kept(targets, ignore_index, logits.shape[1])
     gx = np.empty_like(logits)
-    for block in row_blocks(len(logits), logits.shape[1] * logits.itemsize):
+
+    def work(block):
         p = np.subtract(logits[block], lse[block, None], out=gx[block])
         np.exp(p, out=p)
         _subtract_targets(p, targets[block], kept[block], g)
+
+    for_blocks(work, len(logits), logits.shape[1] * logits.itemsize)
     return gx
 
 
@@ -47,15 +54,12 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     gx, gweight = (np.empty(x.shape, x.dtype), np.zeros_like(weight)) if with_grad else (None, None)
     total = x.dtype.type(0)
     for block in row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES):
-        logits = x[block] @ weight.T  # (n, C) @ (C, V) -> (n, V)
-        rows = np.flatnonzero(kept[block])
-        at_target = logits[rows, targets[block][rows]]
-        lse = _softmax_in_place(logits)
-        total += (lse[rows] - at_target).sum()
+        logits = np.empty((block.stop - block.start, len(weight)), x.dtype)
+        matmul(x[block], weight.T, logits)  # (n, C) @ (C, V) -> (n, V)
+        total += _losses_to_gradients(logits, targets[block], kept[block], 1 / count)
         if with_grad:
-            _subtract_targets(logits, targets[block], kept[block], 1 / count)
-            np.matmul(logits, weight, out=gx[block])  # (n, V) @ (V, C) -> (n, C)
-            gweight += logits.T @ x[block]  # (V, n) @ (n, C) -> (V, C)
+            matmul(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
+            add_matmul(logits.T, x[block], gweight)  # (V, n) @ (n, C) -> (V, C)
     return np.asarray(total / count), gx, gweight
 
 
@@ -72,14 +76,21 @@ def _log_sum_exp(x):
     return np.log(np.exp(x - top[:, None]).sum(axis=1)) + top
 
 
-def _softmax_in_place(x):
-    """Turn rows of logits into probabilities; returns their log-sum-exp (n,)."""
-    top = x.max(axis=1)
-    x -= top[:, None]
-    np.exp(x, out=x)
-    total = x.sum(axis=1)
-    x /= total[:, None]
-    return np.log(total) + top
+def _losses_to_gradients(logits, targets, kept, g):
+    """The sum of the losses of the rows that count; turns their logits (n, V) into g times its gradient, in place."""
+
+    def work(block):
+        rows = np.flatnonzero(kept[block])
+        x, at_target = logits[block], logits[block][rows, targets[block][rows]]
+        top = x.max(axis=1)
+        x -= top[:, None]
+        np.exp(x, out=x)
+        total = x.sum(axis=1)
+        x /= total[:, None]
+        _subtract_targets(x, targets[block], kept[block], g)
+        return ((np.log(total) + top)[rows] - at_target).sum()
+
+    return sum(for_blocks(work, len(logits), logits.shape[1] * logits.itemsize))
 
 
 def _subtract_targets(p, targets, kept, g):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import as_rows, row_blocks
+from kernels.cpu.blocks import as_rows, for_blocks
 
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive columns
 
@@ -19,10 +19,13 @@ def dropout(x, p, seed):
     width = x.shape[-1] if x.ndim else 1
     rows, out = as_rows(x.reshape(x.shape or 1)), as_rows(y.reshape(x.shape or 1))
     scale = x.dtype.type(1 / (1 - p))
-    for block in row_blocks(len(rows), width * 4):
+
+    def work(block):
         keep = keep_mask(seed, np.arange(block.start, block.stop), width, p)
         np.multiply(rows[block], keep, out=out[block])
         out[block] *= scale
+
+    for_blocks(work, len(rows), width * x.itemsize)
     return y
 
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import for_blocks
 
 A = math.sqrt(2 / math.pi)
 B = 0.044715
@@ -18,12 +18,15 @@ B = 0.044715
 def gelu_forward(x):
     """Elementwise; any shape."""
     y = np.empty(x.shape, x.dtype)
-    flat, out = x.reshape(-1), y.reshape(-1)
-    for block in row_blocks(flat.size, x.itemsize):
-        t = _tanh(flat[block])
+    x, out = x.reshape(-1), y.reshape(-1)
+
+    def work(block):
+        t = _tanh(x[block])
         t += 1
-        t *= flat[block]
+        t *= x[block]
         np.multiply(t, 0.5, out=out[block])
+
+    for_blocks(work, x.size, x.itemsize)
     return y
 
 
@@ -31,7 +34,8 @@ def gelu_backward(g, x):
     """gx = g ((1 + t) / 2 + x (1 - t^2) u' / 2), with u' = A (1 + 3 B x^2)."""
     gx = np.empty(x.shape, x.dtype)
     g, x, out = g.reshape(-1), x.reshape(-1), gx.reshape(-1)
-    for block in row_blocks(x.size, x.itemsize):
+
+    def work(block):
         t = _tanh(x[block])
         slope = np.multiply(x[block], x[block], out=out[block])
         slope *= 3 * A * B
@@ -42,6 +46,8 @@ def gelu_backward(g, x):
         slope += 1
         slope *= g[block]
         slope *= 0.5
+
+    for_blocks(work, x.size, x.itemsize)
     return gx
 
 

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import as_rows, for_blocks
 
 
 def layer_norm_forward(x, weight, bias, eps):
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (..., 1), rstd (..., 1)."""
-    width = x.shape[-1]
     y = np.empty(x.shape, x.dtype)
     mean, rstd = np.empty((2, *x.shape[:-1], 1), x.dtype)
-    rows, out, means, rstds = (
-        x.reshape(-1, width),
-        y.reshape(-1, width),
-        mean.reshape(-1, 1),
-        rstd.reshape(-1, 1),
-    )
-    for block in row_blocks(len(rows), width * x.itemsize):
+    rows, out, means, rstds = map(as_rows, (x, y, mean, rstd))
+    width = x.shape[-1]
+
+    def work(block):
         n = out[block]
         means[block] = rows[block].mean(axis=1, keepdims=True)
         np.subtract(rows[block], means[block], out=n)
@@ -31,24 +27,29 @@ def layer_norm_forward(x, weight, bias, eps):
         n *= weight
         if bias is not None:
             n += bias
+
+    for_blocks(work, len(rows), width * x.itemsize)
     return y, mean, rstd
 
 
 def layer_norm_backward(g, x, weight, mean, rstd):
     """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
-    width = x.shape[-1]
     gx = np.empty(x.shape, x.dtype)
-    gweight, gbias = np.zeros((2, width), x.dtype)
-    g, x, out, mean, rstd = (a.reshape(-1, a.shape[-1]) for a in (g, x, gx, mean, rstd))
-    for block in row_blocks(len(x), width * x.itemsize):
-        n = x[block] - mean[block]
+    g, rows, out, mean, rstd = map(as_rows, (g, x, gx, mean, rstd))
+    width = x.shape[-1]
+
+    def work(block):
+        n = rows[block] - mean[block]
         n *= rstd[block]
-        gweight += np.einsum("ij,ij->j", g[block], n)
-        gbias += g[block].sum(axis=0)
+        sums = np.einsum("ij,ij->j", g[block], n), g[block].sum(axis=0)
         h = np.multiply(g[block], weight, out=out[block])
         along = np.einsum("ij,ij->i", h, n)[:, None] / width
         h -= h.mean(axis=1, keepdims=True)
         n *= along
         h -= n
         h *= rstd[block]
+        return sums
+
+    sums = for_blocks(work, len(rows), width * x.itemsize)
+    gweight, gbias = np.sum(sums, axis=0, dtype=x.dtype) if sums else np.zeros((2, width), x.dtype)
     return gx, gweight, gbias

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu.blocks import for_blocks
 
 
 def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, grad_scale):
@@ -23,7 +23,8 @@ def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, g
     rate = lr / (1 - beta1**step)
     spread = 1 / math.sqrt(1 - beta2**step)
     arrays = [a.reshape(-1) for a in (param, grad, m, v)]
-    for block in row_blocks(param.size, param.itemsize):
+
+    def work(block):
         p, g, m, v = (a[block] for a in arrays)
         g = g * g.dtype.type(grad_scale)
         m *= beta1
@@ -34,7 +35,9 @@ def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, g
         denominator = np.sqrt(v, out=g)
         denominator *= spread
         denominator += eps
-        step_size = np.divide(m, denominator, out=denominator)
-        step_size *= rate
+        update = np.divide(m, denominator, out=denominator)
+        update *= rate
         p *= 1 - lr * weight_decay
-        p -= step_size
+        p -= update
+
+    for_blocks(work, param.size, param.itemsize)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.blocks import as_rows, row_blocks
+from kernels.cpu.blocks import as_rows, for_blocks
 
 
 def softmax_forward(x, scale=1.0, causal=False):
@@ -16,57 +16,66 @@ def softmax_forward(x, scale=1.0, causal=False):
     causal: row i sees only columns j <= i + S - R; the others get probability 0.
     """
     y = np.empty(x.shape, x.dtype)
-    if x.size == 0:
-        return y
     rows, out = as_rows(x), as_rows(y)
     hidden = _hidden(x.shape) if causal else None
-    for block in row_blocks(len(rows), rows[0].nbytes):
+
+    def work(block):
         p = np.multiply(rows[block], scale, out=out[block], dtype=x.dtype)
         if causal:
             p[hidden[np.arange(block.start, block.stop) % len(hidden)]] = -np.inf
         p -= p.max(axis=1, keepdims=True)
         np.exp(p, out=p)
         p /= p.sum(axis=1, keepdims=True)
+
+    for_blocks(work, *_extent(rows))
     return y
 
 
 def softmax_backward(g, y, scale=1.0):
     """gx = scale * y * (g - sum_j g_j y_j), for g and y = softmax(scale * x) of one shape."""
     gx = np.empty(y.shape, y.dtype)
-    if y.size == 0:
-        return gx
     g, y, out = as_rows(g), as_rows(y), as_rows(gx)
-    for block in row_blocks(len(y), y[0].nbytes):
+
+    def work(block):
         dot = np.einsum("ij,ij->i", g[block], y[block])
         d = np.subtract(g[block], dot[:, None], out=out[block])
         d *= y[block]
         d *= scale
+
+    for_blocks(work, *_extent(y))
     return gx
 
 
 def log_softmax_forward(x):
     """x - log(sum(exp(x))) over the last axis."""
     y = np.empty(x.shape, x.dtype)
-    if x.size == 0:
-        return y
     rows, out = as_rows(x), as_rows(y)
-    for block in row_blocks(len(rows), rows[0].nbytes):
+
+    def work(block):
         shifted = np.subtract(rows[block], rows[block].max(axis=1, keepdims=True), out=out[block])
         shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    for_blocks(work, *_extent(rows))
     return y
 
 
 def log_softmax_backward(g, y):
     """gx = g - exp(y) * sum_j g_j, for y = log_softmax(x)."""
     gx = np.empty(y.shape, y.dtype)
-    if y.size == 0:
-        return gx
     g, y, out = as_rows(g), as_rows(y), as_rows(gx)
-    for block in row_blocks(len(y), y[0].nbytes):
+
+    def work(block):
         p = np.exp(y[block], out=out[block])
         p *= g[block].sum(axis=1, keepdims=True)
         np.subtract(g[block], p, out=p)
+
+    for_blocks(work, *_extent(y))
     return gx
+
+
+def _extent(rows):
+    """How many rows there are to do, and the bytes of one."""
+    return len(rows) if rows.size else 0, rows.shape[1] * rows.itemsize
 
 
 def _hidden(shape):

@@ -1,0 +1,186 @@
+"""How fast is one training step, next to PyTorch eager's, and how far is it from what the processor can do?
+
+    python benchmarks/train_step.py --settings A,B,C,D --rounds 5 --json step.json
+
+Both sides train the same architecture on the same batch with AdamW and a gradient norm clipped to 1: ours on NumPy,
+PyTorch with its fused attention. Rounds interleave the two in one process, so that a noisy machine slows both; quoted
+are medians, and the median of the rounds' ratios with its range. The GEMM floor is the time that the matrix products
+of the linear layers and the head alone take, measured on the same shapes. `--memory` adds each side's peak memory,
+in a process of its own. Without torch only our own numbers appear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tinytensor as tt
+from gpt.config import GPTConfig
+from gpt.model import GPT
+from kernels.cpu.blocks import use_threads
+from kernels.cpu.memory import keep_freed_memory
+from tinytensor.optim import decay_groups
+from tinytensor.parallel import BatchParallel, available_cores
+
+try:
+    import torch
+
+    from benchmarks.torch_gpt import TorchGPT
+    from benchmarks.torch_gpt import decay_groups as torch_decay_groups
+except ImportError:
+    torch = None
+
+
+def config(layers, heads, width, time, vocab) -> GPTConfig:
+    shape = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": time, "vocab_size": vocab}
+    return GPTConfig(**shape, dropout=0.0, bias=False)
+
+
+SETTINGS = {  # name: (model, batch size)
+    "A": (config(4, 4, 128, 64, 65), 12),
+    "B": (config(8, 8, 384, 128, 81), 32),
+    "C": (config(6, 6, 384, 256, 65), 8),
+    "D": (config(12, 12, 768, 1024, 50304), 1),
+}
+LR, BETAS, DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
+
+
+def batch(model: GPTConfig, size: int):
+    """ids, targets (B, T), int64."""
+    tokens = np.random.default_rng(0).integers(0, model.vocab_size, (size, model.block_size + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def our_step(model: GPTConfig, size: int, threads: int):
+    """A function that trains our model for one step and returns the loss."""
+    keep_freed_memory()
+    use_threads(threads)
+    tt.manual_seed(0)
+    gpt = GPT(model)
+    optimizer = tt.optim.AdamW(decay_groups(gpt.parameters(), DECAY), LR, BETAS)
+    parallel = BatchParallel(gpt)
+    ids, targets = batch(model, size)
+
+    def step():
+        optimizer.zero_grad()
+        loss = parallel.backward(ids, targets)
+        optimizer.step(tt.clip_scale(tt.grad_norm(gpt.parameters()), CLIP))
+        return float(loss)
+
+    return step
+
+
+def torch_step(model: GPTConfig, size: int, threads: int):
+    """The same for PyTorch."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    gpt = TorchGPT(model)
+    optimizer = torch.optim.AdamW(torch_decay_groups(gpt, DECAY), LR, BETAS, fused=True)
+    ids, targets = (torch.from_numpy(a.copy()) for a in batch(model, size))
+
+    def step():
+        optimizer.zero_grad()
+        loss = gpt(ids, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def gemm_floor(model: GPTConfig, size: int, repeats: int = 5) -> float:
+    """Seconds that the products of one step take alone: forward, dx and dw of each linear layer and of the head."""
+    rows, c = size * model.block_size, model.n_embd
+    seconds = 0.0
+    layers = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)]
+    for (inputs, outputs), count in [*((shape, model.n_layer) for shape in layers), ((c, model.vocab_size), 1)]:
+        x, w, y = (np.ones(shape, np.float32) for shape in ((rows, inputs), (inputs, outputs), (rows, outputs)))
+        for a, b, out in ((x, w, y), (y, w.T, x), (x.T, y, w)):
+            seconds += count * min(timed(lambda: np.matmul(a, b, out=out)) for _ in range(repeats))  # noqa: B023
+    return seconds
+
+
+def timed(run) -> float:
+    """Seconds one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(name: str, rounds: int, threads: int) -> dict:
+    """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest."""
+    sides = {"ours": our_step(*SETTINGS[name], threads)}
+    if torch:
+        sides["torch"] = torch_step(*SETTINGS[name], threads)
+    inner = {side: max(1, int(0.5 / timed(step))) for side, step in sides.items()}  # also warms up
+    seconds = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, step in sides.items():
+            seconds[side].append(timed(lambda: [step() for _ in range(inner[side])]) / inner[side])  # noqa: B023
+    row = {"setting": name, "floor": gemm_floor(*SETTINGS[name])}
+    row |= {side: statistics.median(values) for side, values in seconds.items()}
+    if torch:
+        ratios = sorted(t / o for t, o in zip(seconds["torch"], seconds["ours"], strict=True))
+        row |= {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
+    return row
+
+
+def peak_memory(name: str, side: str, threads: int) -> float:
+    """MiB at the peak of three steps in a fresh process."""
+    command = [sys.executable, __file__, "--settings", name, "--peak-of", side, "--threads", str(threads)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def report(row: dict) -> str:
+    text = f"{row['setting']}: ours {row['ours'] * 1e3:8.1f} ms, GEMM floor {row['floor'] / row['ours']:4.0%}"
+    if torch:
+        text += (
+            f", torch {row['torch'] * 1e3:8.1f} ms, ratio {row['ratio']:.2f} ({row['lowest']:.2f}-{row['highest']:.2f})"
+        )
+    if "memory" in row:
+        text += ", peak " + ", ".join(f"{side} {mib:.0f} MiB" for side, mib in row["memory"].items())
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--settings", default="A,B,C,D", help="which of A, B, C, D, comma-separated")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="default: the cores available")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--peak-of", choices=("ours", "torch"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    names = args.settings.split(",")
+    if args.peak_of:
+        step = (our_step if args.peak_of == "ours" else torch_step)(*SETTINGS[names[0]], args.threads)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    rows = []
+    for name in names:
+        row = measure(name, args.rounds, args.threads)
+        if args.memory:
+            row["memory"] = {side: peak_memory(name, side, args.threads) for side in ("ours", "torch") if side in row}
+        print(report(row), flush=True)
+        rows.append(row)
+    if torch:
+        print(f"geometric mean of the ratios: {statistics.geometric_mean(row['ratio'] for row in rows):.2f}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
