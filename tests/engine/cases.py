@@ -1,0 +1,447 @@
+"""The table of gradient checks: every operation, the inputs it is tried on, and what it should give.
+
+A Case is a function of Tensors, the same function of NumPy arrays as reference, and a strategy that draws the call:
+arrays (float64 ones are differentiated) and options, which both functions get. `test_gradients.py` runs the table and
+fails if a Function of `tinytensor.ops` is missing from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tinytensor as tt
+
+
+@dataclass(frozen=True)
+class Call:
+    """fn(*arrays, **options)"""
+
+    arrays: tuple
+    options: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Call({[f'{a.shape} strides {a.strides}' for a in self.arrays]}, {self.options})"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    fn: Callable[..., tt.Tensor]
+    reference: Callable[..., np.ndarray]
+    calls: st.SearchStrategy[Call]
+
+
+# Arrays. Values come from a seeded generator, which is quicker than drawing each, and in every memory layout.
+
+SEEDS = st.integers(0, 2**32 - 1)
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "column-major": lambda x: np.asarray(x, order="F"),
+    "reversed": lambda x: np.flip(np.flip(x).copy()),
+    "every other": lambda x: np.stack([x, x], axis=-1)[..., 0],
+    "read-only": lambda x: x,
+}
+
+
+def uniform(low=-2.0, high=2.0):
+    """Values between low and high."""
+    return lambda rng, shape: rng.uniform(low, high, shape)
+
+
+def nonzero(rng, shape):
+    """Values of either sign, 0.4 to 2 away from zero."""
+    return rng.uniform(0.4, 2, shape) * rng.choice([-1, 1], shape)
+
+
+def distinct(offset=0.03):
+    """Values on a grid 0.1 apart, each once, that miss 0 and other grids: off the kinks of abs, max, clip."""
+
+    def draw(rng, shape):
+        size = int(np.prod(shape))
+        return ((rng.permutation(size) - size // 2) * 0.1 + offset).reshape(shape)
+
+    return draw
+
+
+ANY = uniform()
+
+
+@st.composite
+def array(draw, shape, values=ANY):
+    layout = draw(st.sampled_from(sorted(LAYOUTS)))
+    x = np.asarray(LAYOUTS[layout](np.asarray(values(np.random.default_rng(draw(SEEDS)), shape))))
+    if layout == "read-only":
+        x.flags.writeable = False
+    return x
+
+
+def shapes(min_dims=0, max_dims=3, min_side=0, max_side=4):
+    return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side)
+
+
+def leading(min_side=0):
+    """The leading axes of an operation on the last one."""
+    return shapes(0, 2, min_side, 3)
+
+
+def one(values=ANY, **options):
+    """One array of any shape, with options drawn from the given strategies."""
+    return st.builds(Call, st.tuples(shapes().flatmap(lambda s: array(s, values))), st.fixed_dictionaries(options))
+
+
+@st.composite
+def broadcast(draw, *values):
+    """One array for each of `values`, of shapes that broadcast."""
+    drawn = draw(hnp.mutually_broadcastable_shapes(num_shapes=len(values), max_dims=3, max_side=3, min_side=0))
+    return Call(tuple(draw(array(s, v)) for s, v in zip(drawn.input_shapes, values, strict=True)))
+
+
+@st.composite
+def with_mask(draw, arrays=2, **options):
+    """A boolean array, and float arrays that broadcast with it."""
+    call = draw(broadcast(uniform(0, 1), *[ANY] * arrays))
+    options = {name: draw(strategy) for name, strategy in options.items()}
+    return Call((call.arrays[0] > 0.5, *call.arrays[1:]), options)
+
+
+@st.composite
+def reduced(draw, values=ANY, min_side=0, **options):
+    """An array, and `axis` (None, one or several, counted from either end) and `keepdims`."""
+    x = draw(array(draw(shapes(min_side=min_side)), values))
+    several = st.lists(st.sampled_from(range(x.ndim)), unique=True).map(tuple) if x.ndim else st.just(())
+    axis = draw(st.none() | several | (st.integers(-x.ndim, x.ndim - 1) if x.ndim else st.none()))
+    if isinstance(axis, tuple) and draw(st.booleans()):
+        axis = tuple(a - x.ndim for a in axis)
+    options = {name: draw(strategy) for name, strategy in options.items()}
+    return Call((x,), {"axis": axis, "keepdims": draw(st.booleans()), **options})
+
+
+@st.composite
+def spread(draw, ddof=1):
+    """As `reduced`, with at least two elements under each result."""
+    call = draw(reduced(min_side=2).filter(lambda c: c.arrays[0].ndim and c.options["axis"] != ()))
+    return Call(call.arrays, {**call.options, "ddof": draw(st.sampled_from([0, ddof]))})
+
+
+@st.composite
+def reshaped(draw):
+    x = draw(array(draw(shapes())))
+    targets = [(x.size,), x.shape[::-1], (1, *x.shape), (*x.shape, 1), (-1,)]
+    if x.size:
+        targets += [(-1, *x.shape[1:]), (*x.shape[:-1], -1, 1)]
+    return Call((x,), {"shape": draw(st.sampled_from(targets))})
+
+
+@st.composite
+def permuted(draw):
+    x = draw(array(draw(shapes())))
+    axes = draw(st.permutations(range(x.ndim)))
+    return Call((x,), {"axes": tuple(a - x.ndim * draw(st.booleans()) for a in axes)})
+
+
+@st.composite
+def expanded(draw):
+    shape = draw(shapes())
+    x = draw(array(tuple(n if draw(st.booleans()) else 1 for n in shape)))
+    return Call((x,), {"shape": draw(shapes(max_dims=2)) + shape})
+
+
+@st.composite
+def axes(draw, count, min_dims=1, min_side=0, beyond=0):
+    """An array and `count` different axes of it, from either end; of an array with `beyond` more axes."""
+    x = draw(array(draw(shapes(min_dims, 3, min_side))))
+    ndim = x.ndim + beyond
+    drawn = draw(st.lists(st.integers(-ndim, ndim - 1), min_size=count, max_size=count))
+    return Call((x,), dict(zip(("axis", "axis2"), drawn, strict=False)))
+
+
+@st.composite
+def squeezable(draw):
+    shape = draw(shapes())
+    where = draw(st.integers(0, len(shape)))
+    x = draw(array((*shape[:where], 1, *shape[where:])))
+    return Call((x,), {"axis": draw(st.sampled_from([where, where - x.ndim, None]))})
+
+
+@st.composite
+def joined(draw, same=False):
+    """One to three arrays of one shape, but for the length along `axis`."""
+    shape = draw(shapes(min_dims=0 if same else 1))
+    axis = draw(st.integers(-len(shape) - same, len(shape) - 1 + same))
+    arrays = []
+    for _ in range(draw(st.integers(1, 3))):
+        own = list(shape)
+        if not same:
+            own[axis] = draw(st.integers(0, 3))
+        arrays.append(draw(array(tuple(own))))
+    return Call(tuple(arrays), {"axis": axis})
+
+
+@st.composite
+def parted(draw):
+    """An array, and `size`: a length (with a rest) or a list of lengths along `axis`."""
+    x = draw(array(draw(shapes(1, 3, 1))))
+    axis = draw(st.integers(-x.ndim, x.ndim - 1))
+    cuts = sorted(draw(st.lists(st.integers(0, x.shape[axis]), max_size=2)))
+    sizes = np.diff([0, *cuts, x.shape[axis]]).tolist()
+    return Call((x,), {"size": draw(st.integers(1, 3) | st.just(sizes)), "axis": axis})
+
+
+@st.composite
+def indexed(draw):
+    """An array and any index NumPy knows: numbers, slices, None, Ellipsis, integer arrays, masks, mixtures."""
+    x = draw(array(draw(shapes(1, 3, 1))))
+    n = x.shape[0]
+    numbers = hnp.arrays(np.int64, shapes(0, 2, 0, 3), elements=st.integers(-n, n - 1))  # with repetitions
+    mask = hnp.arrays(bool, st.just(x.shape[: draw(st.integers(1, x.ndim))]))
+    kinds = [hnp.basic_indices(x.shape, allow_newaxis=True), numbers, mask, numbers.map(lambda i: i.tolist() or [0])]
+    kinds.append(hnp.integer_array_indices(x.shape, result_shape=shapes(1, 2, 0, 3)))
+    if x.ndim > 1:
+        some = hnp.arrays(np.int32, 2, elements=st.integers(-x.shape[-1], x.shape[-1] - 1))
+        kinds += [st.tuples(numbers, st.just(slice(None, None, -1))), st.tuples(st.just(Ellipsis), some)]
+        kinds += [st.tuples(st.just(0), st.just(None), st.just(Ellipsis), some)]
+        kinds += [st.tuples(hnp.arrays(bool, n), st.just(Ellipsis), st.just(-1))]
+    return Call((x,), {"index": draw(st.one_of(kinds))})
+
+
+@st.composite
+def multiplied(draw):
+    """Vectors, matrices and batches that broadcast, any length 0 too."""
+    drawn = draw(hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3))
+    return Call(tuple(draw(array(s)) for s in drawn.input_shapes))
+
+
+@st.composite
+def affine(draw):
+    inputs, outputs = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+    x, weight = draw(array((*draw(leading()), inputs))), draw(array((inputs, outputs)))
+    return Call((x, weight, draw(array((outputs,)))) if draw(st.booleans()) else (x, weight))
+
+
+@st.composite
+def looked_up(draw):
+    rows = draw(st.integers(1, 5))
+    dtype = draw(st.sampled_from([np.int64, np.int32, np.uint16]))
+    ids = draw(hnp.arrays(dtype, shapes(0, 2, 0, 4), elements=st.integers(0, rows - 1)))
+    return Call((ids, draw(array((rows, draw(st.integers(0, 4)))))))
+
+
+@st.composite
+def normalised(draw):
+    width = draw(st.integers(1, 5))
+    x = draw(array((*draw(leading()), width), distinct()))
+    vectors = [draw(array((width,))) for _ in range(draw(st.integers(1, 2)))]  # weight, and perhaps a bias
+    return Call((x, *vectors), {"eps": draw(st.sampled_from([1e-5, 1e-2]))})
+
+
+@st.composite
+def scored(draw, ignore_index=tt.ops.fused.IGNORE):
+    """Logits (..., V) and targets (...), some of them ignored but not all."""
+    shape, classes = draw(leading(min_side=1)), draw(st.integers(1, 5))
+    targets = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, classes - 1)))
+    ignored = draw(hnp.arrays(bool, shape))
+    ignored.flat[0] = False
+    logits = draw(array((*shape, classes)))
+    ignore_index = draw(st.sampled_from([ignore_index, -1]))
+    return Call((logits, np.where(ignored, ignore_index, targets)), {"ignore_index": ignore_index})
+
+
+@st.composite
+def scored_linear(draw):
+    """As `scored`, the logits being x @ weight.T."""
+    call = draw(scored())
+    logits, targets = call.arrays
+    width = draw(st.integers(1, 4))
+    arrays = draw(array((*targets.shape, width))), draw(array((logits.shape[-1], width))), targets
+    return Call(arrays, call.options)
+
+
+@st.composite
+def attended(draw, packed=False):
+    """q, k, v (B, H, T, D), or qkv (B, T, 3, H, D)."""
+    batch, heads, time, size = (draw(st.integers(low, 3)) for low in (0, 1, 1, 1))
+    time += draw(st.sampled_from([0, 3]))
+    options = {"dropout": draw(st.sampled_from([0.0, 0.4]))}
+    if packed:
+        return Call((draw(array((batch, time, 3, heads, size))),), options)
+    return Call(tuple(draw(array((batch, heads, time, size))) for _ in range(3)), options)
+
+
+# References, written plainly in NumPy or Python integers.
+
+KEY = ("gradient checks", 1)
+
+
+def under_key(fn):
+    """`fn` with its random draws keyed by KEY, so that it is a function."""
+
+    def keyed(*arrays, **options):
+        with tt.seeded(*KEY):
+            return fn(*arrays, **options)
+
+    return keyed
+
+
+def mix(h: int) -> int:
+    """The hash of `kernels/cpu/dropout.py`, with Python's integers."""
+    h ^= h >> 16
+    h = h * 0x21F0AAAD % 2**32
+    h ^= h >> 15
+    h = h * 0xD35A2D97 % 2**32
+    return h ^ h >> 15
+
+
+def keep_mask(seed: int, rows: int, columns: int, p: float) -> np.ndarray:
+    """(rows, columns) booleans: what dropout keeps."""
+    keys = [(mix(mix(seed % 2**32 ^ row) + (seed >> 32) & 0xFFFFFFFF)) for row in range(rows)]
+    bits = [[mix((key + column * 0x9E3779B9) % 2**32) for column in range(columns)] for key in keys]
+    return np.array(bits, dtype=np.uint64).reshape(rows, columns) >= int(p * 2**32)
+
+
+def dropout(x, p):
+    if p == 0:
+        return x
+    columns = x.shape[-1] if x.ndim else 1
+    rows = int(np.prod(x.shape[:-1]))
+    return x * keep_mask(tt.fold(*KEY, 1), rows, columns, p).reshape(x.shape) / (1 - p)
+
+
+def softmax(x, axis=-1):
+    return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+
+def attention(q, k, v, dropout):
+    """With the whole T x T matrix of probabilities."""
+    batch, heads, time, size = q.shape
+    scores = np.where(np.tri(time, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(size), -np.inf)
+    p = softmax(scores)
+    if dropout:
+        p = p * keep_mask(tt.fold(*KEY, 1), batch * heads * time, time, dropout).reshape(p.shape) / (1 - dropout)
+    return p @ v
+
+
+def packed_attention(qkv, dropout):
+    return attention(*qkv.transpose(2, 0, 3, 1, 4), dropout).swapaxes(1, 2)
+
+
+def layer_norm(x, weight, bias=0, eps=1e-5):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+def cross_entropy(logits, targets, ignore_index):
+    losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, np.maximum(targets, 0)[..., None], -1)[..., 0]
+    return losses[targets != ignore_index].mean()
+
+
+def linear_cross_entropy(x, weight, targets, ignore_index):
+    return cross_entropy(x @ weight.T, targets, ignore_index)
+
+
+def masked_fill(mask, x, value):
+    return tt.masked_fill(x, mask, value)
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def split_and_join(x, size, axis):
+    """Each piece times a number of its own, so that none can stand in for another."""
+    return tt.concat([piece * (i + 1) for i, piece in enumerate(tt.split(x, size, axis))], axis)
+
+
+def split_and_join_reference(x, size, axis):
+    cuts = np.arange(size, x.shape[axis], size) if isinstance(size, int) else np.cumsum(size)[:-1]
+    return np.concatenate([piece * (i + 1) for i, piece in enumerate(np.split(x, cuts, axis))], axis)
+
+
+def swapaxes(x, axis, axis2):
+    """A method of Tensors and of arrays."""
+    return x.swapaxes(axis, axis2)
+
+
+def power(x, exponent):
+    return x**exponent
+
+
+def with_numbers(x):
+    """Numbers on either side of each operator."""
+    return (2 - x) * 3 / (x * x + 4) + 1 - -x / 2 + 1.5 ** (x - 1) + (x + 3) ** 2
+
+
+@st.composite
+def triangular(draw):
+    return Call((draw(array(draw(shapes(2, 3)))),), {"diagonal": draw(st.integers(-3, 3))})
+
+
+@st.composite
+def clipped(draw):
+    bounds = draw(st.sampled_from([{"low": -0.2, "high": 0.2}, {"low": None, "high": 0.1}, {"low": 0.0, "high": None}]))
+    return Call((draw(array(draw(shapes()), distinct())),), bounds)
+
+
+CASES = [
+    # elementwise
+    Case("add", tt.add, np.add, broadcast(ANY, ANY)),
+    Case("sub", tt.sub, np.subtract, broadcast(ANY, ANY)),
+    Case("mul", tt.mul, np.multiply, broadcast(ANY, ANY)),
+    Case("div", tt.div, np.divide, broadcast(ANY, nonzero)),
+    Case("pow", tt.pow, np.power, broadcast(uniform(0.4, 2), ANY)),
+    Case("pow by a number", power, power, one(nonzero, exponent=st.integers(-2, 3))),
+    Case("numbers", with_numbers, with_numbers, one()),
+    Case("neg", tt.neg, np.negative, one()),
+    Case("exp", tt.exp, np.exp, one()),
+    Case("log", tt.log, np.log, one(uniform(0.3, 3))),
+    Case("sqrt", tt.sqrt, np.sqrt, one(uniform(0.3, 3))),
+    Case("tanh", tt.tanh, np.tanh, one()),
+    Case("sigmoid", tt.sigmoid, lambda x: 1 / (1 + np.exp(-x)), one(uniform(-5, 5))),
+    Case("relu", tt.relu, lambda x: np.maximum(x, 0), one(distinct())),
+    Case("gelu", tt.gelu, gelu, one(uniform(-4, 4))),
+    Case("abs", tt.abs, np.abs, one(distinct())),
+    Case("maximum", tt.maximum, np.maximum, broadcast(distinct(0.03), distinct(0.06))),
+    Case("minimum", tt.minimum, np.minimum, broadcast(distinct(0.03), distinct(0.06))),
+    Case("where", tt.where, np.where, with_mask()),
+    Case("masked_fill", masked_fill, lambda m, x, value: np.where(m, value, x), with_mask(1, value=st.just(-7.0))),
+    Case("clip", tt.clip, lambda x, low, high: np.clip(x, low, high), clipped()),
+    Case("cast", tt.cast, lambda x, dtype: x, one(dtype=st.just("float64"))),
+    # reduce
+    Case("sum", tt.sum, np.sum, reduced()),
+    Case("mean", tt.mean, np.mean, reduced(min_side=1)),
+    Case("max", tt.max, np.max, reduced(distinct(), 1)),
+    Case("min", tt.min, np.min, reduced(distinct(), 1)),
+    Case("var", tt.var, np.var, spread()),
+    Case("logsumexp", tt.logsumexp, lambda x, **options: np.log(np.sum(np.exp(x), **options)), reduced(min_side=1)),
+    # shape
+    Case("reshape", lambda x, shape: tt.reshape(x, *shape), np.reshape, reshaped()),
+    Case("permute", lambda x, axes: tt.permute(x, *axes), np.transpose, permuted()),
+    Case("transpose", tt.transpose, np.transpose, one()),
+    Case("swapaxes", swapaxes, swapaxes, axes(2)),
+    Case("expand", lambda x, shape: tt.expand(x, *shape), np.broadcast_to, expanded()),
+    Case("squeeze", tt.squeeze, np.squeeze, squeezable()),
+    Case("unsqueeze", tt.unsqueeze, np.expand_dims, axes(1, min_dims=0, beyond=1)),
+    Case("concat", lambda *xs, axis: tt.concat(xs, axis), lambda *xs, axis: np.concatenate(xs, axis), joined()),
+    Case("stack", lambda *xs, axis: tt.stack(xs, axis), lambda *xs, axis: np.stack(xs, axis), joined(same=True)),
+    Case("split", split_and_join, split_and_join_reference, parted()),
+    Case("getitem", tt.getitem, lambda x, index: x[index], indexed()),
+    Case("tril", tt.tril, lambda x, diagonal: np.tril(x, diagonal), triangular()),
+    Case("triu", tt.triu, lambda x, diagonal: np.triu(x, diagonal), triangular()),
+    # linalg
+    Case("matmul", tt.matmul, np.matmul, multiplied()),
+    # fused
+    Case("softmax", tt.softmax, softmax, axes(1)),
+    Case("log_softmax", tt.log_softmax, lambda x, axis: np.log(softmax(x, axis)), axes(1)),
+    Case("layer_norm", tt.layer_norm, layer_norm, normalised()),
+    Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, affine()),
+    Case("embedding", tt.embedding, lambda ids, weight: weight[ids], looked_up()),
+    Case("dropout", under_key(tt.dropout), dropout, one(p=st.sampled_from([0.0, 0.3, 0.9]))),
+    Case("causal_attention", under_key(tt.causal_attention), attention, attended()),
+    Case("packed_causal_attention", under_key(tt.packed_causal_attention), packed_attention, attended(packed=True)),
+    Case("cross_entropy", tt.cross_entropy, cross_entropy, scored()),
+    Case("linear_cross_entropy", tt.linear_cross_entropy, linear_cross_entropy, scored_linear()),
+]
