@@ -45,7 +45,7 @@ def distribution(logits, sampling):
     if sampling.temperature == 0:
         return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
     weights = np.exp((logits - logits.max()) / sampling.temperature)
-    order = np.argsort(-weights, kind="stable")
+    order = np.argsort(-logits, kind="stable")
     if sampling.top_k:
         weights[order[sampling.top_k :]] = 0.0
     probabilities = weights / weights.sum()
