@@ -22,7 +22,7 @@ import numpy as np
 
 def fold(*key: int | str) -> int:
     """Hash a key of integers and strings to a 64-bit unsigned integer (the same on every machine)."""
-    plain = tuple(part if isinstance(part, str) else int(part) for part in key)  # NumPy's integers print otherwise
+    plain = tuple([part if isinstance(part, str) else int(part) for part in key])  # NumPy prints its integers otherwise
     return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little")
 
 
