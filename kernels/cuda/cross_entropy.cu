@@ -16,7 +16,7 @@
 
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 cross_entropy_forward(const float *__restrict__ logits, const long long *__restrict__ targets,
                       float *__restrict__ losses, float *__restrict__ lse, long long rows, int columns,
                       long long ignored)
@@ -38,7 +38,7 @@ cross_entropy_forward(const float *__restrict__ logits, const long long *__restr
 }
 
 // g is one number in device memory. logits and glogits may be the same array, so neither is __restrict__.
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 cross_entropy_backward(const float *__restrict__ g, const float *logits, const long long *__restrict__ targets,
                        const float *__restrict__ lse, float *glogits, long long rows, int columns, long long ignored)
 {

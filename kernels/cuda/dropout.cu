@@ -6,7 +6,7 @@
 #include "random.cuh"
 #include "rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 dropout(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns, unsigned threshold,
         float keep_scale, unsigned seed_low, unsigned seed_high)
 {

@@ -125,7 +125,7 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     """
     xp, device = array_module(args[0]), args[0].device
     args = _checked(kernel, signatures(name)[kernel], args, xp)
-    for size, limit in zip(grid, MAX_GRID):
+    for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
     with device:
@@ -143,7 +143,7 @@ def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp) ->
         _checked_array(kernel, parameter, arg, xp, device)
         if parameter.pointer
         else _checked_scalar(kernel, parameter, arg)
-        for parameter, arg in zip(parameters, args)
+        for parameter, arg in zip(parameters, args, strict=True)
     )
 
 

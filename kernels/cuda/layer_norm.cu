@@ -15,7 +15,7 @@
 
 #include "rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight, const float *__restrict__ bias,
                    float *__restrict__ y, float *__restrict__ mean, float *__restrict__ rstd, long long rows,
                    int columns, float eps, int has_bias)
@@ -44,7 +44,7 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ weight,
                     const float *__restrict__ mean, const float *__restrict__ rstd, float *__restrict__ gx,
                     long long rows, int columns)

@@ -65,6 +65,7 @@ def _log(program: ctypes.c_void_p) -> str:
     return log.value.decode()
 
 
+@functools.cache
 def compile_ptx(source: str, architecture: int, options: tuple[str, ...] = ()) -> str:
     """PTX of CUDA C `source` for sm_`architecture`. Raises CompileError with NVRTC's log."""
     nvrtc, program, size = _nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
@@ -81,6 +82,7 @@ def compile_ptx(source: str, architecture: int, options: tuple[str, ...] = ()) -
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
+@functools.cache
 def assemble(ptx: str, architecture: int) -> dict[str, Resources]:
     """{kernel name: Resources} of PTX assembled by ptxas for sm_`architecture`."""
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@
 #define KEPT 8
 #define WARPS_PER_ROW (ROW_THREADS / 32)
 #define BLOCK_THREADS (ROW_THREADS > 128 ? ROW_THREADS : 128)
+#define ROW_BOUNDS __launch_bounds__(BLOCK_THREADS, 1024 / BLOCK_THREADS)  // at most 64 registers: half occupancy
 #define LOWEST -3.402823466e38f  // the smallest finite float: a maximum to start from that is safe to subtract
 
 __device__ inline long long this_row() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
@@ -52,7 +53,7 @@ __device__ inline float warp_sum(float value)
 }
 
 // The sum over the row's threads, the same bits in each of them: the warps' sums are added in a fixed order.
-__device__ inline float row_sum(float value)
+static __device__ float row_sum(float value)
 {
     value = warp_sum(value);
 #if WARPS_PER_ROW > 1
@@ -95,7 +96,7 @@ __device__ inline MaxSum merge(MaxSum a, MaxSum b)
     return high;
 }
 
-__device__ inline MaxSum row_merge(MaxSum total)
+static __device__ MaxSum row_merge(MaxSum total)
 {
     for (int offset = 16; offset > 0; offset /= 2) {
         MaxSum other;

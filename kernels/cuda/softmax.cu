@@ -17,7 +17,7 @@
 
 #include "rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns, float scale,
                 int causal, int queries)
 {
@@ -37,7 +37,7 @@ softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long ro
     for (int col = visible + threadIdx.x; col < columns; col += ROW_THREADS) y[col] = 0.0f;
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float *__restrict__ gx, long long rows,
                  int columns, float scale)
 {
@@ -55,7 +55,7 @@ softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float
     second_look(columns, kept, fetch, [&](int col, float2 gy) { gx[col] = scale * gy.y * (gy.x - dot); });
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 log_softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns)
 {
     long long row = this_row();
@@ -72,7 +72,7 @@ log_softmax_forward(const float *__restrict__ x, float *__restrict__ y, long lon
     second_look(columns, kept, fetch, [&](int col, float z) { y[col] = z - total.max - log_sum; });
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)
+extern "C" __global__ void ROW_BOUNDS
 log_softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float *__restrict__ gx, long long rows,
                      int columns)
 {

@@ -1,0 +1,118 @@
+"""What each kernel must move and compute: bytes of device memory and floating-point operations, as formulas.
+
+Floor 0, beside the kernels; pure arithmetic. The formulas are checked against what the emulator's checked build counts
+(`tests/kernels/test_cuda_report.py`), and `report.py` turns them into roofline times. An operation is an addition,
+multiplication, division, or a call of exp, log, sqrt or tanh; a fused multiply-add is two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernels.cuda.attention import Plan
+
+FLOAT, INTEGER = 4, 8  # bytes
+KEPT = 8  # values of a row that a thread keeps in registers: KEPT of rows.cuh
+LANES, ROWS = 16, 4  # of attention.cu
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of one kernel."""
+
+    read: int  # bytes
+    written: int  # bytes
+    operations: int
+
+    @property
+    def bytes(self) -> int:
+        return self.read + self.written
+
+
+def row_threads(columns: int) -> int:
+    """Threads per row that `launch_rows` chooses: a warp, four or sixteen."""
+    return 32 if columns <= 256 else 128 if columns <= 1024 else 512
+
+
+def looks(columns: int) -> int:
+    """How often a kernel of two looks reads a row from memory: once if it fits into registers."""
+    return 1 if columns <= KEPT * row_threads(columns) else 2
+
+
+# kernel: numbers read per element and per row, numbers written per element and per row, operations per element.
+# Arrays of one row (weight, bias) stay in the cache and are left out. "Looks" marks rows read twice when long.
+ROW_KERNELS = {
+    "softmax_forward": (1, 0, 1, 0, 10, "looks"),
+    "softmax_backward": (2, 0, 1, 0, 6, "looks"),
+    "log_softmax_forward": (1, 0, 1, 0, 8, "looks"),
+    "log_softmax_backward": (2, 0, 1, 0, 5, "looks"),
+    "layer_norm_forward": (1, 0, 1, 2, 10, "looks"),
+    "layer_norm_backward": (2, 2, 1, 0, 12, "looks"),
+    "layer_norm_strips": (2, 2, 0, 0, 5, ""),
+    "gelu_forward": (1, 0, 1, 0, 9, ""),
+    "gelu_backward": (2, 0, 1, 0, 17, ""),
+    "dropout": (1, 0, 1, 0, 1, ""),
+    "cross_entropy_forward": (1, 2, 0, 2, 6, ""),
+    "cross_entropy_backward": (1, 3, 1, 0, 4, ""),
+    "adamw_update": (4, 0, 3, 0, 15, ""),
+}
+
+
+def row_work(kernel: str, rows: int, columns: int) -> Work:
+    """`kernel` on a float32 matrix (rows, columns)."""
+    read, read_row, written, written_row, operations, note = ROW_KERNELS[kernel]
+    elements = rows * columns
+    times = looks(columns) if note else 1
+    return Work(
+        FLOAT * (read * elements * times + read_row * rows),
+        FLOAT * (written * elements + written_row * rows),
+        operations * elements,
+    )
+
+
+def attention_work(kernel: str, B: int, T: int, H: int, D: int, plan: Plan) -> Work:
+    """One attention kernel as tiled by `plan`: whole tiles are computed, rows beyond T are not moved."""
+    read, written, pairs, products = {
+        "attention_forward": _forward,
+        "attention_backward_queries": _backward_queries,
+        "attention_backward_keys": _backward_keys,
+    }[kernel](T, D, plan)
+    heads = B * H
+    return Work(FLOAT * heads * read, FLOAT * heads * written, heads * products * 2 * plan.head * pairs)
+
+
+def delta_work(B: int, T: int, H: int, D: int) -> Work:
+    """attention_delta: two arrays in, one number per row out."""
+    rows = B * T * H
+    return Work(FLOAT * 2 * rows * D, FLOAT * rows, 2 * rows * D)
+
+
+def _query_tiles(T: int, plan: Plan):
+    """(rows, keys read, score pairs computed) of each tile of queries: keys up to the diagonal, in whole tiles."""
+    for first in range(0, T, plan.tile):
+        end = min(first + plan.tile, T)
+        walked = -(-end // plan.stream) * plan.stream
+        yield end - first, min(T, walked), plan.tile * walked
+
+
+def _forward(T: int, D: int, plan: Plan):
+    tiles = list(_query_tiles(T, plan))
+    read = sum(rows * D + 2 * keys * D for rows, keys, _ in tiles)  # q once, k and v per tile
+    return read, T * D + T, sum(pairs for *_, pairs in tiles), 2
+
+
+def _backward_queries(T: int, D: int, plan: Plan):
+    tiles = list(_query_tiles(T, plan))
+    per_row = 2 * LANES * plan.tile  # lse and delta, asked for by each of a row's lanes
+    read = sum(2 * rows * D + 2 * keys * D + per_row for rows, keys, _ in tiles)  # q and g once, k and v per tile
+    return read, T * D, sum(pairs for *_, pairs in tiles), 3
+
+
+def _backward_keys(T: int, D: int, plan: Plan):
+    read = pairs = 0
+    for first in range(0, T, plan.tile):
+        rows, queries = min(plan.tile, T - first), T - first
+        per_query = 3 * D + 2 * plan.tile // ROWS  # q twice and g; lse and delta, asked for by each group
+        read += 2 * rows * D + queries * per_query  # k and v once
+        pairs += plan.tile * (-(-queries // plan.stream) * plan.stream)
+    return read, 2 * T * D, pairs, 4
