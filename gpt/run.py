@@ -13,6 +13,7 @@ Read `gpt.trainer` next.
 import dataclasses
 import itertools
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,11 +96,16 @@ def create_run(out, preset, model, train):
     model = fit_vocabulary(model, tokenizer)
     with writing(out or "runs"):
         directory = make_directory(out, preset)
-        prepare(corpus, tokenizer, length, directory)
-        tokenizer.save(directory)
-        create_model_directory(directory / "best", train.model, model, tokenizer)
     run = Run(directory, preset, model, train)
-    run.save_config()
+    try:
+        with writing(directory):
+            prepare(corpus, tokenizer, length, directory)
+            tokenizer.save(directory)
+            create_model_directory(run.best, train.model, model, tokenizer)
+        run.save_config()
+    except BaseException:  # Ctrl-C too: half a run is of no use, and would be in the way of the next attempt
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return run
 
 

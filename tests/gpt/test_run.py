@@ -56,6 +56,18 @@ def test_bad_data_leaves_no_directory_behind(tmp_path, content):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_cannot_be_written_or_is_interrupted_leaves_no_directory_behind(tmp_path, train, monkeypatch):
+    for error, seen in ((OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("gpt.run.prepare", fail)
+        with pytest.raises(seen):
+            create_run(str(tmp_path / "run"), "default", MODEL, train)
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_vocabulary_may_be_larger_than_the_tokenizers_but_not_smaller(tmp_path, train, text):
     larger = GPTConfig(vocab_size=64, block_size=8)
     assert create_run(str(tmp_path / "run"), "default", larger, train).model.vocab_size == 64

@@ -17,12 +17,12 @@ TOKENS = (np.arange(500) ** 2 % 11).astype(np.uint16)
 CPU = tt.device("cpu")
 
 
-def trained(steps, batch_size, accumulation, shape=SHAPE, **recipe):
+def trained(steps, batch_size, accumulation, shape=SHAPE, device=CPU, **recipe):
     config = TrainConfig(batch_size=batch_size, accumulation=accumulation, **recipe)
-    model = build_model("gpt", shape, 1, CPU)
+    model = build_model("gpt", shape, 1, device)
     optimizer = build_optimizer(model, config)
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
-    read = [train_step(model, optimizer, batches, step, config, CPU) for step in range(steps)]
+    read = [train_step(model, optimizer, batches, step, config, device) for step in range(steps)]
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
 
@@ -41,6 +41,17 @@ def test_dropout_is_drawn_from_seed_and_step_whatever_was_drawn_before():
     tt.manual_seed(99)
     _, again = trained(3, 2, 2, shape)
     np.testing.assert_array_equal(first, again)
+
+
+def test_every_device_trains_as_the_cpu_does(device):
+    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
+    model, losses = trained(3, 2, 2, shape, device)
+    assert all(tt.array_module(p.data) is device.xp for p in model.parameters())
+    np.testing.assert_allclose(losses, trained(3, 2, 2, shape)[1], rtol=1e-4)
+    eval_windows = EvalWindows(TOKENS, 8, 2, 2)
+    on_cpu = build_model("gpt", shape, 1, CPU)
+    on_cpu.load_state_dict({name: tt.to_numpy(array) for name, array in model.state_dict().items()})
+    assert evaluate(model, eval_windows, device) == pytest.approx(evaluate(on_cpu, eval_windows, CPU), rel=1e-5)
 
 
 def test_weights_are_a_function_of_the_seed():
