@@ -5,12 +5,14 @@ Floor 0. Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, w
 
 from __future__ import annotations
 
+import math
+
 from kernels.cuda.launch import array_module
 
 
 def linear_forward(x, weight, bias):
     """x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
-    y = array_module(x).matmul(x.reshape(-1, x.shape[-1]), weight)  # (N, I) @ (I, O) -> (N, O)
+    y = array_module(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[1])
@@ -19,6 +21,11 @@ def linear_forward(x, weight, bias):
 def linear_backward(g, x, weight):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,)."""
     xp = array_module(x)
-    rows, inputs = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    rows, inputs = _rows(g), _rows(x)
     gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)
     return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0)
+
+
+def _rows(x):
+    """(..., I) -> (N, I); N is counted, as -1 means nothing where I = 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -13,6 +13,7 @@ from gpt.data import Batches
 from gpt.trainer import build_model, build_optimizer, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
+from kernels.emulator.checks import checked
 from kernels.emulator.cuda_like import track_peak
 from tests.engine.cases import CASES
 
@@ -25,7 +26,7 @@ needs_compiler = pytest.mark.skipif(not available(), reason="the emulator needs 
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_an_operation_gives_the_cpus_result_and_gradients(device, case, data):
     call = data.draw(case.calls)
@@ -160,6 +161,17 @@ def test_a_training_step_never_waits_for_the_device():
         loss, norm = train_step(model, optimizer, batches, 0, config, device)
     assert float(loss) > 0
     assert float(norm) > 0
+
+
+@needs_compiler
+def test_a_training_step_is_sound_in_the_checked_build():
+    shape = GPTConfig(vocab_size=17, block_size=5, n_layer=1, n_head=2, n_embd=6, dropout=0.3)
+    device = tt.device("emulated")
+    model, optimizer = _start(device, shape)
+    with checked(seed=4) as launches:  # raises for a read of unwritten memory, an address out of bounds, a race
+        losses = _train(model, optimizer, range(2), device, batch_size=2)
+    assert losses == _train(*_start(device, shape), range(2), device, batch_size=2)
+    assert {"attention_backward_keys", "adamw_update_scaled_on_device"} <= {launch.kernel for launch in launches}
 
 
 @needs_compiler

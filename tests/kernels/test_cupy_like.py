@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from kernels import emulator
 from kernels.emulator import arrays, cuda_like
 from kernels.emulator import cupy_like as xp
 from kernels.emulator.arrays import HiddenSynchronization, no_synchronization
@@ -321,6 +322,23 @@ def test_new_memory_is_poisoned():
     assert np.isnan(xp.empty((2, 3), np.float32).get()).all()
     assert (xp.empty(3, np.int32).get() == np.int32(-0x33333334)).all()
     assert np.isnan(xp.empty_like(device_array(2)).get()).all()
+
+
+@pytest.mark.skipif(not emulator.available(), reason="the emulator needs a C++ compiler")
+def test_the_checked_build_knows_which_memory_was_written():
+    source = 'extern "C" __global__ void copy(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x]; }'
+    copy = xp.RawModule(code=source).get_function("copy")
+    with emulator.checked():
+        x, y, z = (xp.empty(4, np.float32) for _ in range(3))
+        with pytest.raises(emulator.UninitializedRead):
+            copy((1,), (4,), (x, y))
+        x[...] = 1
+        copy((1,), (4,), (x, y))
+        copy((1,), (2,), (y, z))  # what a kernel wrote counts, element by element
+        copy((1,), (2,), (z, y))
+        with pytest.raises(emulator.UninitializedRead):
+            copy((1,), (4,), (z, y))
+    assert y.tolist() == [1, 1, 1, 1]
 
 
 def test_events_measure_milliseconds():
