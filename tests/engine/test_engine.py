@@ -1,0 +1,511 @@
+"""The engine: sums over paths, reuse, deep chains, freeing, in-place changes, modes and threads."""
+
+import gc
+import threading
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+
+
+def leaf(*shape, seed=0):
+    x = np.random.default_rng(seed).standard_normal(shape)
+    return tt.Tensor(x, requires_grad=True)
+
+
+# The chain rule
+
+
+def test_the_gradient_that_aliasing_makes_32():
+    x = tt.tensor(2.0, requires_grad=True)
+    y = (x * 3 * 5 + (x + 1)) + (x + 2)
+    y.backward()
+    assert x.grad == 17
+    assert isinstance(x.grad, np.ndarray)
+
+
+def test_fan_out_sums_all_paths():
+    x = leaf(3, 2)
+    sum([x * k for k in range(1, 8)], start=x).sum().backward()
+    np.testing.assert_allclose(x.grad, 29)
+
+
+def test_stacked_diamonds_are_walked_once_each():
+    x = tt.tensor(1.0, dtype=np.float64, requires_grad=True)
+    y = x
+    for _ in range(50):
+        y = y + y  # 2^50 paths
+    y.backward()
+    assert x.grad == 2.0**50
+
+
+def test_a_node_waits_for_all_its_uses():
+    x = leaf(4)
+    early = x * 2
+    late = early
+    for _ in range(5):
+        late = late.tanh()
+    (late + early).sum().backward()
+    tt.gradcheck(lambda x: (x * 2).tanh().tanh().tanh().tanh().tanh() + x * 2, x.data)
+    z = 2 * x.data
+    slope = np.ones_like(z)
+    for _ in range(5):
+        z = np.tanh(z)
+        slope *= 1 - z * z
+    np.testing.assert_allclose(x.grad, 2 * slope + 2)
+
+
+def test_one_tensor_as_both_inputs():
+    tt.gradcheck(lambda x: x * x, np.array([1.0, -2.0]))
+    tt.gradcheck(lambda x: x @ x, np.arange(9.0).reshape(3, 3))
+    tt.gradcheck(lambda x: x / x + x - x, np.array([1.0, -2.0]))
+    tt.gradcheck(lambda x: tt.concat([x, x, x]), np.array([1.0, -2.0]))
+    tt.gradcheck(lambda x: tt.linear(x, x, x[0]), np.arange(9.0).reshape(3, 3))
+
+
+def test_a_20000_deep_chain():
+    x = leaf(3)
+    y = x
+    for _ in range(20_000):
+        y = y + 1.0
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, 1)
+
+
+def test_a_deep_chain_can_be_dropped_without_backward():
+    y = leaf(3)
+    for _ in range(20_000):
+        y = y * 1.0
+    alive = weakref.ref(y)
+    del y
+    assert alive() is None
+
+
+def test_backward_calls_accumulate_to_their_sum():
+    x, ys = leaf(3, 2), []
+    for scale in (1.0, -0.5, 4.0):
+        (x * x * scale).sum().backward()
+        ys.append(2 * x.data * scale)
+    np.testing.assert_allclose(x.grad, sum(ys))
+
+
+def test_accumulating_leaves_the_earlier_array_alone():
+    x = leaf(3)
+    x.sum().backward()
+    first = x.grad
+    x.sum().backward()
+    np.testing.assert_array_equal(first, 1)
+    np.testing.assert_array_equal(x.grad, 2)
+
+
+def test_backward_of_a_leaf():
+    x = leaf(2)
+    g = np.array([3.0, 4.0])
+    x.backward(g)
+    np.testing.assert_array_equal(x.grad, g)
+    assert not np.shares_memory(x.grad, g)
+
+
+def test_only_leaves_that_ask_get_gradients():
+    x, constant = leaf(2), tt.Tensor(np.ones(2))
+    middle = x * constant
+    middle.sum().backward()
+    assert constant.grad is None
+    assert middle.grad is None
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize(
+    "gradient", [np.array([1.0, 2.0]), [1, 2], tt.tensor([1.0, 2.0])], ids=["array", "list", "Tensor"]
+)
+def test_backward_with_a_gradient(gradient):
+    x = leaf(2)
+    (x * 10).backward(gradient)
+    np.testing.assert_allclose(x.grad, [10, 20])
+
+
+def test_gradients_reach_a_broadcast_leaf_of_another_dtype():
+    x = tt.ones(3, requires_grad=True)
+    (x * np.ones((4, 3))).sum().backward()
+    assert x.grad.dtype == np.float32
+    np.testing.assert_array_equal(x.grad, 4)
+
+
+# Gradients belong to their tensors alone
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x, y: x + y,
+        lambda x, y: (x + y).reshape(6).reshape(2, 3),
+        lambda x, y: (x + y) + (x + y),
+        lambda x, y: tt.stack([x, y]).sum(0),
+        lambda x, y: x.T.T + y,
+        lambda x, y: x.expand(1, 2, 3) + y,
+        lambda x, y: tt.where(np.array(True), x, 0.0) + y,
+    ],
+)
+def test_no_two_gradients_share_memory(build):
+    x, y = leaf(2, 3), leaf(2, 3, seed=1)
+    result = build(x, y)
+    g = np.ones(result.shape)
+    result.backward(g)
+    arrays = [x.grad, y.grad, g, x.data, y.data]
+    for i, a in enumerate(arrays):
+        assert not any(np.shares_memory(a, b) for b in arrays[:i])
+    x.grad *= 100
+    np.testing.assert_array_equal(g, 1)
+
+
+def random_expression(rng, x, y, ops):
+    """A random graph over x (3, 1) and y (2,), with much reuse, through the functions in `ops`; values in [-1, 1]."""
+    nodes = [x, y]
+    for _ in range(rng.integers(3, 15)):
+        a, b = (nodes[i] for i in rng.integers(0, len(nodes), 2))
+        nodes.append(ops[rng.integers(len(ops))](a, b))
+    return sum(node.sum() for node in nodes[len(nodes) // 2 :])
+
+
+class Dual:
+    """An array and its derivative along one direction: forward-mode differentiation, in five lines of calculus."""
+
+    def __init__(self, value, slope):
+        self.value, self.slope = value, slope
+
+    def __add__(self, other):
+        if isinstance(other, (int, float)):
+            return Dual(self.value + other, self.slope)
+        return Dual(self.value + other.value, self.slope + other.slope)
+
+    __radd__ = __add__
+
+    def __sub__(self, other):
+        return self + other * -1.0
+
+    def __mul__(self, other):
+        if isinstance(other, (int, float)):
+            return Dual(self.value * other, self.slope * other)
+        return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
+
+    def tanh(self):
+        y = np.tanh(self.value)
+        return Dual(y, self.slope * (1 - y * y))
+
+    def mean(self, axis, keepdims):
+        value, slope = (
+            np.broadcast_to(a, np.broadcast(self.value, self.slope).shape) for a in (self.value, self.slope)
+        )
+        return Dual(value.mean(axis=axis, keepdims=keepdims), slope.mean(axis=axis, keepdims=keepdims))
+
+    def sum(self):
+        return Dual(self.value.sum(), np.broadcast_to(self.slope, self.value.shape).sum())
+
+
+OPS = [
+    lambda a, b: (a + b) * 0.5,
+    lambda a, b: (a - b) * 0.5,
+    lambda a, b: a * b,
+    lambda a, b: (a * b).tanh(),
+    lambda a, b: a.tanh() * 0.5 + b * 0.5,
+    lambda a, b: a * b.mean(-1, True),
+    lambda a, b: a * a * 0.5 + b * b * 0.5,
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_agree_with_forward_mode(seed):
+    draw = np.random.default_rng(seed)
+    arrays = draw.uniform(-1, 1, (3, 1)), draw.uniform(-1, 1, 2)
+    directions = [draw.standard_normal(a.shape) for a in arrays]
+    x, y = (tt.Tensor(a, requires_grad=True) for a in arrays)
+    loss = random_expression(np.random.default_rng(seed), x, y, OPS)
+    loss.backward()
+    duals = [Dual(a, u) for a, u in zip(arrays, directions, strict=True)]
+    reference = random_expression(np.random.default_rng(seed), *duals, OPS)
+    along = sum((t.grad * u).sum() for t, u in zip((x, y), directions, strict=True) if t.grad is not None)
+    np.testing.assert_allclose(loss.item(), reference.value, rtol=1e-12)
+    np.testing.assert_allclose(along, reference.slope, rtol=1e-9, atol=1e-12)
+
+
+# Errors
+
+
+def test_backward_of_a_non_scalar_needs_a_gradient():
+    with pytest.raises(RuntimeError, match=r"shape \(2, 3\) is not a scalar; pass gradient="):
+        (leaf(2, 3) * 2).backward()
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"gradient has shape \(3, 2\), the tensor has \(2, 3\)"):
+        (leaf(2, 3) * 2).backward(np.ones((3, 2)))
+
+
+def test_backward_without_anything_to_differentiate():
+    with pytest.raises(RuntimeError, match="requires a gradient"):
+        tt.ones(2).sum().backward()
+
+
+def test_a_second_backward_says_that_the_graph_was_freed():
+    y = (leaf(2) * 2).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match="Sum was freed by an earlier backward"):
+        y.backward()
+
+
+def test_a_freed_part_of_a_graph_is_noticed_before_any_gradient_changes():
+    x = leaf(2)
+    shared = x.exp()
+    shared.sum().backward()
+    before = x.grad.copy()
+    with pytest.raises(RuntimeError, match="Exp was freed"):
+        (shared * 2 + x).sum().backward()
+    np.testing.assert_array_equal(x.grad, before)
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (lambda a, b: a + b, ["Add", "(2, 3)", "(4,)"]),
+        (lambda a, b: a @ b, ["MatMul", "(2, 3)", "(4,)"]),
+        (lambda a, b: tt.where(a.data > 0, a, b), ["Where", "(2, 3)", "(4,)"]),
+        (lambda a, b: tt.concat([a, b]), ["Concat", "(2, 3)", "(4,)"]),
+        (lambda a, b: tt.linear(a, b.reshape(2, 2)), ["Linear", "(2, 3)", "(2, 2)"]),
+        (lambda a, b: a.reshape(4), ["Reshape", "(2, 3)"]),
+        (lambda a, b: a.expand(2, 4), ["Expand", "(2, 3)", "(2,4)"]),
+        (lambda a, b: a.sum(axis=2), ["Sum", "(2, 3)", "2"]),
+        (lambda a, b: a.permute(0, 5), ["Transpose", "(2, 3)", "5"]),
+        (lambda a, b: a.split([1, 3], axis=1), ["split", "[1, 3]", "3"]),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(operation, words):
+    with pytest.raises(ValueError, match=words[0]) as caught:
+        operation(leaf(2, 3), leaf(4))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [lambda x: x.unsqueeze(4), lambda x: x.unsqueeze(-4), lambda x: x.split(1, axis=2), lambda x: x.swapaxes(0, 2)],
+)
+def test_an_axis_out_of_range_is_refused(operation):
+    with pytest.raises((ValueError, IndexError), match="out of"):
+        operation(leaf(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_only_floats_have_gradients(dtype):
+    with pytest.raises(TypeError, match=f"only floating-point tensors have gradients, this one is {np.dtype(dtype)}"):
+        tt.tensor([1, 0], dtype=dtype, requires_grad=True)
+
+
+def test_results_that_are_not_floats_are_constants():
+    x = leaf(3)
+    for y in (x.long(), x > 0, x == x, x.argmax()):
+        assert not y.requires_grad
+
+
+def test_a_vjp_that_forgets_a_gradient_is_named():
+    class Forgetful(tt.Function):
+        def forward(self, x):
+            return x + 0
+
+        def vjp(self, g):
+            return (None,)
+
+    with pytest.raises(RuntimeError, match=r"Forgetful gave no gradient for its input of shape \(2,\)"):
+        Forgetful()(leaf(2)).sum().backward()
+
+
+# In-place changes
+
+
+def add_one(x):
+    x.data += 1
+
+
+def assign(x):
+    with_gradient, x.requires_grad = x.requires_grad, False
+    x[0] = 5.0
+    x.requires_grad = with_gradient
+
+
+def take_a_step(x):
+    x.grad = np.ones(x.shape)
+    tt.optim.SGD([x], lr=0.1).step()
+
+
+def take_an_adam_step(x):
+    x.grad = np.ones(x.shape)
+    tt.optim.AdamW([x], lr=0.1).step()
+
+
+@pytest.mark.parametrize("change", [add_one, assign, take_a_step, take_an_adam_step])
+def test_changing_a_saved_input_is_noticed(change):
+    x, w = leaf(3), leaf(3, seed=1)
+    y = (x * w).sum()
+    change(w)
+    with pytest.raises(RuntimeError, match=r"input of Mul, shape \(3,\), was changed in place"):
+        y.backward()
+
+
+def test_changing_a_saved_result_is_noticed():
+    x = leaf(3)
+    y = x.exp()
+    z = y + 1  # keeps nothing of y, but exp does
+    y.data += 1
+    with pytest.raises(RuntimeError, match="result of Exp"):
+        z.sum().backward()
+    y = x.exp()
+    y.data *= 2
+    with pytest.raises(RuntimeError, match="result of Exp"):
+        y.backward(np.ones(3))
+
+
+def test_harmless_changes_raise_no_alarm():
+    x, w = leaf(3), leaf(3, seed=1)
+    y = (x * w).sum()
+    old, w.data = w.data, np.zeros(3)  # another array: what was saved is untouched
+    y.backward()
+    np.testing.assert_array_equal(x.grad, old)
+    y = (x + w).sum()
+    w.data += 1  # addition saves nothing
+    y.backward()
+
+
+def test_assigning_into_a_tensor_with_a_gradient_is_refused():
+    with pytest.raises(RuntimeError, match="where or masked_fill"):
+        leaf(3)[0] = 1.0
+
+
+# Modes
+
+
+def test_no_grad_nests_and_ends():
+    x = leaf(2)
+    with tt.no_grad():
+        with tt.no_grad():
+            assert not (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_no_grad_ends_after_an_exception():
+    with pytest.raises(KeyError), tt.no_grad():
+        raise KeyError
+    assert (leaf(2) * 2).requires_grad
+
+
+def test_no_grad_decorates_even_a_function_that_calls_itself():
+    @tt.no_grad()
+    def double(x, times):
+        assert not (x * 2).requires_grad
+        return double(x, times - 1) * 2 if times else x * 1
+
+    x = leaf(2)
+    assert not double(x, 3).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_no_grad_is_of_its_thread_only():
+    recorded = []
+    with tt.no_grad():
+        thread = threading.Thread(target=lambda: recorded.append((leaf(2) * 2).requires_grad))
+        thread.start()
+        thread.join()
+    assert recorded == [True]
+
+
+def test_detach_shares_data_and_stops_gradients():
+    x = leaf(2)
+    constant = (x * 2).detach()
+    (x * constant).sum().backward()
+    np.testing.assert_allclose(x.grad, 2 * x.data)
+    assert np.shares_memory(x.detach().data, x.data)
+
+
+def test_clone_and_casts_pass_gradients_on():
+    x = tt.ones(2, requires_grad=True)
+    copy = x.clone()
+    assert not np.shares_memory(copy.data, x.data)
+    (copy.astype("float64") * 3).sum().backward()
+    np.testing.assert_array_equal(x.grad, 3)
+    assert x.grad.dtype == np.float32
+
+
+def test_moving_to_the_device_one_is_on_keeps_the_graph():
+    x = leaf(2)
+    (x * 3).to("cpu").sum().backward()
+    np.testing.assert_array_equal(x.grad, 3)
+
+
+def test_threads_build_and_walk_graphs_of_their_own():
+    x = leaf(20, 20)
+    results = {}
+
+    def work(k):
+        for _ in range(20):
+            w = tt.Tensor(x.data * k, requires_grad=True)
+            (w @ w).tanh().sum().backward()
+            results.setdefault(k, []).append(w.grad)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in (1, 2):
+        w = x.data * k
+        s = 1 - np.tanh(w @ w) ** 2
+        for grad in results[k]:
+            np.testing.assert_allclose(grad, s @ w.T + w.T @ s, rtol=1e-10)
+
+
+# Memory
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_graphs_are_freed_without_the_collector():
+    x = leaf(3)
+    middle = x.exp()
+    y = (middle * x + middle).sum()
+    freed = [weakref.ref(t) for t in (middle, y)]
+    y.backward()
+    assert not vars(y.function)  # saved arrays are gone though y lives
+    del middle, y
+    assert [ref() for ref in freed] == [None, None]
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_memory_is_flat_over_200_training_steps():
+    tt.manual_seed(0)
+    layers = tt.nn.Sequential(tt.nn.Linear(16, 32), tt.nn.GELU(), tt.nn.LayerNorm(32), tt.nn.Linear(32, 16))
+    optimizer = tt.optim.AdamW(layers.parameters(), lr=1e-3)
+    x, targets = tt.randn(8, 16), np.arange(8)
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            tt.cross_entropy(tt.dropout(layers(x), 0.1), targets).backward()
+            optimizer.step(tt.clip_scale(tt.grad_norm(layers.parameters()), 1.0))
+
+    train(20)
+    tracemalloc.start()
+    train(50)
+    before = tracemalloc.get_traced_memory()[0]
+    train(200)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 5_000  # bytes; one leaked step would be 4 kB or more, 200 of them near a megabyte
