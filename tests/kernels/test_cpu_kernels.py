@@ -1,0 +1,219 @@
+"""The NumPy primitives where the operations do not take them: several blocks, several threads, and their contract."""
+
+import inspect
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import kernels.cpu as k
+from kernels.cpu import attention, cross_entropy
+from kernels.cpu.blocks import row_blocks
+from kernels.cpu.dropout import keep_mask
+from tests.engine import cases
+from tinytensor.gradcheck import gradcheck
+from tinytensor.ops.fused import CausalAttention, LinearCrossEntropy
+from tinytensor.tensor import Tensor
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, dtype=np.float64):
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+# Blocks
+
+
+@hypothesis.given(st.integers(0, 1000), st.integers(0, 10**6), st.integers(1, 10**6))
+def test_blocks_cover_all_rows_once_and_in_order(rows, row_bytes, block_bytes):
+    blocks = list(row_blocks(rows, row_bytes, block_bytes))
+    assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(rows))
+    assert all(b.stop - b.start == 1 or (b.stop - b.start) * row_bytes <= block_bytes for b in blocks)
+
+
+# Softmax with the options that only kernels have
+
+
+@hypothesis.given(st.integers(1, 6), st.integers(0, 6), st.floats(0.1, 3), st.integers(0, 3))
+def test_causal_softmax_sees_up_to_the_diagonal(rows, more, scale, leading):
+    x = np.random.default_rng(rows).standard_normal((leading, rows, rows + more))
+    visible = np.tri(rows, rows + more, more, dtype=bool)
+    expected = cases.softmax(np.where(visible, scale * x, -np.inf)) if x.size else x
+    np.testing.assert_allclose(k.softmax_forward(x, scale, causal=True), expected, rtol=1e-12)
+
+
+def test_softmax_backward_counts_the_scale():
+    x, g = normal(3, 4), normal(3, 4)
+    y = k.softmax_forward(x, 0.7)
+    np.testing.assert_allclose(k.softmax_backward(g, y, 0.7), 0.7 * y * (g - (g * y).sum(-1, keepdims=True)))
+
+
+# More rows than fit in one block. Blocks hold 256 KiB: 2000 rows of 100 float64 make 7 of them.
+
+MANY = normal(2000, 100)
+
+
+def in_pieces(fn, *arrays):
+    """fn of some rows at a time, so few that each piece is one block."""
+    pieces = [fn(*(a[i : i + 100] for a in arrays)) for i in range(0, len(arrays[0]), 100)]
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+WEIGHT, BIAS = normal(100), normal(100)
+ROW_WISE = {
+    "softmax": lambda x, g: (y := k.softmax_forward(x), k.softmax_backward(g, y)),
+    "log_softmax": lambda x, g: (y := k.log_softmax_forward(x), k.log_softmax_backward(g, y)),
+    "gelu": lambda x, g: (k.gelu_forward(x), k.gelu_backward(g, x)),
+    "layer_norm": lambda x, g: (
+        *(forward := k.layer_norm_forward(x, WEIGHT, BIAS, 1e-5)),
+        k.layer_norm_backward(g, x, WEIGHT, *forward[1:])[0],
+    ),
+    "cross_entropy": lambda x, g: (
+        *(forward := k.cross_entropy_forward(x, (targets := (x[:, 0] > 0).astype(int)), 1)),
+        k.cross_entropy_backward(np.asarray(0.5), x, targets, forward[1], 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROW_WISE)
+def test_many_blocks_give_what_one_gives(name):
+    g = normal(2000, 100)
+    results = ROW_WISE[name](MANY, g)
+    for result, reference in zip(results, in_pieces(ROW_WISE[name], MANY, g), strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-12, atol=1e-13)
+
+
+def test_layer_norm_sums_its_parameters_gradients_over_blocks():
+    g = normal(2000, 100)
+    _, mean, rstd = k.layer_norm_forward(MANY, WEIGHT, None, 1e-5)
+    _, gweight, gbias = k.layer_norm_backward(g, MANY, WEIGHT, mean, rstd)
+    np.testing.assert_allclose(gweight, (g * (MANY - mean) * rstd).sum(0), rtol=1e-9)
+    np.testing.assert_allclose(gbias, g.sum(0), rtol=1e-9)
+
+
+def test_dropout_counts_rows_across_blocks():
+    x = np.ones((3, 50_000, 7), np.float32)
+    rows = np.array([0, 49_999, 50_000, 149_999])
+    y = k.dropout(x, 0.5, 12345).reshape(-1, 7)
+    np.testing.assert_array_equal(y[rows] != 0, keep_mask(12345, rows, 7, 0.5))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**64 - 1, 0x0123456789ABCDEF])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999999])
+def test_the_mask_is_the_agreed_hash(seed, p):
+    np.testing.assert_array_equal(keep_mask(seed, np.arange(9), 11, p), cases.keep_mask(seed, 9, 11, p))
+
+
+def test_mask_bits_show_no_pattern():
+    kept = keep_mask(7, np.arange(1000), 1000, 0.5).astype(np.float64) - 0.5
+    for other in (np.roll(kept, 1, 0), np.roll(kept, 1, 1), np.roll(kept, (1, 1), (0, 1)), kept.T):
+        assert abs((kept * other).mean() * 4) < 5e-3  # 5 standard deviations of a million fair coins
+    assert abs((kept * (keep_mask(8, np.arange(1000), 1000, 0.5) - 0.5)).mean() * 4) < 5e-3
+
+
+# Attention over several blocks of queries and of batches
+
+
+@pytest.fixture(params=[(1, 10**6), (2, 200), (4, 1), (5, 10**6)], ids=str)
+def small_blocks(request, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", request.param[0])
+    monkeypatch.setattr(attention, "SCORES_BYTES", request.param[1])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("time", [1, 4, 9])
+def test_attention_in_blocks(time, dropout):
+    qkv = normal(3, time, 3, 2, 4)
+    seed = cases.tt.fold(*cases.KEY, 1)
+    y, lse = k.attention_forward(qkv, 0.5, dropout, seed)
+    np.testing.assert_allclose(y, cases.packed_attention(qkv, dropout), rtol=1e-10, atol=1e-12)
+    q, keys, _ = qkv.transpose(2, 0, 3, 1, 4)
+    scores = np.where(np.tri(time, dtype=bool), q @ keys.swapaxes(-1, -2) * 0.5, -np.inf)
+    np.testing.assert_allclose(lse, np.log(np.exp(scores).sum(-1)), rtol=1e-10)
+    gradcheck(lambda qkv: CausalAttention(dropout, seed)(qkv), qkv)
+
+
+@pytest.mark.parametrize("time", [127, 128, 129, 300])
+def test_attention_around_the_real_block(time):
+    qkv = normal(2, time, 3, 2, 8, dtype=np.float32)
+    exact = cases.packed_attention(qkv.astype(np.float64), 0.0)
+    np.testing.assert_allclose(k.attention_forward(qkv, 8**-0.5)[0], exact, atol=1e-5)
+
+
+# Cross-entropy over chunks of logits
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 200, 10**6])
+def test_linear_cross_entropy_in_chunks(monkeypatch, chunk_bytes):
+    monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", chunk_bytes)
+    x, weight, targets = normal(11, 3), normal(5, 3), np.array([0, 4, -100, 2, 2, 1, -100, 3, 0, 4, 4])
+    loss, gx, gweight = k.linear_cross_entropy(x, weight, targets, -100, True)
+    np.testing.assert_allclose(loss, cases.linear_cross_entropy(x, weight, targets, -100), rtol=1e-12)
+    assert k.linear_cross_entropy(x, weight, targets, -100, False)[1:] == (None, None)
+    assert loss.shape == ()
+    gradcheck(lambda x, w: LinearCrossEntropy(-100)(x, w, targets), x, weight)
+    np.testing.assert_array_equal(gx[targets == -100], 0)
+    assert gweight.shape == weight.shape
+
+
+# Look-ups
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_embedding_gradients_of_any_integers(dtype):
+    rows = 2 ** (8 * np.dtype(dtype).itemsize) if np.dtype(dtype).itemsize < 4 else 1000
+    ids, g = np.array([[3, 3], [rows - 1, 0]], dtype), normal(2, 2, 4)
+    expected = np.zeros((rows, 4))
+    np.add.at(expected, ids, g)
+    np.testing.assert_allclose(k.embedding_backward(g, ids, rows), expected)
+
+
+@hypothesis.given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_embedding_gradients_add_up_in_one_order(count, rows, seed):
+    rng = np.random.default_rng(seed)
+    ids, g = rng.integers(-rows, rows, count), rng.standard_normal((count, 3)).astype(np.float32)
+    expected = np.zeros((rows, 3))
+    np.add.at(expected, ids, g)
+    result = k.embedding_backward(g, ids, rows)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    np.testing.assert_array_equal(result, k.embedding_backward(g, ids, rows))
+
+
+# AdamW
+
+
+def test_adamw_over_blocks_is_the_formula():
+    param, grad, m, v = normal(200_000), normal(200_000), normal(200_000), normal(200_000) ** 2
+    p, gradient, first, second = param.copy(), grad.copy(), m.copy(), v.copy()
+    k.adamw_update(param, grad, m, v, 0.1, 0.9, 0.99, 1e-8, 0.01, 3, 0.5)
+    first = 0.9 * first + 0.1 * 0.5 * gradient
+    second = 0.99 * second + 0.01 * (0.5 * gradient) ** 2
+    p -= 0.1 * (first / (1 - 0.9**3) / (np.sqrt(second / (1 - 0.99**3)) + 1e-8) + 0.01 * p)
+    for result, expected in ((param, p), (m, first), (v, second), (grad, gradient)):
+        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_adamw_refuses_an_array_it_could_only_change_a_copy_of():
+    param = normal(4, 3).T
+    with pytest.raises(ValueError, match="must be contiguous"):
+        k.adamw_update(param, param, param, param, 0.1, 0.9, 0.99, 1e-8, 0.0, 1, 1.0)
+
+
+# The contract of floor 0
+
+
+def test_every_primitive_is_public_and_documented():
+    functions = {name: value for name, value in vars(k).items() if inspect.isfunction(value)}
+    assert sorted(functions) == sorted(k.__all__)
+    assert all(inspect.getdoc(function) for function in functions.values())
+
+
+def test_results_are_plain_arrays_of_the_inputs_dtype():
+    x = normal(4, 6, dtype=np.float32)
+    for result in (k.softmax_forward(x), *k.layer_norm_forward(x, x[0], None, 1e-5), k.gelu_forward(x)):
+        assert isinstance(result, np.ndarray)
+        assert not isinstance(result, Tensor)
+        assert result.dtype == np.float32
