@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from numbers import Number
 
 import numpy as np
 
@@ -360,6 +361,9 @@ def call_ufunc(ufunc, *args, **kwargs):
     """A ufunc with the keywords that CuPy's have; `out` may come by position."""
     name = ufunc.__name__
     check_arguments(name, frozenset(("out", "dtype", "casting")), ufunc.nargs, args, kwargs)
+    for x in args[: ufunc.nin]:
+        if not isinstance(x, (ndarray, np.ndarray, np.generic, Number)):
+            raise TypeError(f"{name}: Unsupported type {type(x)}")
     if kwargs.get("out") is None:
         kwargs = {**kwargs, "order": "C"}
     return call(ufunc, name, *args, **kwargs)
