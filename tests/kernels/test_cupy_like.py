@@ -133,7 +133,7 @@ MIXTURES = {
     "function": lambda x: xp.where(x > 0, x, HOST),
     "only numpy": lambda x: xp.sum(HOST),
     "list of numpy": lambda x: xp.concatenate([x, HOST]),
-    "list": lambda x: x + [1, 2, 3],
+    "list": lambda x: xp.add(x, [1, 2, 3]),
     "none": lambda x: x == None,  # noqa: E711
     "only numbers": lambda x: xp.sum([1.0, 2.0]),
     "method": lambda x: x.sum(out=np.zeros((), np.float32)),
