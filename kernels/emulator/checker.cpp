@@ -311,6 +311,7 @@ std::string name(const SourceLocation* where) {
 }
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
 void __tsan_read_range(void* p, size_t size) { touch(p, (int64_t)size, CALLER, READ); }
@@ -347,3 +348,4 @@ void emulator_atomic(void* address, unsigned size, void* pc) {
 void emulator_count_flops(int count) { launch->counts.flops += count; }
 void emulator_count_special() { launch->counts.special++; }
 }
+#pragma GCC visibility pop

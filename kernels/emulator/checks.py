@@ -38,8 +38,7 @@ class Launch:
     bytes_read, bytes_written: global memory as the threads asked for it; unique_*: each byte counted once;
     shared_*: shared memory. atomics: operations (each also reads and writes). barriers: passed, summed over blocks.
     flops: float additions, subtractions, multiplications and divisions, 2 for an fma, as the source states them;
-    special: exp, log, sqrt, tanh and their like. Both are None where the source uses `float` in a way that the
-    counting class cannot follow (an implicit conversion from float to int).
+    special: exp, log, sqrt, tanh and their like. Both are None unless `checked` was asked to count them.
     """
 
     kernel: str
@@ -60,19 +59,27 @@ class Launch:
 
 @dataclass
 class Request:
-    """A `with checked(...)` block: its seed and the launches it saw."""
+    """A `with checked(...)` block: what it asked for and the launches it saw."""
 
     seed: int
+    count_flops: bool
     launches: list
+
+    @property
+    def build(self):
+        """The kind of build that answers it, see compiler.KINDS."""
+        return "counted" if self.count_flops else "checked"
 
 
 @contextmanager
-def checked(seed=0):
+def checked(seed=0, count_flops=False):
     """Every launch inside runs in the checked build, threads and blocks in an order drawn from `seed`.
 
-    Yields the list that collects a `Launch` for each. Raises the subclass of EmulatorError that fits the fault.
+    `count_flops` also counts operations: `float` becomes a class that counts, so the source must convert floats to
+    integers explicitly, and an index one past the end of an inner dimension goes unnoticed.
+    Yields the list that collects a `Launch` for each launch. Raises the subclass of EmulatorError that fits a fault.
     """
-    token = _request.set(Request(seed, []))
+    token = _request.set(Request(seed, count_flops, []))
     try:
         yield _request.get().launches
     finally:
@@ -200,10 +207,10 @@ def shared_region(address, size, name):
 
 def launch(request, record, kernel, arguments):
     """One checked launch. Its counts join the request's launches; a fault leaves the arrays as they were."""
-    build = kernel.module.checked
+    build = kernel.module.build()
     arena = Arena(arguments, record.dynamic_shared)
     storage = build.thread_storage()
-    statics = [shared_region(storage + v.offset, v.bytes, v.name) for v in build.shared]
+    statics = [shared_region(storage + v.offset, v.bytes, v.name) for v in build.shared_of(kernel.name)]
     regions = sorted(arena.regions + statics, key=lambda region: region.base)
     record.checked, record.seed = 1, request.seed
     record.regions, record.region_count = (Region * len(regions))(*regions), len(regions)
@@ -211,7 +218,7 @@ def launch(request, record, kernel, arguments):
     kernel.run(record, build, arguments)
     arena.give_back({region.base for region in record.regions[: len(regions)] if region.stored})
     counts = {name: getattr(record.counts, name) for name, _ in record.counts._fields_}
-    if not build.counts_flops:
+    if not request.count_flops:
         counts |= {"flops": None, "special": None}
     shared = kernel.shared_size_bytes + record.dynamic_shared
     request.launches.append(Launch(kernel.name, tuple(record.grid), tuple(record.block), shared, **counts))

@@ -18,16 +18,18 @@ from pathlib import Path
 from kernels.emulator.errors import CompileError
 
 HERE = Path(__file__).parent
-COMMON = ["-std=c++17", "-fPIC", "-pthread", "-fno-strict-aliasing", "-fno-semantic-interposition"]
-COMMON += ["-Wno-unknown-pragmas"]
-LINK = ["-shared", "-pthread", "-Wl,-Bsymbolic-functions", "-o", "built.so"]
+# Hidden: two modules may each have a `k`, and instances of the same template, and must not meet.
+COMMON = ["-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-semantic-interposition"]
+COMMON += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+LINK = ["-shared", "-pthread", "-o", "built.so"]
 # g1: line numbers, so that a fault can name its line. Errno and traps are nothing a GPU has.
 FAST = ["-O3", "-march=native", "-g1", "-fno-math-errno", "-fno-trapping-math", "-fstack-clash-protection"]
 # The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
 # Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
 # Vectorising would merge the accesses of several source lines.
-CHECKED = ["-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize"]
+CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize"]
 CHECKED += ["-fsanitize=thread,bounds,alignment"]
+KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
 TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
@@ -140,7 +142,7 @@ def export_kernels(text, name_expressions):
     kernels |= {expression: ("(1024)", []) for expression in name_expressions}
     lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
     table = "".join(f"{name}|{','.join(names)}\\n" for name, (_, names) in kernels.items())
-    return "\n".join([*lines, f'extern "C" const char emulator_kernels[] = "{table}";', ""])
+    return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{table}";', ""])
 
 
 def compile_shared(stem, text, flags, libraries=(), finish=str):
@@ -175,24 +177,15 @@ def build_runtime():
     return compile_shared("runtime.cpp", text, [*COMMON, "-O2", "-g1"])
 
 
-def build_module(code, name, options, name_expressions, checked):
-    """Path of the shared object of one `.cu` text, every kernel in it exported; see `export_kernels`."""
+def build_module(code, name, options, name_expressions, kind):
+    """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS."""
     flags, macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories))
     # The macros come after device.h: a -DD=32 must not change the system's headers.
     text = f'#include "device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
-    flags += [*COMMON, *(f"-I{directory}" for directory in directories)]
-    flags += ["-DEMULATOR_CHECKED", *CHECKED] if checked else FAST
+    flags += [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
 
     def finish(text):
         return text + export_kernels(macros + code, name_expressions)
 
-    def build(*more):
-        return compile_shared(name, text, [*flags, *more], [str(build_runtime())], finish)
-
-    try:
-        return build("-DEMULATOR_COUNT_FLOPS") if checked else build()
-    except CompileError:
-        if not checked:
-            raise
-        return build()  # `float` as a class cannot serve every source: then check all but the operations
+    return compile_shared(name, text, flags, [str(build_runtime())], finish)

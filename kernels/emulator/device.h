@@ -14,7 +14,7 @@
 #include "runtime.h"
 
 // ---------------------------------------------------------------- qualifiers
-#define __global__
+#define __global__ __attribute__((visibility("default")))
 #define __device__
 #define __host__
 #define __constant__ static
@@ -41,7 +41,7 @@
 
 // ---------------------------------------------------------------- built-in variables
 // const: one CUDA thread never sees them change; the scheduler sets them as it switches threads.
-#define EMULATOR_BUILTIN extern "C" __thread __attribute__((tls_model("initial-exec")))
+#define EMULATOR_BUILTIN EMULATOR_EXPORT __thread __attribute__((tls_model("initial-exec")))
 EMULATOR_BUILTIN const uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
@@ -462,16 +462,16 @@ struct Kernel<function> {
 namespace emulator {
 constexpr int first(int threads, int = 0, int = 0) { return threads; }
 }
-#define EMULATOR_KERNEL(index, bounds, ...)                                                                        \
-    extern "C" EMULATOR_UNWATCHED void emulator_call_##index(void** arguments) { emulator::Kernel<__VA_ARGS__>::call(arguments); }    \
-    extern "C" const int emulator_bounds_##index = emulator::first bounds;                                         \
-    extern "C" const int emulator_count_##index = emulator::Kernel<__VA_ARGS__>::count;                            \
-    extern "C" const emulator::Parameter* const emulator_parameters_##index = emulator::Kernel<__VA_ARGS__>::parameters;
+#define EMULATOR_KERNEL(index, bounds, ...)                                                                     \
+    EMULATOR_EXPORT EMULATOR_UNWATCHED void emulator_call_##index(void** arguments) {                           \
+        emulator::Kernel<__VA_ARGS__>::call(arguments);                                                         \
+    }                                                                                                           \
+    EMULATOR_EXPORT const int emulator_bounds_##index = emulator::first bounds;                                 \
+    EMULATOR_EXPORT const int emulator_count_##index = emulator::Kernel<__VA_ARGS__>::count;                    \
+    EMULATOR_EXPORT const emulator::Parameter* const emulator_parameters_##index =                              \
+        emulator::Kernel<__VA_ARGS__>::parameters;
+
 // Where this thread's copy of the module's thread-local storage, and so its shared memory, lies.
-extern "C" {
+EMULATOR_EXPORT __thread char emulator_anchor;
 __thread char emulator_anchor;
-void* emulator_anchor_address() { return &emulator_anchor; }
-#ifdef EMULATOR_COUNT_FLOPS
-extern const int emulator_counts_flops = 1;
-#endif
-}
+EMULATOR_EXPORT void* emulator_anchor_address() { return &emulator_anchor; }

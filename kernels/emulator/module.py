@@ -49,21 +49,15 @@ class RawModule:
         stated = re.match(r'\s*#line 1 "([^"/]+)"', code)
         self.name = name or (stated[1] if stated else "kernel.cu")
         self.name_expressions = tuple(name_expressions or ())
-        self._functions = {}
-
-    @functools.cached_property
-    def fast(self):
-        """The compiled module that trains."""
-        return Build(self, checked=False)
-
-    @functools.cached_property
-    def checked(self):
-        """The compiled module that watches every access."""
-        return Build(self, checked=True)
+        self._functions, self._builds = {}, {}
 
     def build(self):
-        """The one that a launch here and now runs in."""
-        return self.fast if checks.current_request() is None else self.checked
+        """The compiled module for a launch here and now: fast, or what the `with checked(...)` around it asks for."""
+        request = checks.current_request()
+        kind = request.build if request else "fast"
+        if kind not in self._builds:
+            self._builds[kind] = Build(self, kind)
+        return self._builds[kind]
 
     def compile(self, log_stream=None):
         """Compiles now rather than at the first `get_function`."""
@@ -79,12 +73,10 @@ class RawModule:
 class Build:
     """One shared object of a module, loaded, with what it says of its kernels."""
 
-    def __init__(self, module, checked):
-        options = (module.options, module.name_expressions)
-        self.path = build_module(module.code, module.name, *options, checked)
+    def __init__(self, module, kind):
+        self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind)
         self.library = ctypes.CDLL(str(self.path))
         self.shared, self._anchor = checks.shared_variables(self.path)
-        self.counts_flops = hasattr(self.library, "emulator_counts_flops")
         self.library.emulator_anchor_address.restype = ctypes.c_void_p
         table = ctypes.c_char.in_dll(self.library, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
@@ -93,6 +85,10 @@ class Build:
     def thread_storage(self):
         """Where this thread's copy of the module's thread-local storage, so its `__shared__` memory, begins."""
         return self.library.emulator_anchor_address() - self._anchor
+
+    def shared_of(self, kernel):
+        """The static `__shared__` variables that `kernel` may use: its own, and those of functions that it may call."""
+        return [v for v in self.shared if v.function == kernel or v.function not in self.kernels]
 
     def kernel(self, name, expressions):
         """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
@@ -116,8 +112,7 @@ class RawKernel:
         self.module, self.name = module, name
         build = module.build()
         _, self.parameters, self.max_threads_per_block = self._entry(build)
-        mine = [v for v in build.shared if v.function == name or v.function not in build.kernels]
-        self.shared_size_bytes = sum(v.bytes for v in mine)
+        self.shared_size_bytes = sum(variable.bytes for variable in build.shared_of(name))
         self._max_dynamic = SHARED_MEMORY_PER_BLOCK - self.shared_size_bytes
 
     def _entry(self, build):
@@ -152,7 +147,7 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         request = checks.current_request()
         if request is None:
-            self.run(record, self.module.fast, arguments)
+            self.run(record, self.module.build(), arguments)
             for argument in arguments:
                 argument.mark_written()
         else:
@@ -184,10 +179,11 @@ class RawKernel:
             raise LaunchError(
                 f"kernel {self.name}: block {block} has {math.prod(block)} threads, at most {most} can run"
             )
-        if shared_mem > self.max_dynamic_shared_size_bytes:
+        most = self.max_dynamic_shared_size_bytes
+        if shared_mem > most:
             raise LaunchError(
                 f"kernel {self.name}: {shared_mem} bytes of dynamic shared memory besides {self.shared_size_bytes} "
-                f"static ones, at most {self.max_dynamic_shared_size_bytes} unless max_dynamic_shared_size_bytes is set higher"
+                f"static ones, at most {most} unless max_dynamic_shared_size_bytes is set higher"
             )
         return grid, block
 

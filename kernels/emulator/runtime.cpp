@@ -23,9 +23,8 @@
 #include <vector>
 
 #define INITIAL_EXEC __thread __attribute__((tls_model("initial-exec")))
-extern "C" {
+EMULATOR_EXPORT INITIAL_EXEC uint3 threadIdx, blockIdx, blockDim, gridDim;
 INITIAL_EXEC uint3 threadIdx, blockIdx, blockDim, gridDim;
-}
 
 namespace emulator {
 INITIAL_EXEC Current current;
@@ -191,6 +190,8 @@ struct Worker {
     void run();
     bool run_block(int64_t block);
     int pick();
+    int next();
+    bool release_active();
     void enter(int thread);
     void resume(int thread, void** save);
     void suspend();
@@ -266,10 +267,17 @@ void Worker::resume(int thread, void** save) {
     emulator_switch_stack(save, positions[thread]);
 }
 
+// The thread that goes on while the current one cannot; there has to be one.
+int Worker::next() {
+    int thread = pick();
+    if (thread < 0 && release_active()) thread = pick();
+    if (thread < 0) stuck();
+    return thread;
+}
+
 void Worker::suspend() {
-    int next = pick();
-    if (next < 0) stuck();
-    resume(next, &positions[current.thread]);
+    int thread = next();
+    if (thread != current.thread) resume(thread, &positions[current.thread]);
 }
 
 // The current thread has returned from the kernel: its stack is free for the next one.
@@ -285,17 +293,15 @@ void Worker::exited() {
         leave();
     }
     if (arrived == alive && !launch->checked) release_barrier();  // a GPU's barrier counts only who has not exited
-    int next = pick();
-    if (next < 0) stuck();
-    if (!positions[next]) {
-        threads[next].stack = stack;
-        positions[next] = current.stack_begin;  // any mark: it has started
-        enter(next);
-        return;
+    int follower = next();
+    if (positions[follower]) {
+        free_stacks.push_back(stack);
+        void* nowhere;
+        resume(follower, &nowhere);
     }
-    free_stacks.push_back(stack);
-    void* nowhere;
-    resume(next, &nowhere);
+    threads[follower].stack = stack;
+    positions[follower] = current.stack_begin;  // any mark: it has started
+    enter(follower);
 }
 
 void Worker::leave() {
@@ -328,7 +334,7 @@ void Worker::release_barrier() {
     arrived = 0;
 }
 
-extern "C" int emulator_barrier(const char* line, int predicate) {
+EMULATOR_EXPORT int emulator_barrier(const char* line, int predicate) {
     Worker& w = *worker;
     Thread& me = w.threads[current.thread];
     me.waits_at = line;
@@ -429,7 +435,7 @@ void Worker::complete(int w, unsigned mask) {
     if (launch->checked && kind == SYNC) checker::sync_warp(w, mask);
 }
 
-extern "C" uint64_t emulator_collective(int kind, unsigned mask, uint64_t value, int argument, int width) {
+EMULATOR_EXPORT uint64_t emulator_collective(int kind, unsigned mask, uint64_t value, int argument, int width) {
     Worker& w = *worker;
     uint64_t pc = (uint64_t)__builtin_return_address(0);
     int lane = current.thread % WARP;
@@ -454,11 +460,32 @@ extern "C" uint64_t emulator_collective(int kind, unsigned mask, uint64_t value,
     return me.value;
 }
 
-extern "C" unsigned emulator_active_lanes() { return worker->warps[current.thread / WARP].alive; }
-
-extern "C" void emulator_yield() {
-    if (worker->pick() >= 0) worker->suspend();
+// Lanes run one after another here, so who is active together shows only when all others have exited or wait.
+EMULATOR_EXPORT unsigned emulator_active_lanes() {
+    Warp& warp = worker->warps[current.thread / WARP];
+    worker->threads[current.thread].kind = ACTIVE;
+    warp.waiting |= 1u << current.thread % WARP;
+    warp.ready &= ~(1u << current.thread % WARP);
+    int me = current.thread;
+    worker->suspend();
+    return (unsigned)worker->threads[me].value;
 }
+
+bool Worker::release_active() {
+    bool any = false;
+    for (int w = 0; w < warp_count; w++) {
+        unsigned lanes = 0;
+        for (unsigned m = warps[w].waiting; m; m &= m - 1)
+            if (threads[w * WARP + __builtin_ctz(m)].kind == ACTIVE) lanes |= m & -m;
+        for (unsigned m = lanes; m; m &= m - 1) threads[w * WARP + __builtin_ctz(m)].value = lanes;
+        warps[w].waiting &= ~lanes;
+        warps[w].ready |= lanes;
+        any |= lanes != 0;
+    }
+    return any;
+}
+
+EMULATOR_EXPORT void emulator_yield() { worker->suspend(); }
 
 // No thread can run: says who waits for whom.
 void Worker::stuck() {
@@ -491,16 +518,16 @@ void Worker::stuck() {
 }
 
 // ---------------------------------------------------------------- the small services
-extern "C" void* emulator_dynamic_shared() {
+EMULATOR_EXPORT void* emulator_dynamic_shared() {
     if (char* memory = worker->launch->dynamic_shared_memory) return memory;
     return reinterpret_cast<void*>(((uintptr_t)worker->dynamic_shared.data() + 127) & ~(uintptr_t)127);
 }
 
-extern "C" uint64_t emulator_clock() {
+EMULATOR_EXPORT uint64_t emulator_clock() {
     return (uint64_t)std::chrono::steady_clock::now().time_since_epoch().count();
 }
 
-extern "C" void emulator_assertion(const char* condition, const char* line) {
+EMULATOR_EXPORT void emulator_assertion(const char* condition, const char* line) {
     fail(ASSERTION, std::string("fails the assertion ") + condition + " of " + line);
 }
 
@@ -613,7 +640,7 @@ void Worker::run() {
     sigaltstack(&theirs, nullptr);
 }
 
-extern "C" void emulator_launch(Launch* launch) {
+EMULATOR_EXPORT void emulator_launch(Launch* launch) {
     static std::mutex one_checked_launch;  // the checker has one memory
     std::unique_lock<std::mutex> alone(one_checked_launch, std::defer_lock);
     if (launch->checked) alone.lock();

@@ -11,15 +11,18 @@ struct uint3 {
 namespace emulator {
 // What the lanes of a warp do together once every lane named in the mask has arrived.
 enum Collective : int { SYNC, SHUFFLE, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR, BALLOT, MATCH_ANY, REDUCE_ADD,
-                        REDUCE_MIN, REDUCE_MAX, REDUCE_UMIN, REDUCE_UMAX, REDUCE_AND, REDUCE_OR, REDUCE_XOR };
+                        REDUCE_MIN, REDUCE_MAX, REDUCE_UMIN, REDUCE_UMAX, REDUCE_AND, REDUCE_OR, REDUCE_XOR, ACTIVE };
 }
 
+#define EMULATOR_EXPORT extern "C" __attribute__((visibility("default")))
+
+#pragma GCC visibility push(default)
 extern "C" {
 // Waits until all threads of the block are here; returns how many came with a true predicate. `line`: "file.cu:12".
 int emulator_barrier(const char* line, int predicate);
 // Waits for all lanes in mask; `argument` is a source lane, a delta, or a lane mask. Returns this lane's result.
 uint64_t emulator_collective(int kind, unsigned mask, uint64_t value, int argument, int width);
-unsigned emulator_active_lanes();           // lanes of this warp that have not exited
+unsigned emulator_active_lanes();           // the lanes of this warp that come here together
 void emulator_yield();                      // lets another thread of the block run: spinning code must make progress
 void* emulator_dynamic_shared();            // the launch's dynamic shared memory
 uint64_t emulator_clock();
@@ -29,3 +32,4 @@ void emulator_atomic(void* address, unsigned size, void* pc);
 void emulator_count_flops(int count);
 void emulator_count_special();
 }
+#pragma GCC visibility pop
