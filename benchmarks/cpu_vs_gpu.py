@@ -179,7 +179,7 @@ def plot(rows: list[Row], operations: tuple[Operation, ...], path: Path) -> None
         axis.xaxis.set_major_locator(LogLocator(base=4 if operation.sizes[-1] / operation.sizes[0] > 2**8 else 2))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda n, _: short(n)))
         decades = np.log10(max(row.seconds for row in own) / min(row.seconds for row in own))
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0), numticks=20))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
