@@ -73,15 +73,15 @@ def test_float32_stays_float32(case, data):
 
 @contextmanager
 def recorded():
-    """The set of Functions whose `vjp` runs inside."""
-    used, release = set(), tt.Function.release
+    """The set of Functions applied inside."""
+    used, apply = set(), tt.Function.__call__
 
-    def record(function):
+    def record(function, *inputs):
         used.add(type(function))
-        release(function)
+        return apply(function, *inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tt.Function, "release", record)
+        patch.setattr(tt.Function, "__call__", record)
         yield used
 
 
@@ -91,8 +91,7 @@ def functions_of_the_table() -> set[type]:
     def try_every_case(data):
         for case in CASES:
             call = data.draw(case.calls)
-            y, _ = run(case, call, call.arrays)
-            y.backward(np.ones(y.shape))
+            run(case, call, call.arrays)
 
     with recorded() as used:
         try_every_case()

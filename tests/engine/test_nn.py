@@ -1,0 +1,143 @@
+"""Modules: names, order, state, modes."""
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+from tinytensor import nn
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        self.embedding = nn.Embedding(5, 3)
+        self.scale = nn.Parameter(np.ones(3, np.float32))
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.LayerNorm(3))
+        self.head = nn.Module()
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.layers(self.embedding(ids) * self.scale) @ self.head.weight.T
+
+
+NAMES = ["embedding.weight", "scale", "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
+
+
+def test_parameters_are_found_in_order_and_once():
+    model = Tied()
+    assert [name for name, _ in model.named_parameters()] == NAMES
+    assert list(model.state_dict()) == NAMES
+    assert [id(p) for p in model.parameters()] == [id(p) for _, p in model.named_parameters()]
+    assert model.parameters()[0] is model.head.weight
+
+
+def test_a_shared_weight_gets_the_sum_of_both_uses():
+    model = Tied().eval()
+    ids = np.array([1, 4])
+    model(ids).sum().backward()
+    total = model.embedding.weight.grad
+    with_head = Tied()
+    with_head.load_state_dict(model.state_dict())
+    with_head.eval()
+    with_head.head.weight = nn.Parameter(model.head.weight.data.copy())
+    with_head(ids).sum().backward()
+    np.testing.assert_allclose(total, with_head.embedding.weight.grad + with_head.head.weight.grad, rtol=1e-5)
+
+
+def test_state_moves_between_models_by_copying():
+    a, b = Tied(), Tied()
+    b.load_state_dict(a.state_dict())
+    for x, y in zip(a.parameters(), b.parameters(), strict=True):
+        np.testing.assert_array_equal(x.data, y.data)
+        assert not np.shares_memory(x.data, y.data)
+
+
+def test_state_is_loaded_in_the_parameters_dtype_and_layout():
+    model = nn.Linear(3, 2)
+    weight = np.arange(6.0).reshape(2, 3).T  # float64, column-major
+    model.load_state_dict({"weight": weight, "bias": np.ones(2)})
+    assert model.weight.dtype == np.float32
+    model.weight.grad = np.ones((3, 2), np.float32)
+    tt.optim.AdamW([model.weight], lr=1.0, weight_decay=0.0).step()
+    np.testing.assert_allclose(model.weight.data, weight - 1, atol=1e-6)
+
+
+def test_a_parameter_of_any_layout_learns():
+    p = nn.Parameter(np.ones((2, 3), np.float32).T)
+    p.grad = np.ones((3, 2), np.float32)
+    tt.optim.AdamW([p], lr=1.0, weight_decay=0.0).step()
+    np.testing.assert_allclose(p.data, 0, atol=1e-6)
+
+
+def test_a_state_that_does_not_fit_is_listed_and_changes_nothing():
+    model = Tied()
+    state = {name: array + 1 for name, array in model.state_dict().items()}
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    del state["scale"], state["layers.0.bias"]
+    state["extra"] = np.ones(1)
+    state["layers.2.weight"] = np.ones((3, 1))
+    with pytest.raises(ValueError, match="state does not fit Tied") as caught:
+        model.load_state_dict(state)
+    for words in ("missing scale", "missing layers.0.bias", "unexpected extra"):
+        assert words in str(caught.value)
+    assert "layers.2.weight has shape (3, 1), needs (3,)" in str(caught.value)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_state_may_name_a_shared_weight_twice():
+    model = Tied()
+    model.load_state_dict({**model.state_dict(), "head.weight": model.head.weight.data})
+
+
+def test_train_and_eval_reach_every_module():
+    model = Tied()
+    assert all(module.training for module in model.modules())
+    assert model.eval() is model
+    assert not any(module.training for module in model.modules())
+    x = tt.ones(50, 3)
+    assert model.layers.training is False
+    np.testing.assert_array_equal(nn.Dropout(0.5).eval()(x).data, 1)
+    assert (nn.Dropout(0.5)(x).data == 0).any()
+    assert model.train().layers.training
+
+
+def test_sequential_numbers_its_modules_and_applies_them_in_turn():
+    layers = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.GELU(), nn.Linear(4, 1, bias=False))
+    assert [type(m).__name__ for m in layers] == ["Linear", "ReLU", "GELU", "Linear"]
+    assert list(layers.state_dict()) == ["0.weight", "0.bias", "3.weight"]
+    x = tt.randn(5, 2)
+    by_hand = layers.__dict__["3"](tt.gelu(tt.relu(layers.__dict__["0"](x))))
+    np.testing.assert_array_equal(layers(x).data, by_hand.data)
+    assert nn.Sequential()(x) is x
+
+
+def test_layers_start_as_documented():
+    tt.manual_seed(0)
+    linear = nn.Linear(400, 300)
+    assert linear.weight.shape == (400, 300)
+    assert linear.weight.data.std() == pytest.approx(1 / 20, rel=0.02)
+    assert not linear.bias.data.any()
+    assert nn.Linear(400, 300, std=0.5).weight.data.std() == pytest.approx(0.5, rel=0.02)
+    norm = nn.LayerNorm(4, bias=False)
+    assert norm.bias is None
+    np.testing.assert_array_equal(norm.weight.data, 1)
+    assert nn.Embedding(300, 400).weight.data.std() == pytest.approx(1, rel=0.02)
+
+
+def test_zero_grad_forgets():
+    model = Tied()
+    model(np.array([0])).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_moving_to_a_device_keeps_the_values(device):
+    model = Tied()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    assert model.to(device) is model
+    for name, array in model.state_dict().items():
+        assert tt.array_module(array) is device.xp
+        np.testing.assert_array_equal(tt.to_numpy(array), before[name])
