@@ -16,7 +16,18 @@ from gpt.data import Batches, EvalWindows, open_tokens
 from gpt.generate import write_sample
 from gpt.metrics import write_plot
 from gpt.run import create_run, open_run
-from gpt.trainer import Interruption, Speed, build_model, build_optimizer, due, evaluate, finite, train_step
+from gpt.trainer import (
+    Interruption,
+    Speed,
+    build_model,
+    build_optimizer,
+    due,
+    evaluate,
+    finite,
+    gradient_function,
+    open_device,
+    train_step,
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,13 @@ def start(argv):
 
 def main(argv=None):
     command, run = start(argv)
-    config, device = run.train, tt.device(run.train.device)
+    config, device = run.train, open_device(run.train)
     tokens = open_tokens(run.directory)
     batches = Batches(tokens.train, run.model.block_size, config.batch_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     model = build_model(config.model, run.model, config.seed, device)
     optimizer = build_optimizer(model, config)
+    backward = gradient_function(model, device)
     progress, damaged = run.restore(model, optimizer)
     for sentence in damaged:
         print(f"skipped: {sentence}", file=sys.stderr)
@@ -74,7 +86,7 @@ def main(argv=None):
             with speed:
                 lr = tt.cosine_schedule(step, config.steps, config.warmup, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(model, optimizer, batches, step, config, device)
+                loss, norm = train_step(backward, optimizer, batches, step, config, device)
                 progress.step = step + 1
                 leaving = bool(interruption)
                 evaluating = due(progress.step, config.eval_interval, config.steps)

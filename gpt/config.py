@@ -71,6 +71,7 @@ class TrainConfig:
     data: str = option("pydocs", "pydocs, stdlib, a UTF-8 text file, or a folder of them")
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     device: str = option("auto", "auto, cpu, cuda, cuda:N or emulated")
+    threads: int = option(0, "CPU threads, 0 for all cores; the same number gives the same bits", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
@@ -99,6 +100,7 @@ PRESETS = {
     "default": {"bias": False},
     "bigram": {
         "model": "bigram",
+        "threads": 1,
         "block_size": 8,
         "batch_size": 4,
         "steps": 30000,

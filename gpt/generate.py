@@ -15,6 +15,8 @@ from gpt.config import build, check_options, option
 from gpt.errors import UserError
 from gpt.files import replace_file
 from gpt.pretrained import load_model
+from kernels.cpu.blocks import use_threads
+from tinytensor.parallel import available_cores
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def main(argv=None):
     parser.add_argument("directory", metavar="DIR", help="a run, or a model directory such as RUN/best")
     settings = parse(parser, groups, argv)
     request, sampling = build(Request, settings), build(Sampling, settings)
+    use_threads(available_cores())
     model, tokenizer = load_model(settings["directory"], tt.device(request.device))
     for text in stream_text(model, tokenizer, request.prompt, sampling):
         sys.stdout.write(text)

@@ -26,10 +26,11 @@ from gpt.files import replace_json, writing
 from gpt.metrics import Metrics
 from gpt.pretrained import create_model_directory, save_weights
 from gpt.tokenizer import CharTokenizer
+from tinytensor.parallel import available_cores
 
 FORMAT = "tinytensor run 1"
 # What may change when a run goes on: where it is computed, and for how long.
-RESUMABLE = {"device", "steps"}
+RESUMABLE = {"device", "steps", "threads"}
 
 
 @dataclass
@@ -94,6 +95,8 @@ def create_run(out, preset, model, train):
     length = measure(corpus, model.block_size)
     tokenizer = CharTokenizer.train(corpus.pieces())
     model = fit_vocabulary(model, tokenizer)
+    # All cores of this machine, even if another one resumes the run: their number decides how sums are rounded.
+    train = dataclasses.replace(train, threads=train.threads or available_cores())
     with writing(out or "runs"):
         directory = make_directory(out, preset)
     run = Run(directory, preset, model, train)
@@ -146,7 +149,7 @@ def open_run(directory, changes):
     path = Path(directory)
     for name in changes:
         if name not in RESUMABLE:
-            allowed = " and ".join(flag(field) for field in sorted(RESUMABLE))
+            allowed = ", ".join(flag(field) for field in sorted(RESUMABLE))
             raise UserError(f"{flag(name)}: is fixed when a run is created; with --resume only {allowed} can change")
     if not path.is_dir():
         raise UserError(f"--resume {directory}: no such directory")

@@ -12,6 +12,9 @@ import time
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.pretrained import KINDS
+from kernels.cpu.blocks import use_threads
+from kernels.cpu.memory import keep_freed_memory
+from tinytensor.parallel import BatchParallel
 
 
 def build_model(kind, config, seed, device):
@@ -28,21 +31,46 @@ def build_optimizer(model, config):
     return tt.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
-def train_step(model, optimizer, batches, step, config, device):
-    """One update of the weights; returns the batch's mean loss and its gradient's norm, () device arrays."""
+def open_device(config):
+    """The device of a run, made ready: on the CPU, its threads, and its memory kept from step to step."""
+    device = tt.device(config.device)
+    if device.name == "cpu":
+        keep_freed_memory()
+        use_threads(config.threads)
+    return device
+
+
+def gradient_function(model, device):
+    """A function (ids, targets, scale) that adds the gradients of scale * loss and returns the loss, () on the device.
+
+    On the CPU each thread of `use_threads` takes a share of the batch.
+    """
+    if device.name == "cpu":
+        return BatchParallel(model).backward
+
+    def backward(ids, targets, scale):
+        loss = model(ids, targets)
+        (loss * scale).backward()
+        return loss.data
+
+    return backward
+
+
+def train_step(backward, optimizer, batches, step, config, device):
+    """One update of the weights; returns the batch's mean loss and its gradient's norm, () device arrays.
+
+    backward: what `gradient_function` returns.
+    """
     optimizer.zero_grad()
+    share = 1.0 / config.accumulation
     total = 0.0
     for micro in range(config.accumulation):
         ids, targets = (device.put(array) for array in batches.batch(step, micro))
         with tt.seeded(config.seed, "dropout", step, micro):
-            loss = model(ids, targets)
-            loss.backward()
-        total = total + loss.data
-    # Gradients are sums over micro-batches here; dividing inside the update saves a pass over them.
-    norm = tt.grad_norm(model.parameters()) / config.accumulation
-    scale = tt.clip_scale(norm, config.clip) if config.clip else 1.0
-    optimizer.step(grad_scale=scale / config.accumulation)
-    return total / config.accumulation, norm
+            total = total + share * backward(ids, targets, share)
+    norm = tt.grad_norm(optimizer.parameters())
+    optimizer.step(grad_scale=tt.clip_scale(norm, config.clip) if config.clip else 1.0)
+    return total, norm
 
 
 def evaluate(model, eval_windows, device):

@@ -13,6 +13,7 @@ TINY = {
     "--warmup": 2,
     "--eval-batches": 2,
     "--device": "cpu",
+    "--threads": 1,
 }
 
 

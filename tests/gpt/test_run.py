@@ -1,5 +1,6 @@
 """Run directories: created only when everything is right, never overwritten, resumed only when they are runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,13 +10,14 @@ from gpt.data import open_tokens
 from gpt.errors import UserError
 from gpt.run import create_run, open_run
 from gpt.tokenizer import load_tokenizer
+from tinytensor.parallel import available_cores
 
 MODEL = GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)
 
 
 @pytest.fixture
 def train(text_file):
-    return TrainConfig(data=str(text_file), steps=10)
+    return TrainConfig(data=str(text_file), steps=10, threads=1)
 
 
 @pytest.fixture
@@ -28,6 +30,11 @@ def test_a_new_run_can_be_opened_again(run, text):
     assert (again.model, again.train, again.preset) == (run.model, run.train, run.preset)
     assert again.model.vocab_size == len(set(text)) == load_tokenizer(run.directory).vocab_size
     assert len(open_tokens(run.directory).train) == int(0.9 * len(text))
+
+
+def test_the_number_of_threads_is_fixed_by_the_machine_that_begins(tmp_path, train):
+    run = create_run(str(tmp_path / "run"), "default", MODEL, dataclasses.replace(train, threads=0))
+    assert open_run(run.directory, {}).train.threads == available_cores()
 
 
 def test_without_out_the_first_free_name_is_taken(tmp_path, monkeypatch, train):
@@ -78,7 +85,9 @@ def test_a_vocabulary_may_be_larger_than_the_tokenizers_but_not_smaller(tmp_path
 def test_only_steps_and_device_change_on_resuming(run):
     assert open_run(run.directory, {"steps": 99, "device": "cpu"}).train.steps == 99
     assert open_run(run.directory, {}).train.steps == 10  # opening alone changes nothing
-    with pytest.raises(UserError, match=r"--n-layer: is fixed when a run is created; .* only --device and --steps"):
+    with pytest.raises(
+        UserError, match=r"--n-layer: is fixed when a run is created; .* only --device, --steps, --threads"
+    ):
         open_run(run.directory, {"n_layer": 2})
 
 

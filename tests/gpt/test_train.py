@@ -16,6 +16,7 @@ import train
 from gpt.cli import run_command
 from gpt.corpora import pydocs
 from gpt.generate import main as generate_main
+from kernels.cpu.blocks import use_threads
 
 ROOT = Path(train.__file__).parent
 PATIENCE = 120  # seconds after which a subprocess must have got somewhere; reached only when it hangs
@@ -87,6 +88,17 @@ def test_60_steps_are_30_and_30_more(flags, whole, tmp_path, capsys):
     assert [row["step"] for row in rows(parts)] == [7, 14, 20, 21, 28]
     assert run("--resume", parts) == 0
     assert_same_run(whole, parts, 60)
+
+
+def test_two_threads_repeat_their_bits_too(flags, tmp_path):
+    flags = [*flags, "--threads", 2]
+    try:
+        assert run(*flags, "--out", tmp_path / "whole", "--stop-after", 20) == 0
+        assert run(*flags, "--out", tmp_path / "parts", "--stop-after", 10) == 0
+        assert run("--resume", tmp_path / "parts", "--stop-after", 20) == 0
+    finally:
+        use_threads(1)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
 
 
 def test_resuming_an_ended_run_changes_nothing(whole, ended):

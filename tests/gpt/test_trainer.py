@@ -10,7 +10,17 @@ import tinytensor as tt
 from gpt.config import GPTConfig, TrainConfig
 from gpt.data import Batches, EvalWindows
 from gpt.errors import UserError
-from gpt.trainer import Interruption, Speed, build_model, build_optimizer, due, evaluate, finite, train_step
+from gpt.trainer import (
+    Interruption,
+    Speed,
+    build_model,
+    build_optimizer,
+    due,
+    evaluate,
+    finite,
+    gradient_function,
+    train_step,
+)
 
 SHAPE = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8)
 TOKENS = (np.arange(500) ** 2 % 11).astype(np.uint16)
@@ -22,7 +32,8 @@ def trained(steps, batch_size, accumulation, shape=SHAPE, device=CPU, **recipe):
     model = build_model("gpt", shape, 1, device)
     optimizer = build_optimizer(model, config)
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
-    read = [train_step(model, optimizer, batches, step, config, device) for step in range(steps)]
+    backward = gradient_function(model, device)
+    read = [train_step(backward, optimizer, batches, step, config, device) for step in range(steps)]
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
 
@@ -44,12 +55,11 @@ def test_dropout_is_drawn_from_seed_and_step_whatever_was_drawn_before():
 
 
 def test_every_device_trains_as_the_cpu_does(device):
-    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
-    model, losses = trained(3, 2, 2, shape, device)
+    model, losses = trained(3, 2, 2, device=device)
     assert all(tt.array_module(p.data) is device.xp for p in model.parameters())
-    np.testing.assert_allclose(losses, trained(3, 2, 2, shape)[1], rtol=1e-4)
+    np.testing.assert_allclose(losses, trained(3, 2, 2)[1], rtol=1e-4)
     eval_windows = EvalWindows(TOKENS, 8, 2, 2)
-    on_cpu = build_model("gpt", shape, 1, CPU)
+    on_cpu = build_model("gpt", SHAPE, 1, CPU)
     on_cpu.load_state_dict({name: tt.to_numpy(array) for name, array in model.state_dict().items()})
     assert evaluate(model, eval_windows, device) == pytest.approx(evaluate(on_cpu, eval_windows, CPU), rel=1e-5)
 
