@@ -80,7 +80,8 @@ def _constant(x):
 def _compare(fn, arrays, i, u, numeric, analytic, rtol, atol) -> None:
     if abs(numeric - analytic) <= atol + rtol * max(abs(numeric), abs(analytic)):
         return
-    where = f"element {np.unravel_index(int(np.argmax(u)), u.shape)}" if u.size <= FULL_SIZE else "a random direction"
+    element = tuple(map(int, np.unravel_index(np.argmax(u), u.shape)))
+    where = f"element {element}" if u.size <= FULL_SIZE else "a random direction"
     raise GradientMismatch(
         f"{_describe(fn, arrays)}: the gradient of input {i} at {where} is "
         f"{numeric:.10g} by finite differences but {analytic:.10g} by backward"
