@@ -12,6 +12,7 @@ in a process of its own. Without torch only our own numbers appear.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import resource
 import statistics
@@ -32,14 +33,6 @@ from kernels.cpu.memory import keep_freed_memory
 from tinytensor.optim import decay_groups
 from tinytensor.parallel import BatchParallel, available_cores
 
-try:
-    import torch
-
-    from benchmarks.torch_gpt import TorchGPT
-    from benchmarks.torch_gpt import decay_groups as torch_decay_groups
-except ImportError:
-    torch = None
-
 
 def config(layers, heads, width, time, vocab) -> GPTConfig:
     shape = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": time, "vocab_size": vocab}
@@ -52,6 +45,7 @@ SETTINGS = {  # name: (model, batch size)
     "C": (config(6, 6, 384, 256, 65), 8),
     "D": (config(12, 12, 768, 1024, 50304), 1),
 }
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 LR, BETAS, DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
 
 
@@ -81,7 +75,12 @@ def our_step(model: GPTConfig, size: int, threads: int):
 
 
 def torch_step(model: GPTConfig, size: int, threads: int):
-    """The same for PyTorch."""
+    """The same for PyTorch, which is imported only here, so that our own peak memory does not include it."""
+    import torch
+
+    from benchmarks.torch_gpt import TorchGPT
+    from benchmarks.torch_gpt import decay_groups as torch_decay_groups
+
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     gpt = TorchGPT(model)
@@ -121,7 +120,7 @@ def timed(run) -> float:
 def measure(name: str, rounds: int, threads: int) -> dict:
     """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest."""
     sides = {"ours": our_step(*SETTINGS[name], threads)}
-    if torch:
+    if HAS_TORCH:
         sides["torch"] = torch_step(*SETTINGS[name], threads)
     inner = {side: max(1, int(0.5 / timed(step))) for side, step in sides.items()}  # also warms up
     seconds = {side: [] for side in sides}
@@ -130,7 +129,7 @@ def measure(name: str, rounds: int, threads: int) -> dict:
             seconds[side].append(timed(lambda: [step() for _ in range(inner[side])]) / inner[side])  # noqa: B023
     row = {"setting": name, "floor": gemm_floor(*SETTINGS[name])}
     row |= {side: statistics.median(values) for side, values in seconds.items()}
-    if torch:
+    if HAS_TORCH:
         ratios = sorted(t / o for t, o in zip(seconds["torch"], seconds["ours"], strict=True))
         row |= {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
     return row
@@ -144,7 +143,7 @@ def peak_memory(name: str, side: str, threads: int) -> float:
 
 def report(row: dict) -> str:
     text = f"{row['setting']}: ours {row['ours'] * 1e3:8.1f} ms, GEMM floor {row['floor'] / row['ours']:4.0%}"
-    if torch:
+    if HAS_TORCH:
         text += (
             f", torch {row['torch'] * 1e3:8.1f} ms, ratio {row['ratio']:.2f} ({row['lowest']:.2f}-{row['highest']:.2f})"
         )
@@ -176,7 +175,7 @@ def main() -> None:
             row["memory"] = {side: peak_memory(name, side, args.threads) for side in ("ours", "torch") if side in row}
         print(report(row), flush=True)
         rows.append(row)
-    if torch:
+    if HAS_TORCH:
         print(f"geometric mean of the ratios: {statistics.geometric_mean(row['ratio'] for row in rows):.2f}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

@@ -23,5 +23,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     # one arena: those of other threads are made of 64 MiB pieces, too small for large arrays
-    settings = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: LARGEST, M_ARENA_MAX: 1}
+    settings = {M_MMAP_THRESHOLD: 2**27, M_TRIM_THRESHOLD: LARGEST, M_ARENA_MAX: 1}
     return all(mallopt(name, value) for name, value in settings.items())
