@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import tinytensor as tt
 from gpt.config import GPTConfig, TrainConfig
 from gpt.data import Batches
-from gpt.trainer import build_model, build_optimizer, train_step
+from gpt.trainer import build_model, build_optimizer, gradient_function, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
 from kernels.emulator.checks import checked
@@ -133,8 +133,8 @@ def _start(device, shape=SHAPE, seed=1):
 def _train(model, optimizer, steps, device, batch_size=4):
     """The loss of each step."""
     batches = Batches(TOKENS, model.config.block_size, batch_size, 1)
-    config = TrainConfig(batch_size=batch_size)
-    return [float(train_step(model, optimizer, batches, step, config, device)[0]) for step in steps]
+    config, backward = TrainConfig(batch_size=batch_size), gradient_function(model, device)
+    return [float(train_step(backward, optimizer, batches, step, config, device)[0]) for step in steps]
 
 
 def test_twenty_steps_of_training_follow_the_cpu(device):
@@ -144,12 +144,28 @@ def test_twenty_steps_of_training_follow_the_cpu(device):
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
-def test_training_with_dropout_repeats_to_the_bit_and_follows_the_cpu(device):
-    shape = GPTConfig(vocab_size=17, block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.3)
-    first, again = (_train(*_start(device, shape), range(6), device) for _ in range(2))
+DROPOUT = GPTConfig(vocab_size=17, block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.3)
+
+
+def test_training_with_dropout_repeats_to_the_bit(device):
+    first, again = (_train(*_start(device, DROPOUT), range(6), device) for _ in range(2))
     assert first == again
-    cpu = tt.device("cpu")
-    np.testing.assert_allclose(first, _train(*_start(cpu, shape), range(6), cpu), rtol=1e-4)
+
+
+def test_dropout_draws_the_same_masks_on_every_device(device):
+    expected, result = (_dropped(where) for where in (tt.device("cpu"), device))
+    for one, other in zip(result, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # another mask would change the loss in its third digit
+
+
+def _dropped(device):
+    """The loss of a model with dropout, and all its gradients."""
+    model, _ = _start(device, DROPOUT)
+    ids, targets = (device.put(array) for array in Batches(TOKENS, DROPOUT.block_size, 4, 1).batch(0))
+    with tt.seeded("dropout", 7):
+        loss = model(ids, targets)
+    loss.backward()
+    return [loss.numpy(), *(tt.to_numpy(p.grad) for p in model.parameters())]
 
 
 @needs_compiler
@@ -158,7 +174,7 @@ def test_a_training_step_never_waits_for_the_device():
     model, optimizer = _start(device)
     batches, config = Batches(TOKENS, SHAPE.block_size, 4, 1), TrainConfig(batch_size=4, accumulation=2)
     with no_synchronization():
-        loss, norm = train_step(model, optimizer, batches, 0, config, device)
+        loss, norm = train_step(gradient_function(model, device), optimizer, batches, 0, config, device)
     assert float(loss) > 0
     assert float(norm) > 0
 
