@@ -1,6 +1,11 @@
 """Agreement with an independent GPT in plain PyTorch (extra `bench`); skipped where PyTorch is missing.
 
-MEASURED
+Measured with PyTorch 2.13 and NumPy 2.4 on two x86-64 cores, largest differences over the three variants (GPT-2's; no
+biases; ReLU, post-norm and an untied head), with `python -m pytest tests/gpt/test_torch_parity.py --junitxml=FILE`,
+which records them as properties:
+
+    logits 2.3e-6;  gradients 1.3e-6 of the largest element of each;  losses of 20 AdamW steps 9.5e-7 with pre-norm and
+    1.4e-5 with post-norm, where rounding grows faster
 """
 
 import numpy as np
@@ -13,7 +18,7 @@ from gpt.model import GPT
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
-SHAPE = dict(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
+SHAPE = {"vocab_size": 65, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}
 VARIANTS = [{}, {"bias": False}, {"activation": "relu", "norm": "post", "tied": False}]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
@@ -103,13 +108,13 @@ def test_logits_and_gradients(options, record_property):
 @variants
 def test_20_steps_of_adamw(options, record_property):
     model, reference = both(options)
-    optimizer = tt.optim.AdamW(tt.optim.decay_groups(model.parameters(), 0.1), lr=1e-3, betas=(0.9, 0.99))
+    optimizer = tt.optim.AdamW(tt.optim.decay_groups(model.parameters(), 0.1), lr=3e-4, betas=(0.9, 0.99))
     weights = reference.weights.values()
     groups = [
         {"params": [w for w in weights if w.ndim >= 2], "weight_decay": 0.1},
         {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
     ]
-    torch_optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    torch_optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.99))
     differences = []
     for step in range(20):
         (ids, targets), (torch_ids, torch_targets) = batch(step % 4)

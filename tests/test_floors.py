@@ -1,0 +1,166 @@
+"""Imports go down only: the floors of the design, enforced by reading the source, and tried on planted offenders."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Lowest first. A file may import from the lines above its own; files of one line may not import each other.
+FLOORS = [
+    ["kernels"],
+    ["tinytensor.backend", "tinytensor.random"],
+    ["tinytensor.tensor"],
+    ["tinytensor.ops.elementwise"],
+    ["tinytensor.ops.reduce", "tinytensor.ops.shape", "tinytensor.ops.linalg"],
+    ["tinytensor.ops.fused"],
+    ["tinytensor.ops"],
+    ["tinytensor.operators", "tinytensor.creation"],
+    ["tinytensor.nn"],
+    ["tinytensor.optim", "tinytensor.parallel", "tinytensor.gradcheck", "tinytensor.draw"],
+    ["tinytensor"],
+    ["gpt"],
+    ["train", "benchmarks", "sitecustomize"],
+]
+CUPY_MAY_BE_IMPORTED_IN = ("kernels.cuda", "tinytensor.backend", "benchmarks")
+TORCH_MAY_BE_IMPORTED_IN = ("benchmarks",)
+FORBIDDEN_MODULES = ("torch", "jax", "tensorflow", "pickle", "marshal", "shelve", "dill")
+FORBIDDEN_CALLS = ("eval", "exec", "compile", "__import__")
+LAZY = ("cupy", "datasets", "tokenizers", "matplotlib", "mpi4py", "graphviz", "kernels")  # optional dependencies
+
+
+def sources() -> dict[str, ast.Module]:
+    """{module name: syntax tree} of the product."""
+    paths = [ROOT / "train.py"]
+    for package in ("kernels", "tinytensor", "gpt", "benchmarks"):
+        paths += sorted((ROOT / package).rglob("*.py"))
+    return {module_name(path): ast.parse(path.read_text()) for path in paths}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def imports(tree: ast.AST, known=()) -> set[str]:
+    """Every module that is imported, anywhere in a file; `from a import b` is a.b if that is a module."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in full}
+    return found
+
+
+def floor_of(module: str) -> int | None:
+    """The floor with the longest name that fits; None for a foreign module."""
+    fitting = [(len(name), i) for i, floor in enumerate(FLOORS) for name in floor if is_within(module, name)]
+    exact = [(size, i) for size, i in fitting if module in FLOORS[i]]
+    return max(exact or fitting)[1] if fitting else None
+
+
+def layer_faults(trees) -> list[str]:
+    """Imports that do not go down."""
+    faults = []
+    for module, tree in trees.items():
+        for imported in sorted(imports(tree, trees)):
+            own, other = floor_of(module), floor_of(imported)
+            same_package = own == other and any(
+                is_within(module, name) and is_within(imported, name) for name in FLOORS[own] if "." not in name
+            )
+            if own is None or (other is not None and other >= own and not same_package):
+                faults.append(f"{module} imports {imported}")
+    return faults
+
+
+def module_faults(trees) -> list[str]:
+    """Imports and calls that have no place in the product."""
+    faults = []
+    for module, tree in trees.items():
+        for imported in sorted(imports(tree)):
+            root = imported.partition(".")[0]
+            torch_is_fine = root == "torch" and any(is_within(module, p) for p in TORCH_MAY_BE_IMPORTED_IN)
+            cupy_is_fine = any(is_within(module, p) for p in CUPY_MAY_BE_IMPORTED_IN)
+            if (root in FORBIDDEN_MODULES and not torch_is_fine) or (root == "cupy" and not cupy_is_fine):
+                faults.append(f"{module} imports {imported}")
+        calls = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+        faults += [f"{module} calls {name}" for name in calls if name in FORBIDDEN_CALLS]
+    return faults
+
+
+def late_imports(trees) -> list[str]:
+    """Imports inside functions, but for optional dependencies."""
+    return [
+        f"{module} imports {name} inside {function.name}"
+        for module, tree in trees.items()
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for name in sorted(imports(function))
+        if name.partition(".")[0] not in LAZY
+    ]
+
+
+def cycle(trees) -> list[str]:
+    """Modules in a circle of imports; empty if there is none."""
+    edges = {module: {i for i in imports(tree, trees) if i in trees and i != module} for module, tree in trees.items()}
+    while removable := [module for module in edges if not edges[module] & edges.keys()]:
+        for module in removable:
+            del edges[module]
+    return sorted(edges)
+
+
+CHECKS = [layer_faults, module_faults, late_imports, cycle]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_product_is_in_order(check):
+    assert check(sources()) == []
+
+
+def test_every_file_is_on_a_floor():
+    trees = sources()
+    assert len(trees) > 30
+    assert [module for module in trees if floor_of(module) is None] == []
+    on_their_own_line = {"tinytensor", "tinytensor.ops"} | {name for floor in FLOORS for name in floor}
+    assert [m for m in trees if is_within(m, "tinytensor") and m not in on_their_own_line] == []
+
+
+PLANTED = [
+    (layer_faults, "kernels.cpu.bad", "import tinytensor", "kernels.cpu.bad imports tinytensor"),
+    (layer_faults, "kernels.bad", "from gpt import model", "kernels.bad imports gpt.model"),
+    (layer_faults, "tinytensor.tensor", "from tinytensor.ops import fused", "imports tinytensor.ops.fused"),
+    (layer_faults, "tinytensor.tensor", "import tinytensor.operators", "imports tinytensor.operators"),
+    (layer_faults, "tinytensor.ops.elementwise", "from tinytensor.ops.shape import stack", "ops.shape"),
+    (layer_faults, "tinytensor.ops.reduce", "from tinytensor.ops.shape import stack", "ops.shape"),
+    (layer_faults, "tinytensor.nn", "from tinytensor import optim", "imports tinytensor.optim"),
+    (layer_faults, "tinytensor.optim", "import tinytensor as tt", "imports tinytensor"),
+    (layer_faults, "gpt.model", "import train", "imports train"),
+    (layer_faults, "gpt.model", "def f():\n    from benchmarks import cpu_vs_gpu", "imports benchmarks"),
+    (layer_faults, "tinytensor.unheard_of", "import gpt", "imports gpt"),
+    (module_faults, "gpt.model", "import torch.nn", "imports torch.nn"),
+    (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
+    (module_faults, "gpt.data", "from pickle import load", "imports pickle"),
+    (module_faults, "gpt.config", "config = eval('1')", "calls eval"),
+    (module_faults, "gpt.config", "exec(open('x').read())", "calls exec"),
+    (late_imports, "gpt.model", "def f():\n    import json", "imports json inside f"),
+]
+
+
+@pytest.mark.parametrize(("check", "module", "source", "fault"), PLANTED, ids=[p[1] + " " + p[3] for p in PLANTED])
+def test_a_planted_fault_is_found(check, module, source, fault):
+    trees = sources() | {module: ast.parse(source)}
+    (found,) = check(trees)
+    assert fault in found
+    assert found.startswith(module)
+
+
+def test_a_planted_cycle_is_found():
+    planted = {"gpt.one": ast.parse("import gpt.two"), "gpt.two": ast.parse("from gpt import one")}
+    assert cycle(sources() | planted) == ["gpt.one", "gpt.two"]
