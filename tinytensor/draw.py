@@ -20,18 +20,16 @@ def draw(tensor: Tensor):
         raise ImportError("draw needs the package graphviz; install it with pip install 'tinytensor[plot]'") from None
     graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"fontname": "monospace", "fontsize": "10"})
     root = tensor.function or tensor
-    _add_node(graph, root, tensor)
-    seen, stack = {root}, [root] if tensor.function else []
+    _add_node(graph, root)
+    seen, stack = {root}, [root]
     while stack:
         function = stack.pop()
-        for x in function.parents():
-            node = x.function or x
-            graph.edge(_id(node), _id(function), label=" x ".join(map(str, x.shape)) or "scalar")
+        for node, shape, _ in filter(None, getattr(function, "edges", None) or ()):
+            graph.edge(_id(node), _id(function), label=" x ".join(map(str, shape)) or "scalar")
             if node not in seen:
                 seen.add(node)
-                _add_node(graph, node, x)
-                if x.function:
-                    stack.append(x.function)
+                _add_node(graph, node)
+                stack.append(node)
     return graph
 
 
@@ -39,8 +37,8 @@ def _id(node: Function | Tensor) -> str:
     return f"n{id(node)}"
 
 
-def _add_node(graph, node: Function | Tensor, result: Tensor) -> None:
+def _add_node(graph, node: Function | Tensor) -> None:
     if isinstance(node, Function):
         graph.node(_id(node), node.name)
     else:
-        graph.node(_id(node), f"{type(node).__name__}\n{tuple(result.shape)} {result.dtype}", shape="box")
+        graph.node(_id(node), f"{type(node).__name__}\n{tuple(node.shape)} {node.dtype}", shape="box")

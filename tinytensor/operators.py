@@ -40,7 +40,7 @@ def setitem(x, index, value) -> None:
     if x.requires_grad:
         raise RuntimeError("in-place assignment to a tensor that requires a gradient; use where or masked_fill")
     x.data[tuple(map(_raw, index)) if isinstance(index, tuple) else _raw(index)] = _raw(value)
-    x.version += 1
+    x.mark_changed()
 
 
 def iterate(x):

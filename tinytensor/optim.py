@@ -51,7 +51,7 @@ class Optimizer:
                 arrays = next(slots)
                 if p.grad is not None:
                     self._update(p, group, grad_scale, *arrays)
-                    p.version += 1
+                    p.mark_changed()
 
     def _update(self, p, group, grad_scale, *arrays) -> None:
         raise NotImplementedError

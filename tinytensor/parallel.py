@@ -34,15 +34,16 @@ class BatchParallel:
     def backward(self, ids, targets, scale: float = 1.0):
         """Add the gradients of scale * loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array."""
         seed = next_seed()
+        threads = min(len(self._replicas), len(ids))
         self._share_parameters()
 
         def work(thread):
             return sum(
                 _backward(self._replicas[thread], ids, targets, rows, scale, seed)
-                for rows in _parts(ids.shape, len(self._replicas), thread)
+                for rows in _parts(ids.shape, threads, thread)
             )
 
-        loss = sum(spread(work, range(min(len(self._replicas), len(ids)))))
+        loss = sum(spread(work, range(threads)))
         self._collect_gradients()
         return loss
 

@@ -22,6 +22,8 @@ import numpy as np
 
 from tinytensor.backend import array_module, to_numpy
 
+FORGET_BYTES = 2 * 2**20  # results smaller than this are kept even where they could be computed again
+
 
 class _GradMode(threading.local):
     enabled = True
@@ -44,13 +46,21 @@ class no_grad(ContextDecorator):
         return no_grad()  # a fresh one for each call of a decorated function, which may call itself
 
 
+class Version:
+    """Counts the in-place changes of one array, for `backward` to see whether an array it needs was overwritten."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self):
+        self.changes = 0
+
+
 class Tensor:
     """An array, and how it came to be.
 
     data: the raw array (NumPy, CuPy or emulated), of any shape and dtype.
     grad: None, or dL/d(this tensor) as a raw array of the same shape and dtype, after `backward` (leaves only).
     function: the Function that computed it, None for a leaf.
-    version: counts in-place changes of `data`, so that `backward` can tell when an array it needs was overwritten.
     """
 
     __slots__ = ("__weakref__", "_data", "function", "grad", "requires_grad", "version")
@@ -63,7 +73,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad = None
         self.function: Function | None = None
-        self.version = 0
+        self.version = Version()
 
     @property
     def data(self):
@@ -71,9 +81,14 @@ class Tensor:
 
     @data.setter
     def data(self, array):
-        # also runs after `t.data -= step`, which is how an in-place change is noticed
-        self._data = array
-        self.version += 1
+        if array is self._data:  # as after `t.data -= step`: Python assigns what the in-place operation returned
+            self.mark_changed()
+        else:
+            self._data, self.version = array, Version()
+
+    def mark_changed(self) -> None:
+        """Say that the array was changed in place; graphs that need its old values will refuse to run backward."""
+        self.version.changes += 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,7 +158,8 @@ class Function:
         y = Scale(3.0)(x)
     """
 
-    inputs: tuple | None = None  # set when recorded in a graph, None again once backward has freed it
+    edges: list | None = None  # set when recorded in a graph, None again once backward has freed it
+    again = None  # a method without arguments, for an operation cheap enough to run twice: see `_forget_cheap_inputs`
 
     def forward(self, *arrays):
         raise NotImplementedError
@@ -166,29 +182,42 @@ class Function:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{self.name} of {' and '.join(map(_describe, arrays))}: {error}") from error
         if True in self.needs_grad:
-            self.inputs = inputs
-            self.versions = [x.version if isinstance(x, Tensor) else 0 for x in inputs]
             y.function, y.requires_grad = self, True
+            tensors = [x for x in inputs if isinstance(x, Tensor)]
+            self._forget_cheap_inputs(tensors)
+            self.guards = self._guards(tensors, y)
+            # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
+            self.edges = [
+                (x.function or x, x.shape, x.dtype) if needed else None
+                for x, needed in zip(inputs, self.needs_grad, strict=True)
+            ]
         return y
 
-    def parents(self) -> list[Tensor]:
-        """The inputs that gradients flow to: the edges of the graph, a tensor used twice being there twice."""
-        return [x for x, needed in zip(self.inputs, self.needs_grad, strict=True) if needed]
+    def _forget_cheap_inputs(self, inputs: list[Tensor]) -> None:
+        """Of large inputs that can be computed `again`, keep the Function that will do so instead of the array."""
+        self.forgotten = {}
+        for x in inputs:
+            source = x.function
+            if source is not None and source.again and not source.forgotten and x._data.nbytes >= FORGET_BYTES:
+                names = [name for name, value in vars(self).items() if value is x._data]
+                self.forgotten |= dict.fromkeys(names, source)
+        vars(self).update(dict.fromkeys(self.forgotten))
 
-    def check_unchanged(self) -> None:
-        """Raise RuntimeError if an array kept by `forward`, here or where an input was made, was changed in place."""
-        for x, version in zip(self.inputs, self.versions, strict=True):
-            if isinstance(x, Tensor):
-                self.check_kept(x, version, "an input")
-                if x.function is not None:
-                    x.function.check_kept(x, 0, "the result")
+    def _guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
+        """What to compare before the VJP for each array that was kept: its version now, and words to name it."""
+        kept = [id(value) for value in vars(self).values()]
+        roles = [(x, "an input") for x in inputs] + [(y, "the result")]
+        return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
 
-    def check_kept(self, x: Tensor, version: int, role: str) -> None:
-        """Raise RuntimeError if x, kept since it had `version`, was changed in place."""
-        if x.version != version and any(kept is x._data for kept in vars(self).values()):
-            raise RuntimeError(
-                f"backward: {role} of {self.name}, shape {x.shape}, was changed in place after it was used"
-            )
+    def prepare_vjp(self) -> None:
+        """Compute forgotten inputs again. Raises RuntimeError if an array that was kept has been changed in place."""
+        for function in (self, *self.forgotten.values()):
+            for version, changes, role, shape in function.guards:
+                if version.changes != changes:
+                    raise RuntimeError(
+                        f"backward: {role} of {function.name}, shape {shape}, was changed in place after it was used"
+                    )
+        vars(self).update({name: source.again() for name, source in self.forgotten.items()})
 
     def release(self) -> None:
         """Drop the saved arrays and the edges of the graph."""
@@ -227,15 +256,15 @@ def _count_uses(root: Function) -> dict[Function, int]:
     stack = [root]
     while stack:
         function = stack.pop()
-        if function.inputs is None:
+        if function.edges is None:
             raise RuntimeError(
                 f"backward: the graph through this {function.name} was freed by an earlier backward; run forward again"
             )
-        for x in function.parents():
-            if x.function is not None:
-                if x.function not in uses:
-                    stack.append(x.function)
-                uses[x.function] = uses.get(x.function, 0) + 1
+        for node, *_ in filter(None, function.edges):
+            if isinstance(node, Function):
+                if node not in uses:
+                    stack.append(node)
+                uses[node] = uses.get(node, 0) + 1
     return uses
 
 
@@ -246,26 +275,25 @@ def _propagate(root: Tensor, g) -> None:
     ready = []
     if root.function is not None:
         uses = _count_uses(root.function)
-        root.function.check_kept(root, 0, "the result")
         ready.append(root.function)
     while ready:
         function = ready.pop()
-        function.check_unchanged()
+        function.prepare_vjp()
         g = sums.pop(function)
         gradients = function.vjp(g)
-        for x, needed, gx in zip(function.inputs, function.needs_grad, gradients, strict=True):
-            if not needed:
+        for edge, gx in zip(function.edges, gradients, strict=True):
+            if edge is None:
                 continue
+            node, shape, dtype = edge
             if gx is None:
-                raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {x.shape}")
+                raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
             # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
             fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
-            gx, fresh = _fit(gx, x, function, fresh)
-            sums.add(x.function or x, gx, fresh)
-            if x.function is not None:
-                uses[x.function] -= 1
-                if uses[x.function] == 0:
-                    ready.append(x.function)
+            sums.add(node, *_fit(gx, shape, dtype, fresh))
+            if node in uses:
+                uses[node] -= 1
+                if uses[node] == 0:
+                    ready.append(node)
         function.release()
     for leaf, (g, owned) in sums.items():
         if leaf.grad is not None:
@@ -274,15 +302,14 @@ def _propagate(root: Tensor, g) -> None:
             leaf.grad = g if owned else g.copy()
 
 
-def _fit(gx, x: Tensor, function: Function, fresh: bool):
+def _fit(gx, shape, dtype, fresh: bool):
     """Bring a VJP's result to the shape and dtype of its input: sum over the axes that forward broadcast."""
-    if gx.shape != x.shape:
-        extra = gx.ndim - x.ndim
-        axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(x.shape) if n == 1)
-        gx = array_module(x.data).asarray(gx.sum(axis=axes)).reshape(x.shape)
-        fresh = True
-    if gx.dtype != x.dtype:
-        gx, fresh = gx.astype(x.dtype), True
+    if gx.shape != shape:
+        extra = gx.ndim - len(shape)
+        axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
+        gx, fresh = gx.sum(axis=axes).reshape(shape), True
+    if gx.dtype != dtype:
+        gx, fresh = gx.astype(dtype), True
     # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
     return (np.asarray(gx) if isinstance(gx, np.generic) else gx), fresh
 

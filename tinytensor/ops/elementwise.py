@@ -155,6 +155,9 @@ class GELU(Function):
         self.x = x
         return kernels_for(x).gelu_forward(x)
 
+    def again(self):
+        return self.forward(self.x)
+
     def vjp(self, g):
         return (kernels_for(g).gelu_backward(g, self.x),)
 
