@@ -19,8 +19,9 @@ def keep_freed_memory() -> bool:
 
     It holds for the whole process, so programs call it, not libraries. Only glibc has `mallopt`.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if hasattr(ctypes, "CDLL") else None
-    if mallopt is None:
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
         return False
     # one arena: those of other threads are made of 64 MiB pieces, too small for large arrays
     settings = {M_MMAP_THRESHOLD: 2**27, M_TRIM_THRESHOLD: LARGEST, M_ARENA_MAX: 1}
