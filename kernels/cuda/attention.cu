@@ -23,7 +23,9 @@
 //     dk_j  = scale * sum_i ds_ij q_i
 //
 //   delta_i needs no sum over keys: sum_j p_ij r_ij (g_i . v_j) = g_i . sum_j p_ij r_ij v_j = g_i . y_i.
-//   The scores are computed again, and p_ij = exp(s_ij - lse_i) needs neither maximum nor sum.
+//   The scores are computed again, and p_ij = exp(s_ij - lse_i) needs neither maximum nor sum. They must have the
+//   same bits as in forward: near 1e4 the last one counts 1e-3, in an exponent. So all kernels scale the queries as
+//   they load them and add over d in the same order.
 //   attention_backward_queries owns TILE queries and walks over keys; attention_backward_keys owns TILE keys and walks
 //   over queries. Each result has one owner, who adds in a fixed order: no atomics, so the same bits every time.
 //
@@ -45,11 +47,11 @@
 #define ALL_LANES 0xffffffffu
 #define LOWEST -3.402823466e38f
 
-// Registers allow 512 threads of 128 each on a multiprocessor, two blocks of 256. The widest backward needs more.
+// Registers allow 512 threads of 128 each on a multiprocessor, two blocks of 256. Wide heads' backward needs more.
 #define FORWARD_BOUNDS __launch_bounds__(THREADS, 512 / THREADS)
-#define BACKWARD_BOUNDS __launch_bounds__(THREADS, (HEAD <= 96 ? 512 : 256) / THREADS)
+#define BACKWARD_BOUNDS __launch_bounds__(THREADS, (HEAD <= 64 ? 512 : 256) / THREADS)
 
-// ---- a thread's place ---------------------------------------------------------------------------------------------
+// ---- a thread's place ----------------------------------------------------------------------------------------------
 // Score tiles are TILE x STREAM; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
 // The 16 lanes of a group lie in one warp, so a row is reduced by shuffles and passed on without a block barrier.
 
@@ -74,17 +76,19 @@ __device__ inline float group_max(float value)
     return value;
 }
 
-// ---- tiles in shared memory -----------------------------------------------------------------------------------------
+// ---- tiles in shared memory ----------------------------------------------------------------------------------------
 // A tile holds rows of HEAD floats, as CHUNKS float4s each. Where lanes read different rows at the same column, rows of
 // a multiple of 32 floats would all start in the same bank; so a streamed tile keeps chunk c of row t at chunk
 // c ^ (t & 7) ("swizzled"): eight neighbouring rows then cover the 32 banks, as they would with padding, but in no more
 // memory. Owned tiles are read one row at a time by a whole group and lie plainly.
 
-struct Matrix {  // rows of D numbers in device memory: one of q, k, v, g, y of one head
-    const float *data;
+template <class Number>  // float, or const float where it is only read
+struct Matrix {           // rows of D numbers in device memory: one of q, k, v, g, y of one head
+    Number *data;
     long long stride;  // from row to row
     int rows, columns;
     bool aligned;  // each row starts at a multiple of 16 bytes
+    float factor;  // applied when a tile is loaded
 };
 
 __device__ inline bool rows_aligned(const float *data, int D) { return D % 4 == 0 && (size_t)data % 16 == 0; }
@@ -97,7 +101,7 @@ __device__ inline float4 load4(const float *p, int left, bool aligned)
 
 // Copy `count` rows from `first` on; what lies outside the matrix becomes 0, which adds nothing to any product.
 template <int count, bool swizzled>
-__device__ inline void load_tile(float *tile, const Matrix &source, int first)
+__device__ inline void load_tile(float *tile, const Matrix<const float> &source, int first)
 {
     for (int i = threadIdx.x; i < count * CHUNKS; i += THREADS) {
         int row = i / CHUNKS, chunk = i % CHUNKS;
@@ -105,25 +109,27 @@ __device__ inline void load_tile(float *tile, const Matrix &source, int first)
         if (first + row < source.rows)
             value = load4(source.data + (first + row) * source.stride + 4 * chunk, source.columns - 4 * chunk,
                           source.aligned);
+        value = make_float4(source.factor * value.x, source.factor * value.y, source.factor * value.z,
+                            source.factor * value.w);
         int place = swizzled ? chunk ^ (row & 7) : chunk;
         reinterpret_cast<float4 *>(tile)[row * CHUNKS + place] = value;
     }
 }
 
-__device__ inline void load_owned(float *tile, const Matrix &source, int first)
+__device__ inline void load_owned(float *tile, const Matrix<const float> &source, int first)
 {
     load_tile<TILE, false>(tile, source, first);
 }
 
 // Two barriers: one until nobody reads the tile that is there, one until the new one is complete.
-__device__ inline void load_stream(float *tile, const Matrix &source, int first)
+__device__ inline void load_stream(float *tile, const Matrix<const float> &source, int first)
 {
     __syncthreads();
     load_tile<STREAM, true>(tile, source, first);
     __syncthreads();
 }
 
-// ---- the two products -------------------------------------------------------------------------------------------------
+// ---- the two products ----------------------------------------------------------------------------------------------
 
 // scores = owned . stream^T    (TILE, HEAD) @ (STREAM, HEAD)^T -> (TILE, STREAM)
 // Each step reads ROWS + COLS float4s for 4 * ROWS * COLS multiply-adds.
@@ -197,29 +203,29 @@ __device__ inline void clear(float (&output)[ROWS][WIDTH])
 }
 
 // Write factor * output to the rows from `first` on of a matrix in device memory.
-__device__ inline void store_output(float *data, const Matrix &shape, int first, const float (&output)[ROWS][WIDTH],
+__device__ inline void store_output(const Matrix<float> &target, int first, const float (&output)[ROWS][WIDTH],
                                     const float (&factor)[ROWS])
 {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         int row = first + tile_row(r);
-        if (row >= shape.rows) continue;
+        if (row >= target.rows) continue;
 #pragma unroll
         for (int pair = 0; pair < WIDTH / 2; pair++) {
             int col = output_col(pair);
-            float *p = data + row * shape.stride + col;
+            float *p = target.data + row * target.stride + col;
             float2 value = make_float2(factor[r] * output[r][2 * pair], factor[r] * output[r][2 * pair + 1]);
-            if (shape.aligned && col + 1 < shape.columns) {
+            if (target.aligned && col + 1 < target.columns) {
                 *reinterpret_cast<float2 *>(p) = value;
             } else {
-                if (col < shape.columns) p[0] = value.x;
-                if (col + 1 < shape.columns) p[1] = value.y;
+                if (col < target.columns) p[0] = value.x;
+                if (col + 1 < target.columns) p[1] = value.y;
             }
         }
     }
 }
 
-// ---- dropout ------------------------------------------------------------------------------------------------------------
+// ---- dropout -------------------------------------------------------------------------------------------------------
 
 struct Dropout {
     unsigned threshold;  // floor(p * 2^32); 0: keep everything
@@ -235,24 +241,24 @@ __device__ inline float dropout_factor(const Dropout &dropout, unsigned row, int
     return is_kept(key, column, dropout.threshold) ? dropout.keep_scale : 0.0f;
 }
 
-// ---- kernels --------------------------------------------------------------------------------------------------------------
+// ---- kernels -------------------------------------------------------------------------------------------------------
 
 // The block's head in the packed array: part 0 queries, 1 keys, 2 values.
-__device__ inline Matrix packed(const float *qkv, int part, int T, int H, int D)
+template <class Number>
+__device__ inline Matrix<Number> packed(Number *qkv, int part, int T, int H, int D, float factor = 1.0f)
 {
     int b = blockIdx.x / H, h = blockIdx.x % H;
     long long stride = 3LL * H * D;
-    Matrix m = {qkv + b * T * stride + (long long)(part * H + h) * D, stride, T, D, rows_aligned(qkv, D)};
-    return m;
+    return {qkv + b * T * stride + (long long)(part * H + h) * D, stride, T, D, rows_aligned(qkv, D), factor};
 }
 
 // The block's head in y or g.
-__device__ inline Matrix unpacked(const float *y, int T, int H, int D)
+template <class Number>
+__device__ inline Matrix<Number> unpacked(Number *y, int T, int H, int D)
 {
     int b = blockIdx.x / H, h = blockIdx.x % H;
     long long stride = (long long)H * D;
-    Matrix m = {y + b * T * stride + (long long)h * D, stride, T, D, rows_aligned(y, D)};
-    return m;
+    return {y + b * T * stride + (long long)h * D, stride, T, D, rows_aligned(y, D), 1.0f};
 }
 
 extern "C" __global__ void FORWARD_BOUNDS
@@ -263,8 +269,8 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
     float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
     float *stream = queries + TILE * HEAD;                      // (STREAM, HEAD): keys, then values
     float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM)
-    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const Matrix out = unpacked(y, T, H, D);
+    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const auto out = unpacked(y, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
     const long long first_row = (long long)blockIdx.x * T;           // of this head in lse
     const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;     // the longest walks start first
@@ -286,7 +292,7 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
 #pragma unroll
             for (int c = 0; c < COLS; c++) {
                 int j = first_key + tile_col(c);
-                scores[r][c] = j <= i ? scale * scores[r][c] : -__int_as_float(0x7f800000);  // exp(-inf) = 0
+                scores[r][c] = j <= i ? scores[r][c] : -__int_as_float(0x7f800000);  // exp(-inf) = 0
                 raised = fmaxf(raised, scores[r][c]);
             }
             raised = group_max(raised);
@@ -314,7 +320,7 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
         if (lane() == 0 && i < T) lse[first_row + i] = largest[r] + logf(sum[r]);
         sum[r] = 1.0f / sum[r];
     }
-    store_output(const_cast<float *>(out.data), out, first_query, output, sum);
+    store_output(out, first_query, output, sum);
 }
 
 // delta (B, H, T) = sum over D of g * y: one warp per row of g, rows in the order (b, t, h).
@@ -341,8 +347,9 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
     float *gradients = queries + TILE * HEAD;                   // (TILE, HEAD)
     float *stream = gradients + TILE * HEAD;                    // (STREAM, HEAD): values, then keys
     float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM): ds
-    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const Matrix gy = unpacked(g, T, H, D), gq = packed(gqkv, 0, T, H, D);
+    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const auto gy = unpacked(g, T, H, D);
+    const auto gq = packed(gqkv, 0, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
     const long long first_row = (long long)blockIdx.x * T;
     const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;
@@ -371,13 +378,13 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
 #pragma unroll
             for (int c = 0; c < COLS; c++) {
                 int i = first_query + tile_row(r), j = first_key + tile_col(c);
-                float p = j <= i ? __expf(scale * scores[r][c] - row_lse[r]) : 0.0f;
+                float p = j <= i ? __expf(scores[r][c] - row_lse[r]) : 0.0f;
                 float dp = products[r][c] * dropout_factor(dropout, first_row + i, j);
                 weights[tile_row(r) * STREAM + tile_col(c)] = p * (dp - row_delta[r]);
             }
         add_weighted_rows(output, weights, stream);
     }
-    store_output(const_cast<float *>(gq.data), gq, first_query, output, factor);
+    store_output(gq, first_query, output, factor);
 }
 
 extern "C" __global__ void BACKWARD_BOUNDS
@@ -390,8 +397,9 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
     float *values = keys + TILE * HEAD;                      // (TILE, HEAD)
     float *stream = values + TILE * HEAD;                    // (STREAM, HEAD): queries, gradients, queries again
     float *weights = stream + STREAM * HEAD;                 // (TILE, STREAM): p r, then ds, both transposed
-    const Matrix q = packed(qkv, 0, T, H, D), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const Matrix gy = unpacked(g, T, H, D), gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
+    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
+    const auto gy = unpacked(g, T, H, D);
+    const auto gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
     const long long first_row = (long long)blockIdx.x * T;
     const int first_key = blockIdx.y * TILE;
@@ -416,7 +424,7 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 int j = first_key + tile_row(r);
-                float p = j <= i && i < T ? __expf(scale * scores[r][c] - col_lse) : 0.0f;
+                float p = j <= i && i < T ? __expf(scores[r][c] - col_lse) : 0.0f;
                 float kept = dropout_factor(dropout, first_row + i, j);
                 weights[tile_row(r) * STREAM + tile_col(c)] = p * kept;
                 scores[r][c] = p * (products[r][c] * kept - col_delta);  // ds
@@ -433,8 +441,7 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
         add_weighted_rows(output_keys, weights, stream);
     }
 
-    for (int r = 0; r < ROWS; r++) factor[r] = scale;
-    store_output(const_cast<float *>(gk.data), gk, first_key, output_keys, factor);
-    for (int r = 0; r < ROWS; r++) factor[r] = 1.0f;
-    store_output(const_cast<float *>(gv.data), gv, first_key, output_values, factor);
+    for (int r = 0; r < ROWS; r++) factor[r] = 1.0f;  // the streamed queries carry the scale already
+    store_output(gk, first_key, output_keys, factor);
+    store_output(gv, first_key, output_values, factor);
 }

@@ -74,7 +74,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     check(g.shape == y.shape == (B, T, H, D), f"attention: g {g.shape} and y {y.shape} must be {(B, T, H, D)}")
     check(lse.shape == (B, H, T), f"attention: lse has shape {lse.shape}: must be {(B, H, T)}")
     xp = array_module(qkv)
-    (g,) = contiguous(g)
+    g, y, lse = contiguous(g, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
     if not g.size:
         return gqkv

@@ -2,7 +2,9 @@
 //
 //     n = (x - mean) * rstd,  rstd = 1 / sqrt(mean((x - mean)^2) + eps),  y = n * weight + bias
 //
-// Forward centres before squaring: mean(x^2) - mean^2 would lose the variance of values far from zero.
+// Forward takes care of values far from zero. It centres before squaring, as mean(x^2) - mean^2 would lose the
+// variance; and the mean, found from a large and so coarsely rounded sum, is corrected by the mean of what centring
+// leaves.
 //
 // Backward, with h = g * weight (the gradient with respect to n) and means over the C columns:
 //     gx      = rstd * (h - mean(h) - n * mean(h * n))
@@ -25,10 +27,12 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
     x += row * columns;
     y += row * columns;
 
-    float kept[KEPT], sum = 0.0f, squares = 0.0f;
+    float kept[KEPT], sum = 0.0f, rest = 0.0f, squares = 0.0f;
     auto fetch = [&](int col) { return x[col]; };
     first_look(columns, kept, fetch, [&](int, float value) { sum += value; });
     float center = row_sum(sum) / columns;
+    second_look(columns, kept, fetch, [&](int, float value) { rest += value - center; });
+    center += row_sum(rest) / columns;
     second_look(columns, kept, fetch, [&](int, float value) {
         float centred = value - center;
         squares = fmaf(centred, centred, squares);

@@ -57,6 +57,11 @@ def _ptxas() -> Path:
     return _wheel_file("nvidia-cuda-nvcc-cu12", r"bin/ptxas(\.exe)?$")
 
 
+def find_compilers() -> None:
+    """Raise CompilerMissing unless both compilers are installed."""
+    _nvrtc(), _ptxas()
+
+
 def _log(program: ctypes.c_void_p) -> str:
     size = ctypes.c_size_t()
     _nvrtc().nvrtcGetProgramLogSize(program, ctypes.byref(size))
