@@ -184,6 +184,7 @@ class Function:
         if True in self.needs_grad:
             y.function, y.requires_grad = self, True
             tensors = [x for x in inputs if isinstance(x, Tensor)]
+            self.made = y.version
             self._forget_cheap_inputs(tensors)
             self.guards = self._guards(tensors, y)
             # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
@@ -198,7 +199,11 @@ class Function:
         self.forgotten = {}
         for x in inputs:
             source = x.function
-            if source is not None and source.again and not source.forgotten and x._data.nbytes >= FORGET_BYTES:
+            if source is None or source.again is None or source.edges is None or source.forgotten:
+                continue
+            # what was changed or exchanged since is not what would be computed
+            untouched = x.version is source.made and x.version.changes == 0
+            if untouched and x._data.nbytes >= FORGET_BYTES:
                 names = [name for name, value in vars(self).items() if value is x._data]
                 self.forgotten |= dict.fromkeys(names, source)
         vars(self).update(dict.fromkeys(self.forgotten))
