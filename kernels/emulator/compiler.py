@@ -18,16 +18,18 @@ from pathlib import Path
 from kernels.emulator.errors import CompileError
 
 HERE = Path(__file__).parent
-# Hidden: two modules may each have a `k`, and instances of the same template, and must not meet.
-COMMON = ["-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-semantic-interposition"]
-COMMON += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+COMMON = ["-std=c++17", "-fPIC", "-pthread", "-march=native", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+# Hidden: two modules may each have a kernel `k`, or instances of the same template, and must not meet.
+COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
+# Without contraction all builds give the same bits. (A GPU fuses more; write fmaf where it matters.)
+# Errno and traps are nothing a GPU has. Line tables, so that a fault can name its line.
+COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g1"]
 LINK = ["-shared", "-pthread", "-o", "built.so"]
-# g1: line numbers, so that a fault can name its line. Errno and traps are nothing a GPU has.
-FAST = ["-O3", "-march=native", "-g1", "-fno-math-errno", "-fno-trapping-math", "-fstack-clash-protection"]
+FAST = ["-O3", "-fstack-clash-protection"]
 # The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
 # Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
 # Vectorising would merge the accesses of several source lines.
-CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-g1", "-fno-math-errno", "-fstack-clash-protection", "-fno-tree-vectorize"]
+CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment"]
 KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
@@ -89,8 +91,8 @@ def translate(code):
 
 
 def host_options(options):
-    """(flags, macros, include directories): the options of NVRTC that mean something to a host compiler."""
-    flags, macros, directories, words = [], [], [], iter(options)
+    """(macros, include directories): the options of NVRTC that mean something to a host compiler."""
+    macros, directories, words = [], [], iter(options)
     for word in words:
         if word in ("-D", "-U", "-I"):
             word += next(words, "")
@@ -103,9 +105,7 @@ def host_options(options):
             macros.append(f"#undef {word[2:]}\n")
         elif word.startswith("-I"):
             directories.append(word[2:])
-        elif word in ("--fmad=false", "-fmad=false"):
-            flags.append("-ffp-contract=off")
-    return flags, "".join(macros), directories
+    return "".join(macros), directories
 
 
 @functools.cache
@@ -174,16 +174,16 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
 def build_runtime():
     """Path of the emulator's own shared object."""
     text = f'#include "{HERE / "runtime.cpp"}"\n#include "{HERE / "checker.cpp"}"\n'
-    return compile_shared("runtime.cpp", text, [*COMMON, "-O2", "-g1"])
+    return compile_shared("runtime.cpp", text, [*COMMON, "-O2"])
 
 
 def build_module(code, name, options, name_expressions, kind):
     """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS."""
-    flags, macros, directories = host_options(options)
+    macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories))
     # The macros come after device.h: a -DD=32 must not change the system's headers.
     text = f'#include "device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
-    flags += [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
+    flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
 
     def finish(text):
         return text + export_kernels(macros + code, name_expressions)

@@ -124,12 +124,13 @@ static void* prepare_stack(char* top, void (*entry)()) {
 #endif
 
 // ---------------------------------------------------------------- stacks
-constexpr size_t STACK = 128 << 10, GUARD = 16 << 10;  // per fiber; pages are only used once touched
+constexpr size_t STACK = 132 << 10, GUARD = 16 << 10;  // per fiber; pages are only used once touched
 
 // The stacks of one worker, each above a page that no access survives. Kept for the next launch.
 struct Stacks {
     std::vector<char*> bases;
 
+    // Lowest address of a stack, or null where there is no memory for it.
     char* get(size_t index) {
         while (bases.size() <= index) {
             char* memory = static_cast<char*>(
@@ -160,7 +161,7 @@ static void put_stacks(Stacks* stacks) {
 // ---------------------------------------------------------------- one block
 struct Thread {
     uint3 index;                // threadIdx
-    int stack;
+    char* stack;                // lowest address of the stack it runs on
     const char* waits_at;       // line of the barrier it waits at, else null
     // Its part in a warp collective, while it waits for one.
     int kind, argument, width;
@@ -181,26 +182,26 @@ struct Worker {
     int thread_count, warp_count, alive, arrived, predicates;
     uint64_t random;
     void* host;                 // where run_block stands while fibers run
-    int stack_count;            // stacks in use or free; free ones are listed
-    std::vector<int> free_stacks;
+    size_t stack_count;         // stacks that this block has used; those free again are listed
+    std::vector<char*> free_stacks;
     Thread threads[MAX_THREADS];
     void* positions[MAX_THREADS];  // where each thread's fiber stands; null before it starts
     Warp warps[MAX_WARPS];
 
     void run();
     bool run_block(int64_t block);
-    int pick();
-    int next();
+    int pick(bool roam);
+    int next(bool roam);
     bool release_active();
     void enter(int thread);
     void resume(int thread, void** save);
-    void suspend();
+    void suspend(bool roam = false);
     void exited();
     void release_barrier();
     void complete(int warp, unsigned mask);
     [[noreturn]] void leave();
     [[noreturn]] void stuck();
-    int new_stack();
+    char* new_stack();
 };
 
 static INITIAL_EXEC Worker* worker;
@@ -217,15 +218,18 @@ static uint3 unravel(int64_t index, const uint32_t* size) {
             (unsigned)(index / ((int64_t)size[0] * size[1]))};
 }
 
-// The next thread that can run: the neighbour, so that lanes arrive in order; in a checked launch, anyone.
-int Worker::pick() {
-    unsigned from = launch->checked ? (unsigned)(next_random(random) % (unsigned)thread_count) : (unsigned)current.thread + 1;
-    unsigned first = from / WARP, above = ~0u << from % WARP;
-    if (first >= (unsigned)warp_count) first = 0, above = ~0u;
-    if (unsigned ready = warps[first].ready & above) return (int)first * WARP + __builtin_ctz(ready);
-    for (int i = 0, w = (int)first; i < warp_count; i++) {
-        if (++w == warp_count) w = 0;
-        if (warps[w].ready) return w * WARP + __builtin_ctz(warps[w].ready);
+// A thread that can run, or -1: the neighbour, then others of its warp, whose stacks are still in the cache, then the
+// next warps. To roam is to try the next warps first. A checked launch takes anyone.
+int Worker::pick(bool roam) {
+    roam |= launch->checked;
+    unsigned start = (unsigned)current.thread + 1;
+    if (launch->checked) start = (unsigned)(next_random(random) % (unsigned)thread_count);
+    int w = roam ? (int)start / WARP : current.thread / WARP;
+    if (w == warp_count) w = 0;
+    if (unsigned ready = warps[w].ready & ~0u << start % WARP) return w * WARP + __builtin_ctz(ready);
+    for (int i = roam; i <= warp_count; i++) {
+        int v = w + i < warp_count ? w + i : w + i - warp_count;
+        if (warps[v].ready) return v * WARP + __builtin_ctz(warps[v].ready);
     }
     return -1;
 }
@@ -242,13 +246,15 @@ static void fiber_main() {
     }
 }
 
-int Worker::new_stack() {
-    if (!free_stacks.empty()) {
-        int stack = free_stacks.back();
-        free_stacks.pop_back();
+char* Worker::new_stack() {
+    if (free_stacks.empty()) {
+        char* stack = stacks->get(stack_count++);
+        if (!stack) fail(CRASH, "got no memory for its stack");
         return stack;
     }
-    return stack_count++;
+    char* stack = free_stacks.back();
+    free_stacks.pop_back();
+    return stack;
 }
 
 // Goes on with `thread`, on a new stack if it has not started.
@@ -257,26 +263,24 @@ void Worker::resume(int thread, void** save) {
     Thread& t = threads[thread];
     if (!positions[thread]) {
         t.stack = new_stack();
-        char* base = stacks->get(t.stack);
-        if (!base) fail(CRASH, "got no memory for its stack");
         // Tops that differ by a few cache lines keep the stacks from competing for the same cache sets.
-        positions[thread] = prepare_stack(base + STACK - t.stack % 16 * 192, fiber_main);
+        positions[thread] = prepare_stack(t.stack + STACK - stack_count % 21 * 192, fiber_main);
     }
-    current.stack_begin = stacks->get(t.stack);
-    current.stack_end = current.stack_begin + STACK;
+    current.stack_begin = t.stack;
+    current.stack_end = t.stack + STACK;
     emulator_switch_stack(save, positions[thread]);
 }
 
 // The thread that goes on while the current one cannot; there has to be one.
-int Worker::next() {
-    int thread = pick();
-    if (thread < 0 && release_active()) thread = pick();
+int Worker::next(bool roam) {
+    int thread = pick(roam);
+    if (thread < 0 && release_active()) thread = pick(roam);
     if (thread < 0) stuck();
     return thread;
 }
 
-void Worker::suspend() {
-    int thread = next();
+void Worker::suspend(bool roam) {
+    int thread = next(roam);
     if (thread != current.thread) resume(thread, &positions[current.thread]);
 }
 
@@ -284,7 +288,7 @@ void Worker::suspend() {
 void Worker::exited() {
     Warp& warp = warps[current.thread / WARP];
     unsigned lane = 1u << current.thread % WARP;
-    int stack = threads[current.thread].stack;
+    char* stack = threads[current.thread].stack;
     warp.alive &= ~lane;
     warp.ready &= ~lane;
     alive--;
@@ -293,7 +297,7 @@ void Worker::exited() {
         leave();
     }
     if (arrived == alive && !launch->checked) release_barrier();  // a GPU's barrier counts only who has not exited
-    int follower = next();
+    int follower = next(false);
     if (positions[follower]) {
         free_stacks.push_back(stack);
         void* nowhere;
@@ -323,7 +327,7 @@ bool Worker::run_block(int64_t block) {
     }
     current.thread = -1;
     if (launch->checked) checker::begin_block();
-    resume(pick(), &host);
+    resume(pick(false), &host);
     current.stack_begin = current.stack_end = nullptr;
     return !*stop;
 }
@@ -485,7 +489,7 @@ bool Worker::release_active() {
     return any;
 }
 
-EMULATOR_EXPORT void emulator_yield() { worker->suspend(); }
+EMULATOR_EXPORT void emulator_yield() { worker->suspend(true); }
 
 // No thread can run: says who waits for whom.
 void Worker::stuck() {

@@ -104,13 +104,23 @@ def test_correct_kernels_pass_the_checks_with_the_same_bits_in_every_order(seed)
     sizes = (np.int32(33), np.int32(17), np.int32(20))
     run(MATMUL, (3, 5), (8, 8), a, b, c, *sizes, name="matmul", build="checked", seed=seed, options=("-DTILE=8",))
     y = np.zeros(20, np.float32)
-    x = np.ascontiguousarray(floats(20, 500))
+    x = floats(20, 500)
     run(ROW_SUM, (20,), (128,), x, y, np.int32(500), name="row_sum", build="checked", seed=seed)
     reference = np.zeros_like(y)
     run(ROW_SUM, (20,), (128,), x, reference, np.int32(500), name="row_sum", build="checked", seed=99)
     np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(y, x.sum(1), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(y, reference)
+
+
+def test_all_builds_give_the_same_bits():
+    x = floats(20, 500)
+    results = {}
+    for build in BUILDS:
+        y = np.zeros(20, np.float32)
+        run(ROW_SUM, (20,), (128,), x, y, np.int32(500), name="row_sum", build=build)
+        results[build] = y.tobytes()
+    assert len(set(results.values())) == 1
 
 
 def test_blocks_run_on_all_cores_and_each_exactly_once():
