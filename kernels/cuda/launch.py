@@ -183,7 +183,7 @@ def check(condition: bool, message: str) -> None:
 
 def contiguous(*arrays):
     """The arrays, copied where their elements do not lie in C order (a transposed or broadcast gradient)."""
-    return tuple(array_module(array).ascontiguousarray(array) for array in arrays)
+    return tuple(a if a.flags.c_contiguous else array_module(a).ascontiguousarray(a) for a in arrays)
 
 
 def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple) -> None:
