@@ -84,6 +84,7 @@ class Module:
         target = device(where)
         for parameter in self.parameters():
             parameter.data = target.put(parameter.data)
+            parameter.grad = None if parameter.grad is None else target.put(parameter.grad)
         return self
 
     def state_dict(self) -> dict:

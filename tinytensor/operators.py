@@ -87,8 +87,8 @@ OPERATORS = {
     "__iter__": iterate,
     "__hash__": object.__hash__,  # the engine keys dictionaries by identity, whatever == says
     "__bool__": lambda x: bool(x.data),
-    "__float__": lambda x: float(x.data),
-    "__int__": lambda x: int(x.data),
+    "__float__": lambda x: float(x.item()),
+    "__int__": lambda x: int(x.item()),
 }
 
 METHODS = {

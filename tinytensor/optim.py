@@ -117,6 +117,8 @@ def decay_groups(parameters: list[Parameter], weight_decay: float) -> list[dict]
 def grad_norm(parameters: list[Parameter]):
     """The Euclidean norm of all gradients together, as a 0-d array on their device (nothing waits for it)."""
     grads = [p.grad.ravel() for p in parameters if p.grad is not None]
+    if not grads:
+        raise ValueError("grad_norm: none of the parameters has a gradient; call backward first")
     xp = array_module(grads[0])
     return xp.sqrt(sum(xp.dot(g, g) for g in grads))
 

@@ -105,17 +105,18 @@ class Tensor:
     def __len__(self) -> int:
         return len(self._data)
 
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """For `np.asarray(x)` and matplotlib: the values, without their gradient."""
+        return np.array(self.numpy(), dtype, copy=copy)
+
     def __repr__(self) -> str:
         values = np.array2string(to_numpy(self._data), separator=", ", prefix="tensor(", precision=4, threshold=100)
-        grad = (
-            f", function={self.function.name}"
-            if self.function
-            else ", requires_grad=True"
-            if self.requires_grad
-            else ""
-        )
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        if self.function:
+            grad = f", function={self.function.name}"
+        shape = "" if self._data.size else f", shape={self.shape}"
         dtype = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
-        return f"tensor({values}{dtype}{grad})"
+        return f"tensor({values}{shape}{dtype}{grad})"
 
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array; on the CPU it shares this tensor's memory."""

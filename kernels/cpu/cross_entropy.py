@@ -97,4 +97,5 @@ def _subtract_targets(p, targets, kept, g):
     """p = g (p - [v = target]) in rows that count, 0 in the others."""
     rows = np.flatnonzero(kept)
     p[rows, targets[rows]] -= 1
-    p *= np.where(kept, g, 0).astype(p.dtype)[:, None]
+    p *= p.dtype.type(g)
+    p[~kept] = 0  # whatever its logits, NaN included
