@@ -68,7 +68,7 @@ class GPTConfig:
 class TrainConfig:
     """A training recipe. Raises UserError for an impossible one."""
 
-    data: str = option("pydocs", "pydocs, stdlib, a UTF-8 text file, or a folder of them")
+    data: str = option("pydocs", "pydocs, stdlib, a UTF-8 text file, a folder of them, or a prepared directory")
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     device: str = option("auto", "auto, cpu, cuda, cuda:N or emulated")
     threads: int = option(0, "CPU threads, 0 for all cores; the same number gives the same bits", at_least=0)

@@ -1,7 +1,8 @@
 """From a corpus to batches of token numbers.
 
-Floor 5, above `corpora` and `tokenizer`. `prepare` writes the tokens to two files that are mapped, not
-loaded, so memory stays constant however long the text is. Which windows make the batch of a step is a pure
+Floor 5, above `corpora` and `vocabulary`. `prepare` writes the tokens to two files that are mapped, not
+loaded, so memory stays constant however long the text is; files that `gpt.prepare` has written are used where
+they are. Which windows make the batch of a step is a pure
 function of (seed, step): nothing has to be saved to resume, and splitting a batch changes no sample. Read
 `gpt.model` next.
 """
@@ -14,10 +15,12 @@ import numpy as np
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.tokenizer import token_dtype
+from gpt.files import replace_json
+from gpt.vocabulary import token_dtype
 
 TRAIN_SHARE = 0.9
-FILE_NAME = "data.json"
+FILE_NAME = "meta.json"
+FORMAT = "tinytensor tokens 1"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def measure(corpus, block_size):
 
 
 def prepare(corpus, tokenizer, length, directory):
-    """Write `train.bin` (the first nine tenths of the text), `val.bin` and `data.json` into `directory`."""
+    """Write `train.bin` (the first nine tenths of the text), `val.bin` and `meta.json` into `directory`."""
     directory = Path(directory)
     boundary, dtype = int(length * TRAIN_SHARE), token_dtype(tokenizer.vocab_size)
     counts, position = {"train": 0, "val": 0}, 0
@@ -56,20 +59,52 @@ def prepare(corpus, tokenizer, length, directory):
                 file.write(ids.tobytes())
                 counts[name] += len(ids)
             position += len(piece)
-    content = {"source": f"{corpus.name} {corpus.note}".strip(), "dtype": dtype.str, **counts}
+    content = {"format": FORMAT, "source": f"{corpus.name} {corpus.note}".strip(), "dtype": dtype.str, **counts}
     (directory / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def is_prepared(name):
+    """Whether `--data name` is a directory that `python -m gpt.prepare` has finished."""
+    try:
+        content = json.loads((Path(name) / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def link_tokens(prepared, block_size, directory):
+    """Write a `meta.json` into `directory` that points at prepared tokens; UserError if they are too few."""
+    tokens, prepared = open_tokens(prepared), Path(prepared).resolve()
+    for name, array in (("train", tokens.train), ("val", tokens.val)):
+        if len(array) <= block_size:
+            raise UserError(
+                f"--data {prepared}: has {len(array)} tokens in {name}.bin, fewer than the {block_size + 1} of one "
+                "window: use a longer text or a smaller --block-size"
+            )
+    content = json.loads((prepared / FILE_NAME).read_text(encoding="utf-8"))
+    replace_json(Path(directory) / FILE_NAME, {**content, "directory": str(prepared)})
+
+
 def open_tokens(directory):
-    """The Tokens that `prepare` wrote; UserError if a file is missing or not of the size it had."""
+    """The Tokens in a directory, or those it points at; UserError if a file is missing or not what it was."""
     path = Path(directory) / FILE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if "directory" in content:
+            path = require_same(content)
         dtype = np.dtype(content["dtype"])
         train, val = (_map(path.parent / f"{name}.bin", dtype, content[name]) for name in ("train", "val"))
         return Tokens(train, val, content["source"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged or missing ({error})") from None
+
+
+def require_same(content):
+    """The path of the `meta.json` that a run's points at; UserError if the tokens there are now others."""
+    path = Path(content["directory"]) / FILE_NAME
+    if json.loads(path.read_text(encoding="utf-8"))["sha256"] != content["sha256"]:
+        raise UserError(f"{path}: is of other tokens than those the run was created with")
+    return path
 
 
 def _map(path, dtype, count):

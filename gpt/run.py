@@ -2,7 +2,7 @@
 
 Floor 5, above `data`, `checkpoint`, `metrics` and `pretrained`. It holds
 
-    config.json tokenizer.json data.json train.bin val.bin    written once, when the run is created
+    config.json tokenizer.json meta.json train.bin val.bin    written once, when the run is created
     metrics.jsonl checkpoints/step-000500/                    the record, and what `--resume` goes on from
     best/                                                     the model with the lowest validation loss
     loss.png sample.txt                                       written at the end
@@ -15,17 +15,19 @@ import itertools
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+from gpt.characters import CharTokenizer
 from gpt.checkpoint import Checkpoint, Progress, require_checkpoint, save_checkpoint
 from gpt.config import GPTConfig, TrainConfig, flag
 from gpt.corpora import open_corpus
-from gpt.data import measure, prepare
+from gpt.data import is_prepared, link_tokens, measure, prepare
 from gpt.errors import UserError
 from gpt.files import replace_json, writing
 from gpt.metrics import Metrics
 from gpt.pretrained import create_model_directory, save_weights
-from gpt.tokenizer import CharTokenizer
+from gpt.tokenizer import load_tokenizer
 from tinytensor.parallel import available_cores
 
 FORMAT = "tinytensor run 1"
@@ -91,9 +93,7 @@ class Run:
 def create_run(out, preset, model, train):
     """Make a new run directory: tokens, tokenizer, configuration. All that can be wrong is checked first."""
     check_free(out)
-    corpus = open_corpus(train.data)
-    length = measure(corpus, model.block_size)
-    tokenizer = CharTokenizer.train(corpus.pieces())
+    tokenizer, write_tokens = read_data(train.data, model.block_size)
     model = fit_vocabulary(model, tokenizer)
     # All cores of this machine, even if another one resumes the run: their number decides how sums are rounded.
     train = dataclasses.replace(train, threads=train.threads or available_cores())
@@ -102,7 +102,7 @@ def create_run(out, preset, model, train):
     run = Run(directory, preset, model, train)
     try:
         with writing(directory):
-            prepare(corpus, tokenizer, length, directory)
+            write_tokens(directory)
             tokenizer.save(directory)
             create_model_directory(run.best, train.model, model, tokenizer)
         run.save_config()
@@ -110,6 +110,16 @@ def create_run(out, preset, model, train):
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return run
+
+
+def read_data(name, block_size):
+    """The tokenizer for `--data name`, and a function that writes the tokens, or where they are, into a directory."""
+    if is_prepared(name):
+        return load_tokenizer(name), partial(link_tokens, name, block_size)
+    corpus = open_corpus(name)
+    length = measure(corpus, block_size)
+    tokenizer = CharTokenizer.train(corpus.pieces())
+    return tokenizer, partial(prepare, corpus, tokenizer, length)
 
 
 def fit_vocabulary(model, tokenizer):

@@ -1,7 +1,8 @@
-"""Text to token numbers and back.
+"""Text to token numbers and back: what a tokenizer is, and how to find one.
 
-Floor 5, above `errors`. A tokenizer has the methods of `Tokenizer`; `load_tokenizer` finds the right class
-for a saved one by the `type` in its `tokenizer.json`. Read `gpt.corpora` next for where the text comes from.
+Floor 5, above `characters` and `bpe`. A tokenizer has the methods of `Tokenizer`; `load_tokenizer` finds the
+right class for a saved one by the model in its `tokenizer.json`. Read `gpt.corpora` next for where the text
+comes from.
 """
 
 import json
@@ -10,93 +11,83 @@ from typing import Protocol
 
 import numpy as np
 
+from gpt.bpe import BpeTokenizer
+from gpt.characters import CharTokenizer
 from gpt.errors import UserError
+from gpt.vocabulary import FILE_NAME
 
-FILE_NAME = "tokenizer.json"
-UNSEEN = np.uint32(0xFFFFFFFF)
+KINDS = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
+GPT2_FILES = ("vocab.json", "merges.txt")
+GPT2_ON_HUB = "openai-community/gpt2"
 
 
 class Tokenizer(Protocol):
     """What the rest of the package asks of a tokenizer."""
 
     vocab_size: int
+    end_of_text: int | None  # the token between documents, if there is one
 
-    def encode(self, text: str) -> np.ndarray: ...  # (len,) of token_dtype(vocab_size)
+    def encode(self, text: str) -> np.ndarray: ...  # (count,) of token_dtype(vocab_size)
 
     def decode(self, ids) -> str: ...
+
+    def decode_bytes(self, ids) -> bytes: ...  # UTF-8, perhaps cut within a character
 
     def save(self, directory: Path) -> None: ...
 
 
-def token_dtype(vocab_size):
-    """The smallest unsigned type that holds every token number: uint16 up to 65,536 tokens, else uint32."""
-    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-
-
-def code_points(text):
-    """The Unicode code points of a string as a uint32 array (len,)."""
-    # surrogatepass: a command line with bytes that are no UTF-8 reaches Python as lone surrogates
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-class CharTokenizer:
-    """One token for each distinct character, numbered in the order of their code points."""
-
-    def __init__(self, characters):
-        self.characters = "".join(sorted(set(characters)))
-        self.vocab_size = len(self.characters)
-        self._points = code_points(self.characters)
-        # One row more than the largest known code point: everything beyond it is looked up there, and unseen.
-        self._table = np.full(int(self._points.max(initial=0)) + 2, UNSEEN, dtype=np.uint32)
-        self._table[self._points] = np.arange(self.vocab_size, dtype=np.uint32)
-
-    @classmethod
-    def train(cls, pieces):
-        """The tokenizer of every character in an iterable of strings, in constant memory."""
-        seen = np.zeros(0x110000, dtype=bool)
-        for piece in pieces:
-            seen[code_points(piece)] = True
-        return cls(map(chr, np.flatnonzero(seen)))
-
-    def encode(self, text, unknown=None):
-        """Token numbers (len(text),). Unseen characters are an error, or become the character `unknown`."""
-        ids = self._table[np.minimum(code_points(text), len(self._table) - 1)]
-        unseen = ids == UNSEEN
-        if unseen.any():
-            if unknown is None:
-                where = int(unseen.argmax())
-                raise UserError(
-                    f"character {text[where]!r} at position {where} is none of the {self.vocab_size} characters of "
-                    "the training text: leave it out or train on text that has it"
-                )
-            ids[unseen] = self.encode(unknown)[0]
-        return ids.astype(token_dtype(self.vocab_size))
-
-    def decode(self, ids):
-        """The text of a sequence of token numbers."""
-        return self._points[np.asarray(ids, dtype=np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
-
-    def save(self, directory):
-        """Write `tokenizer.json` into `directory`."""
-        content = json.dumps({"type": "char", "characters": self.characters})
-        (Path(directory) / FILE_NAME).write_text(content + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, content):
-        """The tokenizer of a parsed `tokenizer.json`."""
-        return cls(content["characters"])
-
-
-KINDS = {"char": CharTokenizer}
-
-
 def load_tokenizer(directory):
     """The tokenizer saved in `directory`; UserError if there is none or it cannot be read."""
-    path = Path(directory) / FILE_NAME
+    return read_tokenizer(Path(directory) / FILE_NAME)
+
+
+def read_tokenizer(path):
+    """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return KINDS[content["type"]].load(content)
+        return KINDS[content["model"]["type"]].load(content)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so tokens cannot be turned into text") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: damaged or of an unknown type ({error})") from None
+
+
+def find_tokenizer(name):
+    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. Raises UserError."""
+    path = Path(name)
+    if path.is_file():
+        return read_tokenizer(path)
+    if (path / FILE_NAME).is_file():
+        return load_tokenizer(path)
+    if all((path / file).is_file() for file in GPT2_FILES):
+        return read_gpt2_files(path)
+    if path.is_dir():
+        raise UserError(f"--tokenizer {name}: the folder holds neither {FILE_NAME} nor {' and '.join(GPT2_FILES)}")
+    if name == "gpt2":
+        return download_gpt2()
+    raise UserError(f"--tokenizer {name}: is none of char, bpe, gpt2, and no such file or folder")
+
+
+def read_gpt2_files(directory):
+    """The tokenizer of GPT-2's `vocab.json` and `merges.txt`."""
+    vocabulary, merges = (directory / name for name in GPT2_FILES)
+    try:
+        content = json.loads(vocabulary.read_text(encoding="utf-8"))
+        return BpeTokenizer.from_merges(content, merges.read_text(encoding="utf-8"))
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{directory}: {' and '.join(GPT2_FILES)} are damaged ({error})") from None
+
+
+def download_gpt2():
+    """GPT-2's tokenizer from the Hugging Face hub, or from its cache on this machine."""
+    try:
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(GPT2_ON_HUB, FILE_NAME)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"--tokenizer gpt2: cannot be fetched from the hub ({reason}); for a local copy, save {FILE_NAME} of "
+            f"{GPT2_ON_HUB} in a folder and give that folder as --tokenizer"
+        ) from None
+    return read_tokenizer(Path(path))

@@ -31,6 +31,9 @@ FORBIDDEN_CALLS = ("eval", "exec", "compile", "__import__")
 LAZY = (
     "cupy",
     "datasets",
+    "huggingface_hub",
+    "pyarrow",
+    "tiktoken",
     "tokenizers",
     "matplotlib",
     "mpi4py",

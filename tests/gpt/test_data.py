@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt.characters import CharTokenizer
 from gpt.corpora import Corpus
 from gpt.data import Batches, EvalWindows, measure, open_tokens, prepare, windows
 from gpt.errors import UserError
-from gpt.tokenizer import CharTokenizer
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt.characters import CharTokenizer
 from gpt.errors import UserError
-from gpt.tokenizer import CharTokenizer, load_tokenizer, token_dtype
+from gpt.tokenizer import load_tokenizer
+from gpt.vocabulary import token_dtype
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)
 
@@ -63,7 +65,9 @@ def test_tokens_take_two_bytes_until_they_cannot():
     np.testing.assert_array_equal(ids, np.arange(70000))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"type": "none"}', '{"type": "char"}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"model": 3}', '{"model": {"type": "WordLevel"}}', '{"model": {"type": "Unigram"}}']
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json: damaged"):
@@ -77,4 +81,4 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_the_file_is_plain_json(tmp_path):
     CharTokenizer("bca").save(tmp_path)
-    assert json.loads((tmp_path / "tokenizer.json").read_text()) == {"type": "char", "characters": "abc"}
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"] == {"a": 0, "b": 1, "c": 2}

@@ -1,0 +1,189 @@
+"""From a piece of a source to its documents: archives are opened, lines parsed, long texts cut.
+
+Floor 5, above `errors`. A pure function of the piece, so that any process can do it (`gpt.prepare`). What
+cannot be read becomes a `Damage` in the stream instead of an end of it. Read `gpt.sources` next, which cuts
+a source into pieces.
+"""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+from gpt.errors import UserError
+
+SEPARATOR = "<|endoftext|>"  # how text files of many documents, TinyStories for one, mark the end of each
+SECTION = 1 << 14  # characters; a long text that is not made of documents is cut into such sections
+
+XZ, GZIP, BZIP2 = b"\xfd7zXZ\x00", b"\x1f\x8b", b"BZh"
+DECOMPRESS = {XZ: lzma.decompress, GZIP: gzip.decompress, BZIP2: bz2.decompress}
+JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.(xz|gz|bz2))?$")
+DAMAGED = (lzma.LZMAError, zlib.error, EOFError, OSError, tarfile.TarError)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A few megabytes of a source: the bytes of a file, archive member or range, or texts that are read already.
+
+    `size` is the number of the source's bytes that it accounts for. With `sections`, the bytes are a part of a
+    longer text, which goes on unless `last`.
+    """
+
+    name: str
+    data: bytes | list
+    size: int
+    sections: bool = False
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, and whether it ends there or goes on in the next document."""
+
+    text: str
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What could not be read, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self):
+        return f"{self.name} ({self.reason})"
+
+
+def documents(piece, column):
+    """The documents of a piece and the Damages in it, an iterator. `column` names the text in a JSON object."""
+    if isinstance(piece.data, list):
+        return iter([Document(text) for text in piece.data if text])
+    if piece.sections and not is_json_lines(piece.name):
+        return read_sections(piece)
+    try:
+        return iter(list(unpack(piece.name, piece.data, column)))  # whole or not at all
+    except DAMAGED as error:
+        return iter([Damage(piece.name, str(error) or type(error).__name__)])
+
+
+def unpack(name, data, column):
+    """Yield the documents of a file's bytes, however deep they are in archives."""
+    if decompress := DECOMPRESS.get(compression(data)):
+        yield from unpack(name, decompress(data), column)
+    elif is_tar(data):
+        for member, content in tar_members(BytesIO(data)):
+            yield from unpack(f"{name}/{member}", content, column)
+    elif is_json_lines(name):
+        yield from read_json_lines(name, data, column)
+    else:
+        yield from read_text(name, data)
+
+
+def compression(data):
+    """The magic number (a key of DECOMPRESS) that the bytes begin with, or None."""
+    return next((magic for magic in DECOMPRESS if data.startswith(magic)), None)
+
+
+def is_tar(data):
+    """Whether bytes begin with the header of a tar archive."""
+    return data[257:262] == b"ustar"
+
+
+def is_json_lines(name):
+    """Whether a file, compressed or not, holds a JSON object in each line, by its name."""
+    return JSON_LINES.search(name) is not None
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """`tarfile` takes a damaged or missing header for the end of the archive; this makes it an error."""
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:
+            raise tarfile.SubsequentHeaderError(str(error)) from None
+
+
+def tar_members(file):
+    """Yield (name, bytes) of the files in an uncompressed tar archive, read from front to back."""
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=StrictTarInfo) as tar:
+        while member := tar.next():
+            if member.isfile():
+                yield member.name, tar.extractfile(member).read()
+            tar.members.clear()  # else it remembers all of them
+
+
+def read_json_lines(name, data, column):
+    """Yield the texts under the key `column`, one a line."""
+    position = 0
+    for line in data.splitlines(keepends=True):
+        where, position = position, position + len(line)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield Damage(f"{name}, line {line[:40]!r}... at byte {where} of its block", f"no JSON: {error}")
+            continue
+        if not isinstance(row, dict) or column not in row:
+            raise missing_column(name, column, row if isinstance(row, dict) else ())
+        if row[column]:
+            yield Document(str(row[column]))
+
+
+def missing_column(name, column, columns):
+    """The UserError for a table without the column of the text."""
+    has = f"its columns are {', '.join(columns)}" if columns else "it has no named columns"
+    return UserError(f"--text-column {column}: {name} has no such column, {has}")
+
+
+def read_text(name, data):
+    """Yield the text of a file: one document, or several if it has separators."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        yield Damage(name, f"byte {error.start} is not UTF-8")
+        return
+    yield from split(text)
+
+
+def split(text):
+    """Yield the documents between the separators of a text; without one, the text is a document."""
+    if SEPARATOR not in text:
+        parts = [text]
+    else:
+        parts = [part.strip("\n") for part in text.split(SEPARATOR)]
+    for part in parts:
+        if part and not part.isspace():
+            yield Document(part)
+
+
+def read_sections(piece):
+    """Yield the documents of a part of a long text: those between separators, or without one, sections of it."""
+    found = list(read_text(piece.name, piece.data))
+    if len(found) != 1 or isinstance(found[0], Damage) or SEPARATOR in piece.data.decode("utf-8"):
+        yield from found
+        return
+    text, start = found[0].text, 0
+    while start < len(text):
+        stop = section_end(text, start + SECTION)
+        yield Document(text[start:stop], ends=piece.last and stop == len(text))
+        start = stop
+
+
+def section_end(text, position):
+    """A place to cut at or soon after `position`: behind a blank line if there is one, or a line, or a word."""
+    if position >= len(text):
+        return len(text)
+    for mark in ("\n\n", "\n", " "):
+        found = text.find(mark, position, position + SECTION)
+        if found >= 0:
+            return found + len(mark)
+    return min(position + SECTION, len(text))
