@@ -122,6 +122,14 @@ int64_t find(char* address, int64_t size) {
     return launch->region_count && holds(low) ? recent = low : -1;
 }
 
+// clang++ watches reads of threadIdx and its like too.
+bool is_builtin(char* address) {
+    const uint3* variables[] = {&threadIdx, &blockIdx, &blockDim, &gridDim};
+    return std::any_of(std::begin(variables), std::end(variables), [&](const uint3* variable) {
+        return address >= (char*)variable && address < (char*)(variable + 1);
+    });
+}
+
 // A word first met in parts is watched byte by byte from then on.
 void refine(Shadow& shadow, int64_t bytes) {
     auto words = std::move(shadow.cells);
@@ -193,6 +201,7 @@ void touch(void* pointer, int64_t size, void* pc_pointer, Kind kind) {
     int64_t index = find(address, size);
     if (index < 0) {
         if (address >= launch->image_begin && address + size <= launch->image_end) return;  // a constant of the source
+        if (is_builtin(address)) return;
         out_of_bounds(address, size, pc, kind);
     }
     Region& region = launch->regions[index];

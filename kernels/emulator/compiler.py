@@ -31,6 +31,8 @@ FAST = ["-O3", "-fstack-clash-protection"]
 # Vectorising would merge the accesses of several source lines.
 CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment"]
+# clang++ alone leaves out a read that a write to the same place follows; it too may be the first, or out of bounds.
+CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write"]
 KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
 TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
@@ -109,15 +111,20 @@ def host_options(options):
 
 
 @functools.cache
+def compiler_version():
+    """What the compiler says of itself."""
+    return subprocess.run([find_compiler(), "--version"], capture_output=True, text=True).stdout
+
+
+@functools.cache
 def fingerprint():
     """What a compiled object depends on besides its source: compiler, processor, and the emulator's own sources."""
-    version = subprocess.run([find_compiler(), "--version"], capture_output=True, text=True).stdout
     try:
         processor = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0]
     except (OSError, TypeError):
         processor = platform.processor()
     sources = "".join(path.read_text() for path in sorted(HERE.glob("*.h")) + sorted(HERE.glob("*.cpp")))
-    return "\n".join([find_compiler(), version, platform.machine(), processor, sources])
+    return "\n".join([find_compiler(), compiler_version(), platform.machine(), processor, sources])
 
 
 def find_kernels(text):
@@ -179,13 +186,16 @@ def build_runtime():
 
 def build_module(code, name, options, name_expressions, kind):
     """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS."""
+    runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories))
     # The macros come after device.h: a -DD=32 must not change the system's headers.
     text = f'#include "device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
+    if kind != "fast" and "clang" in compiler_version():
+        flags += CLANG_CHECKED
 
     def finish(text):
         return text + export_kernels(macros + code, name_expressions)
 
-    return compile_shared(name, text, flags, [str(build_runtime())], finish)
+    return compile_shared(name, text, flags, [runtime], finish)

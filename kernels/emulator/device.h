@@ -33,7 +33,9 @@
 #define __builtin_align__(bytes) __attribute__((aligned(bytes)))
 #define EMULATOR_INLINE inline __attribute__((always_inline))
 
-#ifdef EMULATOR_CHECKED
+#if defined(EMULATOR_CHECKED) && defined(__clang__)
+#define EMULATOR_UNWATCHED __attribute__((disable_sanitizer_instrumentation, no_sanitize("alignment")))
+#elif defined(EMULATOR_CHECKED)
 #define EMULATOR_UNWATCHED __attribute__((no_sanitize("thread", "alignment")))
 #else
 #define EMULATOR_UNWATCHED

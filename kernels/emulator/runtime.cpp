@@ -19,11 +19,10 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <vector>
 
-#define INITIAL_EXEC __thread __attribute__((tls_model("initial-exec")))
-EMULATOR_EXPORT INITIAL_EXEC uint3 threadIdx, blockIdx, blockDim, gridDim;
 INITIAL_EXEC uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
@@ -635,7 +634,7 @@ void Worker::run() {
     if (launch->checked) checker::begin_launch();
     // A checked launch visits the blocks in an order drawn from the seed: multiplying by a unit permutes them.
     uint64_t step = launch->checked ? next_random(random) % (uint64_t)blocks | 1 : 1, start = launch->checked ? next_random(random) : 0;
-    while (blocks > 1 && std::__gcd(step, (uint64_t)blocks) != 1) step++;
+    while (blocks > 1 && std::gcd(step, (uint64_t)blocks) != 1) step++;
     for (int64_t i; !*stop && (i = next_block->fetch_add(1)) < blocks;)
         if (!run_block((int64_t)(((unsigned __int128)step * (uint64_t)i + start) % (uint64_t)blocks))) break;
     if (launch->checked) checker::end_launch();

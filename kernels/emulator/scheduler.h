@@ -5,6 +5,9 @@
 
 #include "runtime.h"
 
+#define INITIAL_EXEC __thread __attribute__((tls_model("initial-exec")))
+EMULATOR_EXPORT INITIAL_EXEC uint3 threadIdx, blockIdx, blockDim, gridDim;  // const to device code, see device.h
+
 namespace emulator {
 constexpr int WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP;
 
@@ -56,7 +59,7 @@ struct Current {
     int64_t block;          // linear index in the grid
     char *stack_begin, *stack_end;
 };
-extern __thread __attribute__((tls_model("initial-exec"))) Current current;
+extern INITIAL_EXEC Current current;
 
 std::string block_name(const Launch& launch, int64_t block);    // "(3,0,0)"
 std::string thread_name(const Launch& launch, int thread);
