@@ -11,6 +11,8 @@ import numpy as np
 from kernels.cpu.blocks import as_rows, row_blocks, spread, thread_count
 
 SPREAD_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
+FEW_ROWS = 8  # up to here a product takes as long as reading its matrix, as when text is generated
+READ_BYTES = 4 * 2**20  # a smaller matrix is read before another thread is awake
 SUM_BYTES = 4 * 2**20  # of a product that is to be added to something: small enough to be still in the cache
 
 
@@ -34,10 +36,20 @@ def linear_backward(g, x, weight):
 
 
 def matmul(a, b, out):
-    """out = a @ b, its rows spread over threads: (M, K) @ (K, N) -> (M, N)."""
-    parts = thread_count() if 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS else 1
-    bounds = [len(a) * i // parts for i in range(parts + 1)]
-    spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), map(slice, bounds[:-1], bounds[1:]))
+    """out = a @ b, its rows spread over threads, or with few rows its columns: (M, K) @ (K, N) -> (M, N)."""
+    if len(a) <= FEW_ROWS:  # the time is that of reading b, which every thread can do with a part of its own
+        parts = _cut(b.shape[1], b.nbytes >= READ_BYTES)
+        spread(lambda columns: np.matmul(a, b[:, columns], out=out[:, columns]), parts)
+    else:
+        parts = _cut(len(a), 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS)
+        spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
+
+
+def _cut(length, worthwhile):
+    """Slices of range(length): one for each thread if that is worthwhile, else one."""
+    parts = thread_count() if worthwhile else 1
+    bounds = [length * i // parts for i in range(parts + 1)]
+    return list(map(slice, bounds[:-1], bounds[1:]))
 
 
 def add_matmul(a, b, out):
