@@ -38,7 +38,7 @@ def open_corpus(name):
         return folder(path)
     if not path.is_file():
         hint = nearest(name, EMBEDDED) or f", nor one of {', '.join(EMBEDDED)}"
-        raise UserError(f"--data {name}: no such file or folder{hint}")
+        raise UserError(f"--data {name}: no such file or folder{hint}; python -m gpt.prepare reads other sources")
     return Corpus(name, lambda: read_pieces(path))
 
 

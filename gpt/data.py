@@ -21,6 +21,7 @@ from gpt.vocabulary import token_dtype
 TRAIN_SHARE = 0.9
 FILE_NAME = "meta.json"
 FORMAT = "tinytensor tokens 1"
+STATE = "state.json"  # of a preparation that is not finished
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def prepare(corpus, tokenizer, length, directory):
 
 
 def is_prepared(name):
-    """Whether `--data name` is a directory that `python -m gpt.prepare` has finished."""
+    """Whether `--data name` is a directory that `python -m gpt.prepare` has finished. UserError if only begun."""
+    if (Path(name) / STATE).is_file() and not (Path(name) / FILE_NAME).exists():
+        raise UserError(f"--data {name}: is not finished; give the same python -m gpt.prepare command again")
     try:
         content = json.loads((Path(name) / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

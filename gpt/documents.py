@@ -5,7 +5,6 @@ cannot be read becomes a `Damage` in the stream instead of an end of it. Read `g
 a source into pieces.
 """
 
-import bz2
 import gzip
 import json
 import lzma
@@ -20,9 +19,9 @@ from gpt.errors import UserError
 SEPARATOR = "<|endoftext|>"  # how text files of many documents, TinyStories for one, mark the end of each
 SECTION = 1 << 14  # characters; a long text that is not made of documents is cut into such sections
 
-XZ, GZIP, BZIP2 = b"\xfd7zXZ\x00", b"\x1f\x8b", b"BZh"
-DECOMPRESS = {XZ: lzma.decompress, GZIP: gzip.decompress, BZIP2: bz2.decompress}
-JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.(xz|gz|bz2))?$")
+XZ, GZIP = b"\xfd7zXZ\x00", b"\x1f\x8b"  # neither can begin a UTF-8 text
+DECOMPRESS = {XZ: lzma.decompress, GZIP: gzip.decompress}
+JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.(xz|gz))?$")
 DAMAGED = (lzma.LZMAError, zlib.error, EOFError, OSError, tarfile.TarError)
 
 
@@ -31,13 +30,14 @@ class Piece:
     """A few megabytes of a source: the bytes of a file, archive member or range, or texts that are read already.
 
     `size` is the number of the source's bytes that it accounts for. With `sections`, the bytes are a part of a
-    longer text, which goes on unless `last`.
+    longer text: that from `offset`, which goes on unless `last`.
     """
 
     name: str
     data: bytes | list
     size: int
     sections: bool = False
+    offset: int = 0
     last: bool = True
 
 
@@ -67,12 +67,12 @@ def documents(piece, column):
     if piece.sections and not is_json_lines(piece.name):
         return read_sections(piece)
     try:
-        return iter(list(unpack(piece.name, piece.data, column)))  # whole or not at all
+        return iter(list(unpack(piece.name, piece.data, column, piece.offset)))  # whole or not at all
     except DAMAGED as error:
         return iter([Damage(piece.name, str(error) or type(error).__name__)])
 
 
-def unpack(name, data, column):
+def unpack(name, data, column, offset=0):
     """Yield the documents of a file's bytes, however deep they are in archives."""
     if decompress := DECOMPRESS.get(compression(data)):
         yield from unpack(name, decompress(data), column)
@@ -80,9 +80,9 @@ def unpack(name, data, column):
         for member, content in tar_members(BytesIO(data)):
             yield from unpack(f"{name}/{member}", content, column)
     elif is_json_lines(name):
-        yield from read_json_lines(name, data, column)
+        yield from read_json_lines(name, data, column, offset)
     else:
-        yield from read_text(name, data)
+        yield from read_text(name, data, offset)
 
 
 def compression(data):
@@ -120,17 +120,16 @@ def tar_members(file):
             tar.members.clear()  # else it remembers all of them
 
 
-def read_json_lines(name, data, column):
-    """Yield the texts under the key `column`, one a line."""
-    position = 0
-    for line in data.splitlines(keepends=True):
-        where, position = position, position + len(line)
+def read_json_lines(name, data, column, position):
+    """Yield the texts under the key `column`, one a line; the first line begins at byte `position`."""
+    for line in data.split(b"\n"):
+        where, position = position, position + len(line) + 1
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            yield Damage(f"{name}, line {line[:40]!r}... at byte {where} of its block", f"no JSON: {error}")
+            yield Damage(name, f"the line at byte {where} is no JSON: {error}")
             continue
         if not isinstance(row, dict) or column not in row:
             raise missing_column(name, column, row if isinstance(row, dict) else ())
@@ -144,34 +143,38 @@ def missing_column(name, column, columns):
     return UserError(f"--text-column {column}: {name} has no such column, {has}")
 
 
-def read_text(name, data):
-    """Yield the text of a file: one document, or several if it has separators."""
+def read_text(name, data, offset):
+    """Yield the documents of a text: those between separators. Before `offset` there was one, if that is not 0."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        yield Damage(name, f"byte {error.start} is not UTF-8")
+        yield Damage(name, f"byte {offset + error.start} is not UTF-8")
         return
-    yield from split(text)
+    if offset or SEPARATOR in text:
+        yield from split(text)
+    elif text.strip():
+        yield Document(text)
 
 
 def split(text):
-    """Yield the documents between the separators of a text; without one, the text is a document."""
-    if SEPARATOR not in text:
-        parts = [text]
-    else:
-        parts = [part.strip("\n") for part in text.split(SEPARATOR)]
-    for part in parts:
-        if part and not part.isspace():
-            yield Document(part)
+    """Yield the documents between the separators of a text; the line breaks around a separator belong to it."""
+    for part in text.split(SEPARATOR):
+        if part.strip():
+            yield Document(part.strip("\n"))
 
 
 def read_sections(piece):
     """Yield the documents of a part of a long text: those between separators, or without one, sections of it."""
-    found = list(read_text(piece.name, piece.data))
-    if len(found) != 1 or isinstance(found[0], Damage) or SEPARATOR in piece.data.decode("utf-8"):
-        yield from found
+    try:
+        text = piece.data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte {piece.offset + error.start} is not UTF-8"
+        yield Damage(piece.name, f"{where}; the {len(piece.data)} bytes from {piece.offset} are skipped")
         return
-    text, start = found[0].text, 0
+    if SEPARATOR in text:
+        yield from split(text)
+        return
+    start = 0
     while start < len(text):
         stop = section_end(text, start + SECTION)
         yield Document(text[start:stop], ends=piece.last and stop == len(text))

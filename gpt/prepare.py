@@ -190,8 +190,9 @@ class Preparation:
     def empty(self):
         """The error of a source without text."""
         sampled = f" in a sample of {self.choice.sample:g}" if self.choice.sample < 1 else ""
-        damaged = self.files.state["damaged"]
-        reason = f": {damaged} members are damaged, {self.files.state['damaged_names'][0]} first" if damaged else ""
+        found = (str(item) for unit in self.units() for split, item in self.choice.documents(unit) if not split)
+        first = next(found, None)
+        reason = f": damaged are {first}{' and others' if next(found, None) else ''}" if first else ""
         return UserError(f"{self.source.name}: holds no text{sampled}{reason}")
 
 

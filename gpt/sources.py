@@ -5,7 +5,6 @@ megabytes, which only this process reads and any process unpacks, so memory does
 same source gives the same pieces in the same order. Read `gpt.prepare` next.
 """
 
-import bz2
 import gzip
 import lzma
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 from gpt.config import nearest
 from gpt.corpora import EMBEDDED, is_hidden
 from gpt.documents import (
-    BZIP2,
     DAMAGED,
     GZIP,
     SEPARATOR,
@@ -33,9 +31,10 @@ from gpt.errors import UserError
 
 PIECE_BYTES = 1 << 22
 WHOLE_BYTES = 1 << 23  # a file up to this size is one piece; a larger one is read in parts
+LONGEST_DOCUMENT = 1 << 26  # bytes; in a file with separators, one without an end is cut here
 BATCH_ROWS = 1000
 HUB = "hf:"
-OPENERS = {XZ: lzma.open, GZIP: gzip.open, BZIP2: bz2.open}
+OPENERS = {XZ: lzma.open, GZIP: gzip.open}
 TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
 
 
@@ -129,27 +128,30 @@ class Stream:
 
     def blocks(self):
         """Yield pieces of a long text, each up to a place where it may be cut."""
-        pending = b""
+        pending, offset, sections = b"", 0, True
         while block := self.file.read(PIECE_BYTES):
             pending += block
-            stop = last_break(pending, is_json_lines(self.name))
-            if stop:
-                yield Piece(self.name, pending[:stop], self.advance(), sections=True, last=False)
-                pending = pending[stop:]
+            sections = sections and SEPARATOR.encode() not in pending
+            if stop := last_break(pending, is_json_lines(self.name), sections):
+                yield Piece(self.name, pending[:stop], self.advance(), sections, offset, last=False)
+                pending, offset = pending[stop:], offset + stop
         if pending:
-            yield Piece(self.name, pending, self.advance(), sections=True)
+            yield Piece(self.name, pending, self.advance(), sections, offset)
 
 
-def last_break(data, json_lines):
-    """Where a block of text may end: behind its last document, else paragraph, line, word, character."""
-    for mark in (b"\n",) if json_lines else (SEPARATOR.encode(), b"\n\n", b"\n", b" "):
-        found = data.rfind(mark)
-        if found >= 0:
+def last_break(data, json_lines, sections):
+    """Where a block may end, or 0: behind a line of JSON, a separator, else a paragraph, line, word or character."""
+    if json_lines:
+        return data.rfind(b"\n") + 1
+    if not sections and len(data) < LONGEST_DOCUMENT:
+        return data.rfind(SEPARATOR.encode()) + len(SEPARATOR) if SEPARATOR.encode() in data else 0
+    for mark in (b"\n\n", b"\n", b" "):
+        if (found := data.rfind(mark)) >= 0:
             return found + len(mark)
-    stop = 0 if json_lines else len(data)
-    while stop and stop > len(data) - 4 and data[stop - 1] & 0x80:  # the tail of a character beyond ASCII
+    stop = len(data)
+    while stop and data[stop - 1] & 0xC0 == 0x80:  # back to the first byte of the last character, which may be cut
         stop -= 1
-    return stop
+    return max(stop - 1, 0)
 
 
 def table_pieces(path, column):

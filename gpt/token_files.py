@@ -12,14 +12,13 @@ import os
 import time
 from pathlib import Path
 
-from gpt.data import FILE_NAME, FORMAT
+from gpt.data import FILE_NAME, FORMAT, STATE
 from gpt.encoding import SPLITS
 from gpt.errors import UserError
 from gpt.files import replace_json, sync, writing
 from gpt.vocabulary import CONFIG_NAME, DTYPES
 from gpt.vocabulary import FILE_NAME as TOKENIZER_NAME
 
-STATE = "state.json"
 SAVE_SECONDS = 5
 NAMES_KEPT = 1000  # of damaged members; beyond, they are only counted
 
