@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinytensor as tt
+from gpt.cache import Context
+from gpt.characters import CharTokenizer
 from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.generate import Sampling, distribution, generate, main, pick, stream_text
+from gpt.generate import Sampling, Text, distribution, generate, main, pick, stream, write_sample
 from gpt.model import GPT
 from gpt.pretrained import create_model_directory, save_weights
-from gpt.tokenizer import CharTokenizer
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32))
 SAMPLINGS = st.builds(
@@ -22,6 +23,8 @@ SAMPLINGS = st.builds(
     temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 5.0]),
     top_k=st.integers(0, 40),
     top_p=st.floats(0.01, 1.0),
+    min_p=st.floats(0, 1.0),
+    repetition_penalty=st.floats(0.5, 2.0),
 )
 
 
@@ -30,6 +33,13 @@ def model():
     with tt.seeded(1, "weights"):
         model = GPT(GPTConfig(vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8))
     return model.eval()
+
+
+def continued(model, ids, sampling, samples=1, vocab_size=None):
+    """The tokens of each text that `generate` adds to `ids`: (samples, tokens)."""
+    context = Context(model, samples)
+    context.append(ids)
+    return np.array(list(generate(context, sampling, vocab_size))).T.tolist()
 
 
 def softmax(logits):
@@ -96,6 +106,8 @@ def test_picks_follow_the_distribution():
         ({"temperature": -1.0}, "--temperature -1.0: must be at least 0"),
         ({"top_p": 0.0}, "--top-p 0.0: must be above 0"),
         ({"top_p": 1.5}, "--top-p 1.5: must be at most 1"),
+        ({"min_p": 1.5}, "--min-p 1.5: must be at most 1"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0: must be above 0"),
         ({"top_k": -1}, "--top-k -1: must be at least 0"),
         ({"tokens": 0}, "--tokens 0: must be at least 1"),
     ],
@@ -106,9 +118,41 @@ def test_impossible_settings_are_one_sentence(settings, message):
     assert str(error.value) == message
 
 
+def test_min_p_leaves_out_what_is_far_less_likely_than_the_likeliest():
+    logits = np.log([0.4, 0.25, 0.2, 0.1, 0.05])
+    kept = distribution(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
+    assert kept.tolist() == [True, True, True, False, False]
+    assert distribution(logits, Sampling(temperature=1.0, min_p=1.0)).tolist() == [1, 0, 0, 0, 0]
+
+
+def test_a_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
+    logits, plain = np.array([2.0, 1.0, -1.0, -2.0]), Sampling(temperature=1.0)
+    sampling = Sampling(temperature=1.0, repetition_penalty=2.0)
+    expected = softmax(np.array([1.0, 1.0, -2.0, -2.0]))
+    np.testing.assert_allclose(distribution(logits, sampling, seen=[0, 2, 0]), expected)
+    np.testing.assert_array_equal(distribution(logits, sampling), distribution(logits, plain))
+
+
+class Indifferent:
+    """A context of one text whose next token is as likely to be one as another."""
+
+    ids = np.array([[3]])
+
+    def logits(self):
+        return np.ones((1, 7), np.float32)
+
+    def append(self, ids):
+        pass
+
+
+def test_the_penalty_counts_the_prompt_and_what_was_written():
+    sampling = Sampling(tokens=7, temperature=0.0, repetition_penalty=1.1)
+    assert [token for (token,) in generate(Indifferent(), sampling)] == [0, 1, 2, 4, 5, 6, 0]
+
+
 def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
     def run(seed):
-        return list(generate(model, [1, 2], Sampling(tokens=50, temperature=1.0, seed=seed)))
+        return continued(model, [1, 2], Sampling(tokens=50, temperature=1.0, seed=seed))[0]
 
     assert len(run(1)) == 50
     assert run(1) == run(1)
@@ -116,43 +160,128 @@ def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
     assert all(0 <= token < 7 for token in run(1))
 
 
+def test_what_a_sample_draws_does_not_depend_on_the_others(model):
+    sampling = Sampling(tokens=30, temperature=1.0)
+    three = continued(model, [1, 2], sampling, samples=3)
+    assert three[:1] == continued(model, [1, 2], sampling, samples=1)
+    assert len({tuple(text) for text in three}) == 3
+
+
 def test_a_prompt_longer_than_the_block_is_cut_from_the_left(model):
     greedy = Sampling(tokens=5, temperature=0.0)
-    long, short = [3, 1, 6, *range(7), 5], [3, 4, 5, 6, 5]
-    long = [0, 0, 0, *([1] * 3), *short]
-    assert list(generate(model, long, greedy)) == list(generate(model, long[-8:], greedy))
+    long = [0, 0, 0, 1, 1, 1, 3, 4, 5, 6, 5]
+    assert continued(model, long, greedy) == continued(model, long[-8:], greedy)
 
 
-def test_generation_leaves_the_callers_gradients_on(model):
-    tokens = generate(model, [1], Sampling(tokens=3))
+def test_generation_leaves_the_callers_gradients_on_and_draws_no_graph(model):
+    context = Context(model)
+    context.append([1])
+    tokens = generate(context, Sampling(tokens=3))
     next(tokens)
     assert (tt.ones(2, requires_grad=True) * 2).requires_grad
     assert list(tokens)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_tokens_beyond_the_tokenizer_are_never_written(model):
-    tokens = generate(model, [1], Sampling(tokens=200, temperature=100.0), vocab_size=3)
+    (tokens,) = continued(model, [1], Sampling(tokens=200, temperature=100.0), vocab_size=3)
     assert set(tokens) == {0, 1, 2}
 
 
-def test_text_streams_prompt_first(model):
+class Pieces:
+    """A tokenizer of given pieces of bytes, the last of which ends a document."""
+
+    def __init__(self, *pieces):
+        self.pieces, self.vocab_size, self.end_of_text = pieces, len(pieces), len(pieces) - 1
+
+    def decode_bytes(self, ids):
+        return b"".join(self.pieces[i] for i in ids)
+
+
+def streamed(pieces, stops=()):
+    """What comes out after each piece of bytes, and in the end."""
+    tokenizer = Pieces(*pieces, b"<end>")
+    text = Text(tokenizer, stops)
+    return [*(text.add(i) for i in range(len(pieces))), text.finish()]
+
+
+@given(st.text(), st.data())
+def test_characters_are_never_broken_however_they_are_cut(string, data):
+    encoded = string.encode("utf-8", "replace")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=8)))
+    parts = [encoded[a:b] for a, b in itertools.pairwise([0, *cuts, len(encoded)])]
+    pieces = streamed(parts)
+    assert "".join(pieces) == encoded.decode()
+    so_far = b""
+    for part, count in zip(parts, itertools.accumulate(map(len, pieces)), strict=False):
+        so_far += part
+        assert count == len(so_far.decode("utf-8", "ignore"))  # at once, too: no whole character is held back
+
+
+def test_bytes_that_are_no_text_are_shown_as_such():
+    assert streamed([b"a", b"\xff", b"b"]) == ["a", "\ufffd", "b", ""]
+    assert streamed([b"a", b"\xe2\x82"]) == ["a", "", "\ufffd"]
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_text_ends_before_the_first_stop_wherever_it_is_cut(string, stops):
+    found = [(string.find(stop) + len(stop), string.find(stop)) for stop in stops if stop in string]
+    expected = string[: min(found)[1]] if found else string
+    assert "".join(streamed([letter.encode() for letter in string], stops)) == expected
+
+
+def test_only_what_may_become_a_stop_is_held_back():
+    assert streamed([b"one ", b"t", b"o", b" tw", b"o!", b"more"], ["two!"]) == ["one ", "", "to", " ", "", "", ""]
+
+
+def test_the_end_of_a_document_ends_the_text():
+    text = Text(Pieces(b"a", b"<end>"))
+    assert [text.add(token) for token in (0, 1, 0)] == ["a", "", ""]
+    assert text.ended
+    assert text.written == "a"
+
+
+def test_texts_of_a_batch_end_each_by_itself(model):
     tokenizer = CharTokenizer("abcdef\n")
-    parts = list(itertools.islice(stream_text(model, tokenizer, "fab", Sampling(tokens=20)), 5))
-    assert parts[0] == "fab"
-    assert all(len(part) == 1 for part in parts[1:])
-    for known in ("abcdef\n", "abcdefg"):  # without a prompt: from a new line, or from whatever there is
-        assert len("".join(stream_text(model, CharTokenizer(known), "", Sampling(tokens=20)))) == 20
+    whole = [""] * 4
+    for i, piece in stream(model, tokenizer, "ab", Sampling(tokens=40, temperature=1.0), samples=4):
+        whole[i] += piece
+    cut = [""] * 4
+    for i, piece in stream(model, tokenizer, "ab", Sampling(tokens=40, temperature=1.0, stop="c|\\n"), samples=4):
+        cut[i] += piece
+    assert all(len(text) == 40 for text in whole)
+    assert cut == [min(text.split("c")[0], text.split("\n")[0], key=len) for text in whole]
 
 
-def test_the_command_writes_prompt_and_continuation(model, tmp_path, capsys):
+def test_without_a_prompt_text_begins_a_document_or_a_line(model):
+    for known in ("abcdef\n", "abcdefg", "abcdef\x03"):
+        pieces = stream(model, CharTokenizer(known), "", Sampling(tokens=20, temperature=0.1))
+        assert len(list(pieces)) >= 2
+
+
+@pytest.fixture
+def directory(model, tmp_path):
     create_model_directory(tmp_path, "gpt", model.config, CharTokenizer("abcdef\n"))
     save_weights(tmp_path, model.config, model.state_dict())
-    argv = [str(tmp_path), "--prompt", "fab", "--tokens", "30", "--seed", "3", "--device", "cpu"]
+    return tmp_path
+
+
+def test_the_command_writes_prompt_and_continuation(directory, capsys):
+    argv = [str(directory), "--prompt", "fab", "--tokens", "30", "--seed", "3", "--device", "cpu"]
     assert main(argv) == 0
     first = capsys.readouterr().out
     assert first.startswith("fab")
     assert len(first) == 3 + 30 + 1
     main(argv)
     assert capsys.readouterr().out == first
+    main([*argv, "--samples", "2"])
+    both = capsys.readouterr().out
+    assert both.startswith(f"--- 1 ---\n{first}--- 2 ---\nfab")
+    assert len(both) == 2 * len(first) + 20
     with pytest.raises(UserError, match="character 'z' at position 2"):
-        main([str(tmp_path), "--prompt", "abz", "--device", "cpu"])
+        main([str(directory), "--prompt", "abz", "--device", "cpu"])
+
+
+def test_a_sample_is_written_to_its_file(directory):
+    assert write_sample(directory, "cpu", tokens=40) == f"sample text: {directory / 'sample.txt'}"
+    assert len((directory / "sample.txt").read_text()) == 41
