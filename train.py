@@ -15,6 +15,7 @@ from gpt.config import PRESETS, GPTConfig, TrainConfig, build, check_options, op
 from gpt.data import Batches, EvalWindows, open_tokens
 from gpt.generate import write_sample
 from gpt.metrics import write_plot
+from gpt.pretrained import inherit, start_from
 from gpt.run import create_run, open_run
 from gpt.trainer import (
     Interruption,
@@ -56,6 +57,8 @@ def start(argv):
     if command.resume:
         return command, open_run(command.resume, changes)
     settings = PRESETS[command.preset] | changes
+    if settings.get("init_from"):
+        settings |= inherit(settings["init_from"], changes)
     model, train = build(GPTConfig, settings), build(TrainConfig, settings)
     return command, create_run(command.out, command.preset, model, train)
 
@@ -70,6 +73,8 @@ def main(argv=None):
     optimizer = build_optimizer(model, config)
     backward = gradient_function(model, device)
     progress, damaged = run.restore(model, optimizer)
+    if config.init_from and progress.step == 0:
+        start_from(model, config.init_from)
     for sentence in damaged:
         print(f"skipped: {sentence}", file=sys.stderr)
     size = sum(parameter.data.size for parameter in model.parameters())

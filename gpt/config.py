@@ -70,6 +70,7 @@ class TrainConfig:
 
     data: str = option("pydocs", "pydocs, stdlib, a UTF-8 text file, a folder of them, or a prepared directory")
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
+    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or emulated")
     threads: int = option(0, "CPU threads, 0 for all cores; the same number gives the same bits", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)

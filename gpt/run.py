@@ -22,11 +22,11 @@ from gpt.characters import CharTokenizer
 from gpt.checkpoint import Checkpoint, Progress, require_checkpoint, save_checkpoint
 from gpt.config import GPTConfig, TrainConfig, flag
 from gpt.corpora import open_corpus
-from gpt.data import is_prepared, link_tokens, measure, prepare
+from gpt.data import is_prepared, link_tokens, measure, open_tokens, prepare
 from gpt.errors import UserError
 from gpt.files import replace_json, writing
 from gpt.metrics import Metrics
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.pretrained import create_model_directory, load_model_tokenizer, same_tokens, save_weights
 from gpt.tokenizer import load_tokenizer
 from tinytensor.parallel import available_cores
 
@@ -93,7 +93,7 @@ class Run:
 def create_run(out, preset, model, train):
     """Make a new run directory: tokens, tokenizer, configuration. All that can be wrong is checked first."""
     check_free(out)
-    tokenizer, write_tokens = read_data(train.data, model.block_size)
+    tokenizer, write_tokens = read_data(train.data, model.block_size, train.init_from)
     model = fit_vocabulary(model, tokenizer)
     # All cores of this machine, even if another one resumes the run: their number decides how sums are rounded.
     train = dataclasses.replace(train, threads=train.threads or available_cores())
@@ -103,6 +103,7 @@ def create_run(out, preset, model, train):
     try:
         with writing(directory):
             write_tokens(directory)
+            require_windows(directory, train.data, model.block_size)
             tokenizer.save(directory)
             create_model_directory(run.best, train.model, model, tokenizer)
         run.save_config()
@@ -112,13 +113,23 @@ def create_run(out, preset, model, train):
     return run
 
 
-def read_data(name, block_size):
-    """The tokenizer for `--data name`, and a function that writes the tokens, or where they are, into a directory."""
+def read_data(name, block_size, init_from):
+    """The tokenizer for `--data name`, and a function that writes the tokens, or where they are, into a directory.
+
+    With `init_from`, the tokenizer is that model's; UserError if the data has been prepared with another one.
+    """
+    given = load_model_tokenizer(init_from) if init_from else None
     if is_prepared(name):
-        return load_tokenizer(name), partial(link_tokens, name, block_size)
+        tokenizer = load_tokenizer(name)
+        if given and not same_tokens(tokenizer, given):
+            raise UserError(
+                f"--data {name}: has another tokenizer than --init-from {init_from}; prepare the text again with "
+                "--tokenizer and the model's directory"
+            )
+        return tokenizer, partial(link_tokens, name, block_size)
     corpus = open_corpus(name)
     length = measure(corpus, block_size)
-    tokenizer = CharTokenizer.train(corpus.pieces())
+    tokenizer = given or CharTokenizer.train(corpus.pieces())
     return tokenizer, partial(prepare, corpus, tokenizer, length)
 
 
@@ -127,6 +138,17 @@ def fit_vocabulary(model, tokenizer):
     if 0 < model.vocab_size < tokenizer.vocab_size:
         raise UserError(f"--vocab-size {model.vocab_size}: must be at least the tokenizer's {tokenizer.vocab_size}")
     return dataclasses.replace(model, vocab_size=model.vocab_size or tokenizer.vocab_size)
+
+
+def require_windows(directory, data, block_size):
+    """Raise UserError if the tokens written are too few for one window: there may be far fewer than characters."""
+    tokens = open_tokens(directory)
+    least = min(len(tokens.train), len(tokens.val))
+    if least <= block_size:
+        raise UserError(
+            f"--data {data}: leaves {least} tokens in a split, fewer than the {block_size + 1} of one window: use a "
+            "longer text or a smaller --block-size"
+        )
 
 
 def check_free(out):

@@ -110,5 +110,5 @@ def test_what_is_missing_damaged_or_foreign_is_named(tmp_path):
     with pytest.raises(UserError, match="its weights do not fit"):
         load_model(directory, "cpu")
     config.write_text("{}")
-    with pytest.raises(UserError, match="is not the configuration of a tinytensor model"):
+    with pytest.raises(UserError, match="is neither a model of tinytensor nor a GPT-2"):
         load_model(directory, "cpu")

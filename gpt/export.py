@@ -1,0 +1,43 @@
+"""A run's best model for others: `python -m gpt.export RUN OUT` makes a directory for Hugging Face's `transformers`.
+
+Floor 5, above `pretrained`. A run's `best` is such a directory already, where GPT-2 can express the model; this says
+why where it cannot, and copies only whole files. `GPT2LMHeadModel.from_pretrained(OUT)` reads the result.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from gpt.cli import make_parser, parse, run_command
+from gpt.errors import UserError
+from gpt.files import replace_file, writing
+from gpt.pretrained import WEIGHTS, create_model_directory, find_directory, read_config, tokenizer_of, why_not_gpt2
+
+
+def export(source, out):
+    """Copy the model directory `source` to the new or empty directory `out`. UserError if GPT-2 cannot express it."""
+    kind, config = read_config(source)
+    if reason := why_not_gpt2(kind, config):
+        raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
+    if not (source / WEIGHTS).exists():
+        raise UserError(f"{source / WEIGHTS}: missing; the first evaluation of a run writes it, so train for longer")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not an empty directory; choose another")
+    with writing(out):
+        create_model_directory(out, kind, config, tokenizer_of(source, config))
+    replace_file(out / WEIGHTS, lambda beside: shutil.copyfile(source / WEIGHTS, beside))
+
+
+def main(argv=None):
+    """The command: export, and say how to load the result."""
+    parser = make_parser("python -m gpt.export RUN OUT", "Copy a model for Hugging Face's transformers.", {})
+    parser.add_argument("directory", metavar="RUN", help="a run, or a model directory")
+    parser.add_argument("out", metavar="OUT", help="the directory to make")
+    settings = parse(parser, {}, argv)
+    export(find_directory(settings["directory"]), Path(settings["out"]))
+    print(f'written: {settings["out"]}; load it with GPT2LMHeadModel.from_pretrained("{settings["out"]}")')
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
