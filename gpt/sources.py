@@ -7,13 +7,14 @@ same source gives the same pieces in the same order. Read `gpt.prepare` next.
 
 import gzip
 import lzma
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from gpt.config import nearest
-from gpt.corpora import EMBEDDED, is_hidden
+from gpt.corpora import EMBEDDED
 from gpt.documents import (
     DAMAGED,
     GZIP,
@@ -48,22 +49,28 @@ class Source:
 
 
 def open_source(name, column, streaming):
-    """The source `name`, for which README and `docs/data.md` list the kinds. UserError if there is none."""
+    """The source `name`, of the kinds that `docs/data.md` lists. UserError if there is none."""
     if name.startswith(HUB):
         return hub_source(name, column, streaming)
     if name in EMBEDDED:
         return embedded_source(name)
     path = Path(name)
-    if path.is_dir():
-        paths = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file.relative_to(path)))
-    elif path.is_file():
-        paths = [path]
-    else:
+    if not path.exists():
         hint = nearest(name, EMBEDDED) or f", nor one of {', '.join(EMBEDDED)}, nor {HUB}NAME"
         raise UserError(f"{name}: no such file or folder{hint}")
-    size = sum(file.stat().st_size for file in paths)
-    lone = len(paths) == 1
-    return Source(name, size, lambda: chain.from_iterable(file_pieces(file, column, lone) for file in paths))
+    size = sum(file.stat().st_size for file in files(path))
+    lone = len(list(islice(files(path), 2))) == 1
+    return Source(name, size, lambda: chain.from_iterable(file_pieces(file, column, lone) for file in files(path)))
+
+
+def files(path):
+    """Yield a file, or the files below a folder sorted by name, without a list of all; hidden ones are left out."""
+    if not path.is_dir():
+        yield path
+        return
+    for child in (path / name for name in sorted(os.listdir(path)) if not name.startswith(".")):
+        if child.is_file() or (child.is_dir() and not child.is_symlink()):  # a link may lead back up
+            yield from files(child)
 
 
 def embedded_source(name):

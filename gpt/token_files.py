@@ -21,6 +21,15 @@ from gpt.vocabulary import FILE_NAME as TOKENIZER_NAME
 
 SAVE_SECONDS = 5
 NAMES_KEPT = 1000  # of damaged members; beyond, they are only counted
+NOTHING = {
+    "units": 0,
+    "bytes": dict.fromkeys(SPLITS, 0),  # of the token files
+    "documents": dict.fromkeys(SPLITS, 0),
+    "text_bytes": 0,
+    "source_bytes": 0,
+    "damaged": 0,
+    "damaged_names": [],
+}
 
 
 class TokenFiles:
@@ -35,34 +44,39 @@ class TokenFiles:
 
     def _open_state(self):
         """The state of an unfinished preparation, or of a new one."""
-        path = self.directory / STATE
         if (self.directory / FILE_NAME).exists():
             raise UserError(f"--out {self.directory}: already holds a prepared corpus; choose another --out")
+        path = self.directory / STATE
         if path.exists():
-            return self._read_state(path)
-        if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
-            raise UserError(f"--out {self.directory}: exists and is not an empty directory; choose another --out")
+            state = self._read_state(path)
+            if state["settings"] == self.settings:
+                return state
+            self._require_nothing_done(state)
+            self.discard()
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        zeros = dict.fromkeys(SPLITS, 0)
-        state = {"settings": self.settings, "units": 0, "bytes": zeros, "documents": zeros, "text_bytes": 0}
-        state |= {"source_bytes": 0, "damaged": 0, "damaged_names": []}
+            if any(not file.name.startswith(".") for file in self.directory.iterdir()):
+                raise UserError(f"--out {self.directory}: exists and is not an empty directory; choose another --out")
+        state = {"settings": self.settings, **NOTHING}
         replace_json(path, state)
         return state
 
     def _read_state(self, path):
+        """The parsed state.json."""
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            before = state["settings"]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            return {**NOTHING, "settings": {}} | json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, TypeError, ValueError) as error:
             raise UserError(f"{path}: damaged ({error}); remove {self.directory} and begin again") from None
-        for name, value in self.settings.items():
-            if before.get(name) != value:
-                raise UserError(
-                    f"--out {self.directory}: holds an unfinished preparation with {name} {before.get(name)}, not "
-                    f"{value}; go on with that, or choose another --out"
-                )
-        return state
+
+    def _require_nothing_done(self, state):
+        """UserError, with the first setting that differs, if there are tokens of other settings."""
+        before = state["settings"]
+        if state["units"]:
+            name = next(name for name, value in self.settings.items() if before.get(name) != value)
+            raise UserError(
+                f"--out {self.directory}: holds an unfinished preparation with {name} {before.get(name)}, not "
+                f"{self.settings[name]}; go on with that, or choose another --out"
+            )
 
     def __enter__(self):
         for name in SPLITS:
@@ -89,21 +103,7 @@ class TokenFiles:
             with writing(file.name):
                 file.write(encoded.tokens[name])
                 file.flush()
-        state, counts = self.state, {}
-        for key, more in (
-            ("bytes", {name: len(encoded.tokens[name]) for name in SPLITS}),
-            ("documents", encoded.documents),
-        ):
-            counts[key] = {name: state[key][name] + more[name] for name in SPLITS}
-        self.state = {
-            **state,
-            **counts,
-            "units": state["units"] + 1,
-            "text_bytes": state["text_bytes"] + encoded.text_bytes,
-            "source_bytes": state["source_bytes"] + encoded.size,
-            "damaged": state["damaged"] + len(encoded.damaged),
-            "damaged_names": (state["damaged_names"] + encoded.damaged)[:NAMES_KEPT],
-        }
+        self.state = advanced(self.state, encoded)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
@@ -141,6 +141,20 @@ class TokenFiles:
         for name in (STATE, *(f"{name}.bin" for name in SPLITS), TOKENIZER_NAME, CONFIG_NAME):
             (self.directory / name).unlink(missing_ok=True)
         sync(self.directory)
+
+
+def advanced(state, encoded):
+    """The state after one more unit: a new one, so that an interruption never finds it half changed."""
+    return {
+        **state,
+        "units": state["units"] + 1,
+        "bytes": {name: state["bytes"][name] + len(encoded.tokens[name]) for name in SPLITS},
+        "documents": {name: state["documents"][name] + encoded.documents[name] for name in SPLITS},
+        "text_bytes": state["text_bytes"] + encoded.text_bytes,
+        "source_bytes": state["source_bytes"] + encoded.size,
+        "damaged": state["damaged"] + len(encoded.damaged),
+        "damaged_names": (state["damaged_names"] + encoded.damaged)[:NAMES_KEPT],
+    }
 
 
 def checksum(path):

@@ -318,6 +318,16 @@ def test_going_on_with_other_settings_is_refused(tmp_path, small_pieces, monkeyp
     )
 
 
+def test_what_has_only_begun_is_begun_again_with_other_settings(tmp_path, monkeypatch):
+    source = lay_out(tmp_path / "source", as_texts(TEXTS))
+    with monkeypatch.context() as patch:
+        patch.setattr("gpt.token_files.TokenFiles.__enter__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "out", "--sample", 0.5)
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    assert run(source, tmp_path / "out") == run(source, tmp_path / "new")
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
