@@ -22,8 +22,6 @@ import numpy as np
 
 from tinytensor.backend import array_module, to_numpy
 
-FORGET_BYTES = 2 * 2**20  # results smaller than this are kept even where they could be computed again
-
 
 class _GradMode(threading.local):
     enabled = True
@@ -160,7 +158,6 @@ class Function:
     """
 
     edges: list | None = None  # set when recorded in a graph, None again once backward has freed it
-    again = None  # a method without arguments, for an operation cheap enough to run twice: see `_forget_cheap_inputs`
 
     def forward(self, *arrays):
         raise NotImplementedError
@@ -185,8 +182,6 @@ class Function:
         if True in self.needs_grad:
             y.function, y.requires_grad = self, True
             tensors = [x for x in inputs if isinstance(x, Tensor)]
-            self.made = y.version
-            self._forget_cheap_inputs(tensors)
             self.guards = self._guards(tensors, y)
             # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
             self.edges = [
@@ -195,35 +190,19 @@ class Function:
             ]
         return y
 
-    def _forget_cheap_inputs(self, inputs: list[Tensor]) -> None:
-        """Of large inputs that can be computed `again`, keep the Function that will do so instead of the array."""
-        self.forgotten = {}
-        for x in inputs:
-            source = x.function
-            if source is None or source.again is None or source.edges is None or source.forgotten:
-                continue
-            # what was changed or exchanged since is not what would be computed
-            untouched = x.version is source.made and x.version.changes == 0
-            if untouched and x._data.nbytes >= FORGET_BYTES:
-                names = [name for name, value in vars(self).items() if value is x._data]
-                self.forgotten |= dict.fromkeys(names, source)
-        vars(self).update(dict.fromkeys(self.forgotten))
-
     def _guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
         """What to compare before the VJP for each array that was kept: its version now, and words to name it."""
         kept = [id(value) for value in vars(self).values()]
         roles = [(x, "an input") for x in inputs] + [(y, "the result")]
         return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
 
-    def prepare_vjp(self) -> None:
-        """Compute forgotten inputs again. Raises RuntimeError if an array that was kept has been changed in place."""
-        for function in (self, *self.forgotten.values()):
-            for version, changes, role, shape in function.guards:
-                if version.changes != changes:
-                    raise RuntimeError(
-                        f"backward: {role} of {function.name}, shape {shape}, was changed in place after it was used"
-                    )
-        vars(self).update({name: source.again() for name, source in self.forgotten.items()})
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError if an array that was kept has been changed in place since."""
+        for version, changes, role, shape in self.guards:
+            if version.changes != changes:
+                raise RuntimeError(
+                    f"backward: {role} of {self.name}, shape {shape}, was changed in place after it was used"
+                )
 
     def release(self) -> None:
         """Drop the saved arrays and the edges of the graph."""
@@ -284,7 +263,7 @@ def _propagate(root: Tensor, g) -> None:
         ready.append(root.function)
     while ready:
         function = ready.pop()
-        function.prepare_vjp()
+        function.check_unchanged()
         g = sums.pop(function)
         gradients = function.vjp(g)
         for edge, gx in zip(function.edges, gradients, strict=True):

@@ -155,9 +155,6 @@ class GELU(Function):
         self.x = x
         return kernels_for(x).gelu_forward(x)
 
-    def again(self):
-        return self.forward(self.x)
-
     def vjp(self, g):
         return (kernels_for(g).gelu_backward(g, self.x),)
 
@@ -198,25 +195,6 @@ class Where(Function):
         return None, xp.where(self.condition, g, zero), xp.where(self.condition, zero, g)
 
 
-class Clip(Function):
-    """y = min(max(x, low), high);  gx = g where low <= x <= high, else 0"""
-
-    def __init__(self, low, high):
-        self.low, self.high = low, high
-
-    def forward(self, x):
-        self.x = x
-        return array_module(x).clip(x, self.low, self.high)
-
-    def vjp(self, g):
-        inside = array_module(g).ones(g.shape, dtype=bool)
-        if self.low is not None:
-            inside &= self.x >= self.low
-        if self.high is not None:
-            inside &= self.x <= self.high
-        return (g * inside,)
-
-
 class Cast(Function):
     """y = x in another dtype;  gx = g, which the engine casts back"""
 
@@ -250,8 +228,9 @@ def masked_fill(x, mask, value) -> Tensor:
 
 
 def clip(x, low=None, high=None) -> Tensor:
-    """x limited to [low, high]; None means no limit on that side."""
-    return Clip(low, high)(x)
+    """x limited to [low, high], with no gradient beyond; None means no limit on that side."""
+    x = x if low is None else where(x.data < low, low, x)
+    return x if high is None else where(x.data > high, high, x)
 
 
 def cast(x, dtype) -> Tensor:

@@ -6,8 +6,6 @@ the rest is broadcasting. Read `shape.py` next.
 
 from __future__ import annotations
 
-import math
-
 from tinytensor.backend import array_module
 from tinytensor.tensor import Function, Tensor
 
@@ -27,10 +25,6 @@ class _Reduction(Function):
         axes = self._axes(shape)
         return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
 
-    def _count(self, shape) -> int:
-        """How many elements each result was made from."""
-        return math.prod(shape[axis] for axis in self._axes(shape))
-
 
 class Sum(_Reduction):
     """y = sum_i x_i;  gx_i = g"""
@@ -41,18 +35,6 @@ class Sum(_Reduction):
 
     def vjp(self, g):
         return (array_module(g).broadcast_to(self._keep(g, self.shape), self.shape),)
-
-
-class Mean(_Reduction):
-    """y = sum_i x_i / n;  gx_i = g / n"""
-
-    def forward(self, x):
-        self.shape = x.shape
-        return x.mean(axis=self.axis, keepdims=self.keepdims)
-
-    def vjp(self, g):
-        g = self._keep(g, self.shape) / self._count(self.shape)
-        return (array_module(g).broadcast_to(g, self.shape),)
 
 
 class Max(_Reduction):
@@ -66,22 +48,6 @@ class Max(_Reduction):
         largest = self.x == self._keep(self.y, self.x.shape)
         ties = largest.sum(axis=self._axes(self.x.shape), keepdims=True).astype(g.dtype)
         return (largest * (self._keep(g, self.x.shape) / ties),)
-
-
-class Var(_Reduction):
-    """y = sum_i (x_i - m)^2 / (n - ddof), m the mean;  gx_i = 2 g (x_i - m) / (n - ddof)"""
-
-    def __init__(self, axis=None, keepdims=False, ddof=0):
-        super().__init__(axis, keepdims)
-        self.ddof = ddof
-
-    def forward(self, x):
-        self.centred = x - x.mean(axis=self.axis, keepdims=True)
-        self.n = self._count(x.shape) - self.ddof
-        return (self.centred * self.centred).sum(axis=self.axis, keepdims=self.keepdims) / self.n
-
-    def vjp(self, g):
-        return (self.centred * (self._keep(g, self.centred.shape) * 2 / self.n),)
 
 
 class LogSumExp(_Reduction):
@@ -107,7 +73,8 @@ def sum(x, axis=None, keepdims=False) -> Tensor:
 
 def mean(x, axis=None, keepdims=False) -> Tensor:
     """The mean over `axis`."""
-    return Mean(axis, keepdims)(x)
+    total = sum(x, axis, keepdims)
+    return total / _summands(x, total)
 
 
 def max(x, axis=None, keepdims=False) -> Tensor:
@@ -122,9 +89,16 @@ def min(x, axis=None, keepdims=False) -> Tensor:
 
 def var(x, axis=None, keepdims=False, ddof=0) -> Tensor:
     """The variance over `axis`: the mean squared deviation, with n - ddof as divisor."""
-    return Var(axis, keepdims, ddof)(x)
+    centred = x - mean(x, axis, keepdims=True)
+    total = sum(centred * centred, axis, keepdims)
+    return total / (_summands(x, total) - ddof)
 
 
 def logsumexp(x, axis=None, keepdims=False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
     return LogSumExp(axis, keepdims)(x)
+
+
+def _summands(x, total) -> int:
+    """How many elements of x each element of `total` is the sum of."""
+    return x.data.size // (total.data.size or 1)
