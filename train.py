@@ -110,8 +110,8 @@ def main(argv=None):
                     run.note_val_loss(progress, val_loss, model)
                 row |= {"tokens_per_second": speed.read(), "seconds": round(progress.seconds, 3)}
                 run.metrics.append(row)
-                state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s"
-                bar.set_postfix_str(state, refresh=False)
+                state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s {device.memory()}"
+                bar.set_postfix_str(state.strip(), refresh=False)
             if saving:
                 run.save(progress, model, optimizer)
             bar.update()

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-EMULATED = "kernels.emulator.cupy_like"
+from kernels.namespace import EMULATED, array_module
 
 
 class DeviceError(RuntimeError):
@@ -22,28 +22,13 @@ class DeviceError(RuntimeError):
 
 
 @functools.cache
-def _module_of(kind: type) -> ModuleType:
-    root = kind.__module__.partition(".")[0]
-    if root == "cupy":
-        return importlib.import_module("cupy")
-    if root == "kernels":
-        return importlib.import_module(EMULATED)
-    return np
-
-
-@functools.cache
-def _kernels_of(kind: type) -> ModuleType:
-    return importlib.import_module("kernels.cpu" if _module_of(kind) is np else "kernels.cuda")
-
-
-def array_module(x) -> ModuleType:
-    """The array namespace `x` belongs to; numpy for Python scalars."""
-    return _module_of(type(x))
+def _kernels_on(xp: ModuleType) -> ModuleType:
+    return importlib.import_module("kernels.cpu" if xp is np else "kernels.cuda")
 
 
 def kernels_for(x) -> ModuleType:
     """The fused primitives for `x`: `kernels.cpu` or `kernels.cuda`."""
-    return _kernels_of(type(x))
+    return _kernels_on(array_module(x))
 
 
 def to_numpy(x) -> np.ndarray:

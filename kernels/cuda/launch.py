@@ -11,12 +11,13 @@ Kernels go to the current stream. Read `softmax.py` next: the smallest use.
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from kernels import namespace
 
 SOURCES = Path(__file__).parent
 SCALARS = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
@@ -51,12 +52,10 @@ class Parameter:
 
 def array_module(x):
     """The namespace that `x` comes from: cupy, or the emulated device's look-alike of it."""
-    root = type(x).__module__.partition(".")[0]
-    if root == "cupy":
-        return importlib.import_module("cupy")
-    if root == "kernels":
-        return importlib.import_module("kernels.emulator.cupy_like")
-    raise KernelArgumentError(f"{type(x).__name__}: the CUDA kernels take arrays on a GPU (move it with to_device)")
+    xp = namespace.array_module(x)
+    if xp is np:
+        raise KernelArgumentError(f"{type(x).__name__}: the CUDA kernels take arrays on a GPU (move it with to_device)")
+    return xp
 
 
 # ---- source ---------------------------------------------------------------------------------------------------------
