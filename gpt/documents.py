@@ -63,7 +63,7 @@ class Damage:
 def documents(piece, column):
     """The documents of a piece and the Damages in it, an iterator. `column` names the text in a JSON object."""
     if isinstance(piece.data, list):
-        return iter([Document(text) for text in piece.data if text])
+        return iter([Document(str(text)) for text in piece.data])
     if piece.sections and not is_json_lines(piece.name):
         return read_sections(piece)
     try:

@@ -9,6 +9,7 @@ import gzip
 import lzma
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -163,7 +164,9 @@ def last_break(data, json_lines, sections):
 
 def table_pieces(path, column):
     """Yield the texts of a Parquet or Arrow file, a few rows at a time."""
-    arrow = optional("pyarrow")
+    with needing("pyarrow"):
+        import pyarrow as arrow
+        import pyarrow.parquet
     try:
         with arrow.OSFile(str(path), "rb") as file:
             reader = parquet_batches if path.suffix == ".parquet" else arrow_batches
@@ -202,7 +205,8 @@ def arrow_batches(arrow, file, name, column):
 def hub_source(name, column, streaming):
     """The training split of a data set on the hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""
     path, _, configuration = name.removeprefix(HUB).partition(":")
-    datasets = optional("datasets")
+    with needing("datasets"):
+        import datasets
     with reaching_hub(name):
         dataset = datasets.load_dataset(path, configuration or None, split="train", streaming=streaming)
 
@@ -217,34 +221,23 @@ def hub_source(name, column, streaming):
     return Source(name, None if streaming else dataset.size_in_bytes, pieces)
 
 
-class reaching_hub:
+@contextmanager
+def reaching_hub(name):
     """Turn what goes wrong between here and the hub into a UserError with the way around it."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if kind and issubclass(kind, (OSError, ValueError, RuntimeError)):
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"{self.name}: cannot be read from the hub ({reason}); for a local copy, download its files "
-                "elsewhere and give their folder as SOURCE"
-            ) from None
-
-
-def optional(package):
-    """An optional package; UserError if it is not installed."""
     try:
-        if package == "datasets":
-            import datasets
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{name}: cannot be read from the hub ({reason}); for a local copy, download its files "
+            "elsewhere and give their folder as SOURCE"
+        ) from None
 
-            return datasets
-        import pyarrow.ipc
-        import pyarrow.parquet
 
-        return pyarrow
+@contextmanager
+def needing(package):
+    """Turn the failure to import an optional package into a UserError that says how to install it."""
+    try:
+        yield
     except ImportError:
         raise UserError(f"reading this needs {package}: pip install 'tinytensor[data]'") from None
