@@ -5,6 +5,7 @@ is the loop that feeds the model its own words; `Text` turns them into text as t
 """
 
 import codecs
+import io
 import sys
 from dataclasses import dataclass
 
@@ -191,6 +192,13 @@ def write_sample(directory, device, tokens=500):
     return f"sample text: {path}"
 
 
+def accept_any_text():
+    """Make the standard streams replace what their encoding cannot hold, instead of failing."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def show(text):
     """Write to stdout at once."""
     sys.stdout.write(text)
@@ -220,6 +228,7 @@ def main(argv=None):
     settings = parse(parser, groups, argv)
     request, sampling = build(Request, settings), build(Sampling, settings)
     use_threads(available_cores())
+    accept_any_text()
     model, tokenizer = load_model(settings["directory"], tt.device(request.device))
     pieces = stream(model, tokenizer, request.prompt, sampling, request.samples)
     show_all(request.prompt, request.samples, pieces)

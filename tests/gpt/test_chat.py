@@ -1,0 +1,265 @@
+"""Conversations: what enters the context, what ends an answer, and a terminal whose user types anything."""
+
+import io
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt.chat
+import tinytensor as tt
+from gpt.characters import CharTokenizer
+from gpt.chat import Conversation, Manner, greeting, known_part, main, obey
+from gpt.cli import run_command
+from gpt.config import GPTConfig
+from gpt.errors import UserError
+from gpt.generate import Sampling
+from gpt.model import GPT
+from gpt.pretrained import create_model_directory, save_weights
+
+KNOWN = "abcdefU:\n "
+PATIENCE = 60  # seconds after which a subprocess must have got somewhere; reached only when it hangs
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    with tt.seeded(1, "weights"):
+        model = GPT(GPTConfig(vocab_size=len(KNOWN), block_size=32, n_layer=1, n_head=2, n_embd=8))
+    create_model_directory(directory, "gpt", model.config, CharTokenizer(KNOWN))
+    save_weights(directory, model.config, model.state_dict())
+    return directory
+
+
+@pytest.fixture
+def conversation(directory):
+    def start(turn="{}", **choices):
+        model, tokenizer = gpt.chat.load_model(directory, "cpu")
+        return Conversation(model, tokenizer, Sampling(**{"tokens": 5, "temperature": 1.0, **choices}), turn)
+
+    return start
+
+
+def text_of(conversation):
+    """What the model sees."""
+    return conversation.tokenizer.decode(conversation.context.ids[0])
+
+
+def chat(directory, lines, monkeypatch, *flags):
+    """The exit code of the command with these lines piped in."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    return run_command(main, [str(directory), "--device", "cpu", "--tokens", "4", *flags])
+
+
+def test_the_model_sees_everything_said(conversation):
+    talk = conversation()
+    assert talk.say("abc") == []
+    first = "".join(talk.answer())
+    talk.say("fed")
+    second = "".join(talk.answer())
+    new_line = "" if first.endswith("\n") else "\n"
+    assert text_of(talk) == f"abc{first}{new_line}fed{second}"
+    assert len(first) == len(second) == 5
+
+
+def test_an_answer_reads_only_what_is_new(conversation):
+    talk, read = conversation(), []
+    original = talk.context.reader._read
+    talk.context.reader._read = lambda ids: read.append(ids.shape[1]) or original(ids)
+    for message in ("abc", "d"):
+        talk.say(message)
+        list(talk.answer())
+    assert sum(read) == talk.context.ids.shape[1] - 1  # nobody asked for what follows the last token
+
+
+def test_what_no_longer_fits_is_forgotten(conversation):
+    talk = conversation(tokens=20)
+    for _ in range(5):
+        talk.say("abcdef")
+        list(talk.answer())
+        assert 16 <= talk.context.ids.shape[1] <= 32
+
+
+def test_reset_forgets_everything_and_answers_repeat(conversation):
+    talk = conversation(tokens=20)
+    talk.say("abc")
+    first = "".join(talk.answer())
+    second = "".join(talk.answer())
+    assert obey("/reset", talk) == "forgotten"
+    assert talk.context.ids.size == 0
+    talk.say("abc")
+    assert "".join(talk.answer()) == first != second
+
+
+def test_an_empty_message_lets_the_model_go_on_even_from_nothing(conversation):
+    talk = conversation()
+    assert talk.say("") == []
+    first = "".join(talk.answer())
+    talk.say("")
+    assert text_of(talk) == "\n" + first
+    assert len("".join(talk.answer())) == 5
+
+
+def test_unseen_characters_are_reported_and_left_out(conversation):
+    talk = conversation()
+    assert talk.say("aéb☃é") == ["unknown to the model and left out: 'é' '☃'"]
+    assert text_of(talk) == "ab"
+    assert talk.say("☃") == ["unknown to the model and left out: '☃'"]
+    assert len("".join(talk.answer())) == 5
+
+
+def test_of_a_very_long_message_the_end_counts(conversation):
+    talk = conversation()
+    (sentence,) = talk.say("abcdef" * 100)
+    assert "only the last 32 tokens count" in sentence
+    assert text_of(talk) == ("abcdef" * 100)[-32:]
+    assert len("".join(talk.answer())) == 5
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(conversation):
+    talk = conversation("U: {}\\nf:", stop="a|b|c|d", tokens=200)
+    talk.say("ab")
+    answer = "".join(talk.answer())
+    assert not set(answer) & set("abcd")
+    assert text_of(talk) == f"U: ab\nf:{answer}"
+    talk.say("c")
+    assert text_of(talk) == "U: ab\nf:" + answer + ("" if answer.endswith("\n") else "\n") + "U: c\nf:"
+
+
+def test_a_stop_text_after_the_window_has_moved(conversation):
+    talk = conversation(stop="no such text|UUU", tokens=300)
+    written = "".join(talk.answer())
+    assert written.endswith(text_of(talk)[-10:])
+    talk._take_back(300, "abc")
+    assert text_of(talk) == "abc"
+
+
+def test_commands(conversation):
+    talk = conversation()
+    assert obey("/quit", talk) is None
+    assert "Ctrl-C" in obey("/help", talk)
+    assert obey("/temperature 0.3", talk) == "temperature 0.3"
+    assert talk.sampling.temperature == 0.3
+    assert obey("/temperature -1", talk) == "/temperature -1: must be at least 0"
+    assert obey("/temperature hot", talk) == "/temperature hot: must be a number; it is 0.3 now"
+    assert obey("/temperature nan", talk) == "/temperature nan: must be at least 0"
+    assert obey("/rest", talk) == "/rest: unknown command (did you mean /reset?); /help lists them"
+
+
+def test_known_part_asks_the_tokenizer_alone():
+    assert known_part(CharTokenizer("abc"), "cab") == ("cab", [])
+    assert known_part(CharTokenizer("abc"), "xcabyx") == ("cab", ["x", "y"])
+
+
+def test_what_kind_of_model_it_is(directory, tmp_path):
+    assert "base model" in greeting(directory, "{}")
+    assert "'U: {}'" in greeting(directory, "U: {}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "..."}))
+    assert "tuned to chat in a form of its own" in greeting(tmp_path, "{}")
+    with pytest.raises(UserError, match=r"--turn U: : must hold \{\}"):
+        Manner(turn="U: ")
+
+
+def test_piped_answers_go_to_stdout_and_all_else_to_stderr(directory, monkeypatch, capsys):
+    assert chat(directory, "abc\n\n/temperature 0\nx\n", monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert len(out) == 3 * 5
+    assert err.splitlines() == ["temperature 0.0", "unknown to the model and left out: 'x'"]
+
+
+@pytest.mark.parametrize("lines", ["", "/quit\nabc\n", "/help\n"])
+def test_the_end_of_the_input_leaves(directory, monkeypatch, capsys, lines):
+    assert chat(directory, lines, monkeypatch) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_interruption_ends_the_answer_and_not_the_program(directory, monkeypatch, capsys):
+    original, calls = gpt.chat.Text.add, []
+
+    def add(text, token):
+        calls.append(token)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(text, token)
+
+    monkeypatch.setattr(gpt.chat.Text, "add", add)
+    assert chat(directory, "abc\nabc\n", monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert err == "stopped\n"
+    assert len(out) == 2 + 5
+    assert len(calls) == 2 + 4
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+    assert chat(tmp_path / "none", "", monkeypatch) == 2
+    assert re.fullmatch(r"error: .*none: holds no model .*\n", capsys.readouterr().err)
+
+
+class Terminal:
+    """The command on a pseudo-terminal."""
+
+    def __init__(self, directory):
+        self.ours, theirs = os.openpty()
+        command = [sys.executable, "-m", "gpt.chat", str(directory), "--device", "cpu", "--tokens", "100000"]
+        root = Path(gpt.chat.__file__).parents[1]
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        self.process = subprocess.Popen(command, cwd=root, start_new_session=True, **streams)
+        os.close(theirs)
+        self.seen = ""
+
+    def type(self, text):
+        os.write(self.ours, text.encode())
+
+    def wait_for(self, text):
+        """Read until `text` appears after what was waited for before."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            ready, _, _ = select.select([self.ours], [], [], max(0, end - time.monotonic()))
+            assert ready, self.seen
+            self.seen += os.read(self.ours, 1 << 16).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(directory):
+    terminal = Terminal(directory)
+    try:
+        terminal.wait_for("This is a base model")
+        terminal.wait_for("> ")
+        terminal.type("abc\n")
+        terminal.wait_for("abc")
+        terminal.wait_for("\n")
+        terminal.wait_for("a")  # it writes
+        os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.wait_for("stopped")
+        terminal.wait_for("> ")
+        os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.wait_for("to leave")
+        terminal.wait_for("> ")
+        terminal.type("/rest\n")
+        terminal.wait_for("unknown command (did you mean /reset?)")
+        terminal.type("\x04")
+        assert terminal.process.wait(PATIENCE) == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.ours)
+
+
+def test_a_conversation_draws_other_numbers_for_every_answer(conversation):
+    talk = conversation(tokens=30)
+    answers = []
+    for _ in range(2):
+        talk.context.drop(1000)
+        talk.say("abc")
+        answers.append("".join(talk.answer()))
+    assert answers[0] != answers[1]
+    assert np.all(talk.context.ids >= 0)
