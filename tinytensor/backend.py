@@ -48,6 +48,7 @@ class Device:
         """`array`, from NumPy or from this device, as an array of this device (no copy if it is there already)."""
         if array_module(array) is self.xp:
             return array
+        # CuPy copies by way of pinned memory, without waiting for the device
         return self.xp.asarray(to_numpy(array))
 
     def synchronize(self) -> None:
