@@ -1,20 +1,25 @@
 """Compile CUDA source with no GPU and no driver: NVRTC and ptxas from PyPI, for any architecture they know.
 
 Floor 0, beside the kernels: nothing here runs a kernel. `compile_ptx` turns CUDA C into PTX through NVRTC's C
-interface (CuPy's wrapper of it asks for a driver), `assemble` turns PTX into machine code with ptxas and reads back
+interface (CuPy's wrapper of it asks for a driver), `resources` turns that into machine code with ptxas and reads back
 what it says about registers, shared memory and spills. Needs `pip install nvidia-cuda-nvrtc-cu12
 nvidia-cuda-nvcc-cu12`. The table made from this is `kernels/cuda/report.py`.
 """
 
 import ctypes
 import functools
+import hashlib
+import os
 import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
+from kernels.emulator.compiler import cache_directory
+
+NVRTC, PTXAS = "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvcc-cu12"
 ARCHITECTURES = (50, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120)
 
 
@@ -49,12 +54,12 @@ def _wheel_file(package: str, pattern: str) -> Path:
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_wheel_file("nvidia-cuda-nvrtc-cu12", r"libnvrtc\.so\.12$|nvrtc64_120_0\.dll$")))
+    return ctypes.CDLL(str(_wheel_file(NVRTC, r"libnvrtc\.so\.12$|nvrtc64_120_0\.dll$")))
 
 
 @functools.cache
 def _ptxas() -> Path:
-    return _wheel_file("nvidia-cuda-nvcc-cu12", r"bin/ptxas(\.exe)?$")
+    return _wheel_file(PTXAS, r"bin/ptxas(\.exe)?$")
 
 
 def find_compilers() -> None:
@@ -88,8 +93,25 @@ def compile_ptx(source: str, architecture: int, options: tuple[str, ...] = ()) -
 
 
 @functools.cache
-def assemble(ptx: str, architecture: int) -> dict[str, Resources]:
-    """{kernel name: Resources} of PTX assembled by ptxas for sm_`architecture`."""
+def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> dict[str, Resources]:
+    """{kernel name: Resources} of CUDA C `source` on sm_`architecture`. Raises CompileError.
+
+    What ptxas said is kept in the cache directory, named by a hash of all that it depends on.
+    """
+    find_compilers()
+    key = "\0".join([version(NVRTC), version(PTXAS), source, str(architecture), *options])
+    kept = cache_directory() / "ptxas" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    if not kept.exists():
+        log = _assemble(compile_ptx(source, architecture, options), architecture)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
+            file.write(log)
+        os.replace(file.name, kept)  # whole: another process may be reading
+    return _parse_ptxas(kept.read_text())
+
+
+def _assemble(ptx: str, architecture: int) -> str:
+    """What ptxas says of PTX that it assembles for sm_`architecture`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
         path.write_text(ptx)
@@ -97,7 +119,7 @@ def assemble(ptx: str, architecture: int) -> dict[str, Resources]:
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise CompileError(result.stderr)
-    return _parse_ptxas(result.stderr)
+    return result.stderr
 
 
 def _parse_ptxas(log: str) -> dict[str, Resources]:

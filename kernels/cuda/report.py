@@ -1,8 +1,8 @@
 """What the kernels need of each architecture, as tables anyone can check: `python -m kernels.cuda.report`.
 
 Floor 0. No GPU is asked: NVRTC and ptxas (`nvrtc.py`) say what each kernel uses, `occupancy.py` what of it fits,
-`traffic.py` what it moves and computes, and the roofline says how fast that could be at best: the larger of
-bytes / bandwidth and operations / peak. `docs/cuda.md` holds the printed tables.
+`traffic.py` what it moves and computes, which the emulator counts at a small size, and the roofline says how fast that
+could be at best: the larger of bytes / bandwidth and operations / peak. `docs/cuda.md` holds the printed tables.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 from tqdm import tqdm
 
+from kernels import cuda
 from kernels.cuda import nvrtc, traffic
 from kernels.cuda.attention import Plan, plan
-from kernels.cuda.launch import flags, signatures, source
+from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
 from kernels.cuda.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.traffic import Work
+from kernels.emulator import CompileError, Launch, checked, cupy_like
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu")
@@ -43,8 +46,7 @@ class Build:
 
     def resources(self, architecture: int) -> nvrtc.Resources:
         """Compile and assemble (once: the results are cached)."""
-        ptx = nvrtc.compile_ptx(source(self.source), architecture, flags(self.defines))
-        return nvrtc.assemble(ptx, architecture)[self.kernel]
+        return nvrtc.resources(source(self.source), architecture, flags(self.defines))[self.kernel]
 
     def occupancy(self, architecture: int) -> float:
         used = self.resources(architecture)
@@ -93,21 +95,79 @@ def builds(architecture: int) -> Iterator[Build]:
 
 def attention_builds(head: int, architecture: int) -> Iterator[Build]:
     """The attention kernels for one head size, tiled for the architecture."""
-    forward, backward = attention_plans(head, architecture)
-    yield _attention_build("attention_forward", forward)
-    yield Build("attention.cu", "attention_delta", 256, defines=backward.defines)
-    yield _attention_build("attention_backward_queries", backward)
-    yield _attention_build("attention_backward_keys", backward)
+    for kernel in traffic.ATTENTION_KERNELS:
+        tiles = attention_plan(kernel, head, MULTIPROCESSORS[architecture].memory)
+        threads, shared = (256, 0) if kernel == "attention_delta" else (tiles.threads, tiles.shared)
+        yield Build("attention.cu", kernel, threads, shared, tiles.defines)
 
 
-def attention_plans(head: int, architecture: int) -> tuple[Plan, Plan]:
-    """The tilings of forward and backward."""
-    memory = MULTIPROCESSORS[architecture].memory
-    return plan(head, 1, memory), plan(head, 2, memory)
+def attention_plan(kernel: str, head: int, memory: SharedMemory) -> Plan:
+    """The tiling that `kernel` is compiled with: forward owns one tile, backward two."""
+    return plan(head, 1 if kernel == "attention_forward" else 2, memory)
 
 
-def _attention_build(kernel: str, tiles: Plan) -> Build:
-    return Build("attention.cu", kernel, tiles.threads, tiles.shared, tiles.defines)
+# ---- what the emulator counts ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Count:
+    """One launch in the emulator's counting build, and what the formula says of it."""
+
+    size: str
+    launch: Launch
+    formula: Work
+
+    @property
+    def bytes(self) -> int:
+        """As the formula sees them: attention reads K and V once per tile of queries, rows are read once."""
+        launch = self.launch
+        if launch.kernel in traffic.ATTENTION_KERNELS:
+            return launch.bytes_read + launch.bytes_written
+        return launch.unique_bytes_read + launch.unique_bytes_written
+
+    @property
+    def operations(self) -> int:
+        return self.launch.flops + self.launch.special
+
+
+def _draw(*shape: int):
+    """Normal float32 numbers on the emulated device."""
+    return cupy_like.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+
+
+def count_rows(rows: int, columns: int) -> list[Count]:
+    """Every kernel of traffic.ROW_KERNELS, and embedding_backward, on `rows` x `columns`. Raises CompileError."""
+    x, g, weight, table = _draw(rows, columns), _draw(rows, columns), _draw(columns), _draw(rows, columns)
+    targets = cupy_like.asarray(np.arange(rows) % columns)
+    with checked(count_flops=True) as launches:
+        cuda.softmax_backward(g, cuda.softmax_forward(x))
+        cuda.log_softmax_backward(g, cuda.log_softmax_forward(x))
+        _, mean, rstd = cuda.layer_norm_forward(x, weight, weight, 1e-5)
+        cuda.layer_norm_backward(g, x, weight, mean, rstd)
+        cuda.gelu_backward(g, cuda.gelu_forward(x))
+        cuda.dropout(x, 0.0, 1)
+        _, lse = cuda.cross_entropy_forward(x, targets, -1)
+        cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
+        cuda.adamw_update(table, g, x, g * g, 0.1, 0.9, 0.99, 1e-8, 0.1, 1, 1.0)
+        cuda.embedding_backward(g, targets, rows)
+    works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
+    works["embedding_backward"] = traffic.embedding_work(rows, rows, columns)
+    by_kernel = {launch.kernel: launch for launch in launches}
+    return [Count(f"{rows} x {columns}", by_kernel[kernel], work) for kernel, work in works.items()]
+
+
+def count_attention(B: int, T: int, H: int, D: int) -> list[Count]:
+    """The attention kernels, tiled as for the emulated device. Raises CompileError."""
+    qkv, g = _draw(B, T, 3, H, D), _draw(B, T, H, D)
+    with checked(count_flops=True) as launches:
+        y, lse = cuda.attention_forward(qkv, D**-0.5)
+        cuda.attention_backward(g, qkv, y, lse, D**-0.5)
+    memory = shared_memory(cupy_like, 0)
+
+    def work(kernel: str) -> Work:
+        return traffic.attention_work(kernel, B, T, H, D, attention_plan(kernel, D, memory))
+
+    return [Count(f"B {B}, T {T}, H {H}, D {D}", launch, work(launch.kernel)) for launch in launches]
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -157,10 +217,28 @@ def tile_table(architectures: tuple[int, ...]) -> str:
     """Tiles and dynamic shared memory of the attention kernels."""
     rows = []
     for head in HEAD_SIZES:
-        for i, direction in enumerate(("forward", "backward")):
-            plans = [attention_plans(head, a)[i] for a in architectures]
+        for owned, direction in enumerate(("forward", "backward"), start=1):
+            plans = [plan(head, owned, MULTIPROCESSORS[a].memory) for a in architectures]
             rows.append([str(head), direction] + [f"{p.tile}x{p.stream}, {p.shared / 1024:.0f}" for p in plans])
     return table(["head size", "direction"] + [f"sm_{a}" for a in architectures], rows)
+
+
+def counted_table() -> str:
+    """Bytes and operations at a small size, counted and by formula; or one line that says what the emulator lacks."""
+    try:
+        counts = count_rows(64, 1024) + count_attention(1, 256, 1, 64)
+    except CompileError as error:
+        return f"Nothing counted: {error}"
+    rows = []
+    for count in counts:
+        cells = compared(count.bytes, count.formula.bytes) + compared(count.operations, count.formula.operations)
+        rows.append([f"`{count.launch.kernel}`", count.size, *cells])
+    return table(["kernel", "size", "MB", "by formula", "off by", "MFLOP", "by formula", "off by"], rows)
+
+
+def compared(counted: int, formula: int) -> list[str]:
+    """In millions, and by how much the count differs."""
+    return [f"{counted / 1e6:.3f}", f"{formula / 1e6:.3f}", f"{counted / formula - 1:+.1%}"]
 
 
 def roofline_table() -> str:
@@ -183,11 +261,11 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
     sizes["adamw_update"] = (V, C)
     for name, (rows, columns) in sizes.items():
         yield name, f"{rows} x {columns}", (traffic.row_work(name, rows, columns),) * len(GPUS)
-    size = f"B {B}, T {T}, H {H}, D {D}"
-    yield "attention_delta", size, (traffic.delta_work(B, T, H, D),) * len(GPUS)
-    for i, name in enumerate(("attention_forward", "attention_backward_queries", "attention_backward_keys")):
-        plans = [attention_plans(D, gpu.architecture)[min(i, 1)] for gpu in GPUS]
-        yield name, size, tuple(traffic.attention_work(name, B, T, H, D, p) for p in plans)
+    yield "embedding_backward", f"{B * T} of {V} x {C}", (traffic.embedding_work(B * T, V, C),) * len(GPUS)
+    for name in traffic.ATTENTION_KERNELS:
+        plans = [attention_plan(name, D, MULTIPROCESSORS[gpu.architecture].memory) for gpu in GPUS]
+        works = tuple(traffic.attention_work(name, B, T, H, D, p) for p in plans)
+        yield name, f"B {B}, T {T}, H {H}, D {D}", works
 
 
 def duration(seconds: float) -> str:
@@ -205,6 +283,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print("### Registers per thread, theoretical occupancy", resources, sep="\n\n")
     print("\n### Attention: tiles (owned x streamed rows), KiB of shared memory", tile_table(architectures), sep="\n\n")
+    print("\n### Bytes and operations: counted by the emulator, and by formula", counted_table(), sep="\n\n")
     print("\n### Roofline: the least time each device can need", roofline_table(), sep="\n\n")
     return 0
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from kernels.cuda.attention import Plan
 
 FLOAT, INTEGER = 4, 8  # bytes
+WARP = 32
+HALVINGS = 5  # additions by which each lane of a warp learns the warp's sum
+STRANDS = 8  # of embedding.cu
 KEPT = 8  # values of a row that a thread keeps in registers: KEPT of rows.cuh
 LANES, ROWS = 16, 4  # of attention.cu
 
@@ -34,44 +37,65 @@ def row_threads(columns: int) -> int:
     return 32 if columns <= 256 else 128 if columns <= 1024 else 512
 
 
-def looks(columns: int) -> int:
-    """How often a kernel of two looks reads a row from memory: once if it fits into registers."""
-    return 1 if columns <= KEPT * row_threads(columns) else 2
+def beyond_registers(columns: int) -> int:
+    """Elements of a row that do not stay in registers from one look to the next."""
+    return max(0, columns - KEPT * row_threads(columns))
 
 
-# kernel: numbers read per element and per row, numbers written per element and per row, operations per element.
-# Arrays of one row (weight, bias) stay in the cache and are left out. "Looks" marks rows read twice when long.
+def sum_over_row(columns: int) -> int:
+    """Additions until each of a row's threads knows the row's sum: inside its warp, then over all warps."""
+    threads = row_threads(columns)
+    return threads * (HALVINGS + (threads // WARP if threads > WARP else 0))
+
+
+# kernel: numbers read per element, again per element beyond registers, and per row; numbers written per element and
+# per row; operations per element; sums over the row (the softmax's running pair takes four operations to add).
+# Arrays of one row (weight, bias) stay in the cache and are left out.
 ROW_KERNELS = {
-    "softmax_forward": (1, 0, 1, 0, 10, "looks"),
-    "softmax_backward": (2, 0, 1, 0, 6, "looks"),
-    "log_softmax_forward": (1, 0, 1, 0, 8, "looks"),
-    "log_softmax_backward": (2, 0, 1, 0, 5, "looks"),
-    "layer_norm_forward": (1, 0, 1, 2, 10, "looks"),
-    "layer_norm_backward": (2, 2, 1, 0, 12, "looks"),
-    "layer_norm_strips": (2, 2, 0, 0, 5, ""),
-    "gelu_forward": (1, 0, 1, 0, 9, ""),
-    "gelu_backward": (2, 0, 1, 0, 17, ""),
-    "dropout": (1, 0, 1, 0, 1, ""),
-    "cross_entropy_forward": (1, 2, 0, 2, 6, ""),
-    "cross_entropy_backward": (1, 3, 1, 0, 4, ""),
-    "adamw_update": (4, 0, 3, 0, 15, ""),
+    "softmax_forward": (1, 1, 0, 1, 0, 7, 4),
+    "softmax_backward": (2, 2, 0, 1, 0, 5, 1),
+    "log_softmax_forward": (1, 1, 0, 1, 0, 5, 4),
+    "log_softmax_backward": (2, 1, 0, 1, 0, 4, 1),
+    "layer_norm_forward": (1, 3, 0, 1, 2, 10, 3),
+    "layer_norm_backward": (2, 2, 2, 1, 0, 10, 2),
+    "layer_norm_strips": (2, 0, 2, 0, 0, 5, 0),
+    "gelu_forward": (1, 0, 0, 1, 0, 9, 0),
+    "gelu_backward": (2, 0, 0, 1, 0, 17, 0),
+    "dropout": (1, 0, 0, 1, 0, 1, 0),
+    "cross_entropy_forward": (1, 0, 2, 0, 2, 3, 4),
+    "cross_entropy_backward": (1, 0, 3, 1, 0, 4, 0),
+    "adamw_update": (4, 0, 0, 3, 0, 15, 0),
 }
 
 
 def row_work(kernel: str, rows: int, columns: int) -> Work:
     """`kernel` on a float32 matrix (rows, columns)."""
-    read, read_row, written, written_row, operations, note = ROW_KERNELS[kernel]
-    elements = rows * columns
-    times = looks(columns) if note else 1
+    read, again, read_row, written, written_row, operations, sums = ROW_KERNELS[kernel]
     return Work(
-        FLOAT * (read * elements * times + read_row * rows),
-        FLOAT * (written * elements + written_row * rows),
-        operations * elements,
+        FLOAT * rows * (read * columns + again * beyond_registers(columns) + read_row),
+        FLOAT * rows * (written * columns + written_row),
+        rows * (operations * columns + sums * sum_over_row(columns)),
     )
 
 
+def embedding_work(ids: int, rows: int, columns: int) -> Work:
+    """embedding_backward: the gradients of `ids` positions, their order and each row's segment in, the table out."""
+    read = FLOAT * ids * columns + INTEGER * (ids + rows + 1)
+    return Work(read, FLOAT * rows * columns, (ids + (STRANDS - 1) * rows) * columns)
+
+
+ATTENTION_KERNELS = (
+    "attention_forward",
+    "attention_delta",
+    "attention_backward_queries",
+    "attention_backward_keys",
+)
+
+
 def attention_work(kernel: str, B: int, T: int, H: int, D: int, plan: Plan) -> Work:
-    """One attention kernel as tiled by `plan`: whole tiles are computed, rows beyond T are not moved."""
+    """One of ATTENTION_KERNELS as tiled by `plan`: whole tiles are computed, rows beyond T are not moved."""
+    if kernel == "attention_delta":
+        return _delta_work(B * T * H, D)
     read, written, pairs, products = {
         "attention_forward": _forward,
         "attention_backward_queries": _backward_queries,
@@ -81,10 +105,9 @@ def attention_work(kernel: str, B: int, T: int, H: int, D: int, plan: Plan) -> W
     return Work(FLOAT * heads * read, FLOAT * heads * written, heads * products * 2 * plan.head * pairs)
 
 
-def delta_work(B: int, T: int, H: int, D: int) -> Work:
-    """attention_delta: two arrays in, one number per row out."""
-    rows = B * T * H
-    return Work(FLOAT * 2 * rows * D, FLOAT * rows, 2 * rows * D)
+def _delta_work(rows: int, D: int) -> Work:
+    """Two arrays in, one number per row out, which a warp adds up."""
+    return Work(FLOAT * 2 * rows * D, FLOAT * rows, rows * (2 * D + HALVINGS * WARP))
 
 
 def _query_tiles(T: int, plan: Plan):

@@ -1,18 +1,16 @@
 """The kernels as each architecture would compile them, and the report's formulas against what the emulator counts."""
 
-import numpy as np
 import pytest
 
-import kernels.cuda as k
-import tinytensor as tt
+from kernels import emulator
 from kernels.cuda import nvrtc, report, traffic
 from kernels.cuda.attention import plan
-from kernels.cuda.launch import SOURCES, SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.launch import SOURCES, SharedMemory, flags, signatures, source
 from kernels.cuda.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
-from kernels.emulator import checks
 
 KIB = 1024
-MEASURED = (61, 80, 90)  # assembled by ptxas; the other architectures are compiled
+MEASURED = (61, 80, 90)  # with every combination of options
+OTHERS = tuple(a for a in nvrtc.ARCHITECTURES if a not in MEASURED)
 
 
 @pytest.fixture(scope="module")
@@ -25,25 +23,27 @@ def compilers():
 
 
 @pytest.fixture(scope="module")
-def emulated():
-    try:
-        return tt.device("emulated").xp
-    except tt.DeviceError as error:
-        pytest.skip(str(error))
+def counting():
+    """The emulator, which needs a C++ compiler."""
+    if not emulator.available():
+        pytest.skip(emulator.MISSING)
 
 
-@pytest.mark.parametrize("architecture", sorted(set(nvrtc.ARCHITECTURES) - set(MEASURED)))
+def variants(architecture):
+    """{(source, options): Build} of what a device of this architecture would compile."""
+    return {(build.source, build.options): build for build in report.builds(architecture)}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
 def test_every_source_compiles(compilers, architecture):
-    """Each .cu file, and attention.cu for each head size with this architecture's tiles."""
-    modules = {(build.source, build.options): build for build in report.builds(architecture)}
-    assert {build.source for build in modules.values()} == {path.name for path in SOURCES.glob("*.cu")}
-    forward = {b.options for b in modules.values() if b.kernel == "attention_forward"}
-    for build in modules.values():
-        if build.defines.get("ROW_THREADS") in (32, 128) or build.options in forward:
-            continue  # the same text with other constants, which the test below compiles
-        ptx = nvrtc.compile_ptx(source(build.source), architecture, flags(build.defines))
-        assert f".target sm_{architecture}" in ptx
-        assert all(f".entry {name}(" in ptx for name in signatures(build.source)), build
+    """Every source for every architecture, and every combination of options for one of them at least."""
+    needed = variants(architecture)
+    assert {build.source for build in needed.values()} == {path.name for path in SOURCES.glob("*.cu")}
+    elsewhere = {key for other in (*MEASURED, *OTHERS[: OTHERS.index(architecture)]) for key in variants(other)}
+    chosen = {build.source: build for build in needed.values()}  # of each source one
+    for build in [*chosen.values(), *(needed[key] for key in needed.keys() - elsewhere)]:
+        compiled = nvrtc.resources(source(build.source), architecture, flags(build.defines))
+        assert compiled.keys() == signatures(build.source).keys(), build
 
 
 @pytest.mark.parametrize("architecture", MEASURED)
@@ -97,80 +97,68 @@ def close(counted, formula, within):
     assert abs(counted - formula) <= within * formula, (counted, formula)
 
 
-def draw(xp, *shape):
-    return xp.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-
-
 @pytest.mark.parametrize("T", [128, 512, 1024])
-def test_attention_moves_what_the_formula_says(emulated, T):
+def test_attention_moves_what_the_formula_says(counting, T):
     """Device memory traffic: Q once, K and V once per tile of queries; never T x T numbers."""
-    B, H, D = 1, 1, 32
-    qkv, g = draw(emulated, B, T, 3, H, D), draw(emulated, B, T, H, D)
-    with checks.checked(count_flops=True) as launches:
-        y, lse = k.attention_forward(qkv, D**-0.5)
-        k.attention_backward(g, qkv, y, lse, D**-0.5)
-    memory = shared_memory(emulated, 0)
-    for launch in launches:
-        if launch.kernel == "attention_delta":
-            work = traffic.delta_work(B, T, H, D)
-        else:
-            tiles = plan(D, 1 if launch.kernel == "attention_forward" else 2, memory)
-            work = traffic.attention_work(launch.kernel, B, T, H, D, tiles)
-            close(launch.flops, work.operations, 0.1)
-        close(launch.bytes_read + launch.bytes_written, work.bytes, 0.05)
-    assert len(launches) == 4
+    counts = report.count_attention(B=1, T=T, H=1, D=32)
+    assert [count.launch.kernel for count in counts] == list(traffic.ATTENTION_KERNELS)
+    for count in counts:
+        close(count.bytes, count.formula.bytes, 0.05)
+        close(count.operations, count.formula.operations, 0.1)
 
 
-def count_rows(xp, columns):
-    """{kernel: Launch} of each kernel that works row by row or element by element."""
-    x, g, weight = draw(xp, 64, columns), draw(xp, 64, columns), draw(xp, columns)
-    targets = xp.asarray(np.arange(64) % columns)
-    with checks.checked(count_flops=True) as launches:
-        k.softmax_backward(g, k.softmax_forward(x))
-        k.log_softmax_backward(g, k.log_softmax_forward(x))
-        _, mean, rstd = k.layer_norm_forward(x, weight, weight, 1e-5)
-        k.layer_norm_backward(g, x, weight, mean, rstd)
-        k.gelu_backward(g, k.gelu_forward(x))
-        k.dropout(x, 0.0, 1)
-        _, lse = k.cross_entropy_forward(x, targets, -1)
-        k.cross_entropy_backward(xp.ones((), dtype=np.float32), x, targets, lse, -1)
-        k.adamw_update(x, g, draw(xp, 64, columns), g * g, 0.1, 0.9, 0.99, 1e-8, 0.1, 1, 1.0)
-    return {launch.kernel: launch for launch in launches}
+@pytest.mark.parametrize("columns", [256, 1000, 2048])
+def test_row_kernels_move_what_the_formulas_say(counting, columns):
+    """A warp, four and sixteen warps per row."""
+    for count in report.count_rows(64, columns):
+        close(count.bytes, count.formula.bytes, 0.05)
+        close(count.operations, count.formula.operations, 0.1)
 
 
-@pytest.mark.parametrize("columns", [256, 1000])
-def test_row_kernels_move_what_the_formulas_say(emulated, columns):
-    counted = count_rows(emulated, columns)
-    assert set(traffic.ROW_KERNELS) <= set(counted)
-    for kernel in traffic.ROW_KERNELS:
-        work, launch = traffic.row_work(kernel, 64, columns), counted[kernel]
-        close(launch.unique_bytes_read + launch.unique_bytes_written, work.bytes, 0.05)
-        if columns == 256:  # beyond, the reduction over a row's many threads weighs more
-            close(launch.flops + launch.special, work.operations, 0.3)
+def test_long_rows_are_read_twice(counting):
+    """But for the part that stays in registers."""
+    for count in report.count_rows(2, 9000):
+        if "softmax" in count.launch.kernel:
+            assert count.launch.bytes_read == count.formula.read
+            assert count.launch.bytes_written == count.formula.written
 
 
-def test_long_rows_are_read_twice(emulated):
-    x = draw(emulated, 2, 9000)
-    with checks.checked() as launches:
-        k.softmax_forward(x)
-    kept = 2 * traffic.KEPT * traffic.row_threads(9000)  # these stay in registers
-    assert launches[0].bytes_read == 4 * (2 * x.size - kept)
-
-
-def test_the_report_prints_its_tables(compilers, capsys, monkeypatch):
+def test_the_report_prints_its_tables(compilers, counting, capsys, monkeypatch):
     monkeypatch.setattr(report, "HEAD_SIZES", (64,))
     assert report.main(["--arch", "61"]) == 0
     text = capsys.readouterr().out
     assert "| `softmax_forward` | 32 threads per row |" in text
     assert "| 64 | backward | 64x32, 48 |" in text
+    assert "| `gelu_forward` | 64 x 1024 | 0.524 | 0.524 | +0.0% |" in text  # 2 * 64 * 1024 * 4 bytes
     assert "!" not in text  # marks spills
-    assert text.count("###") == 3
+    assert text.count("###") == 4
 
 
-def test_the_report_names_a_missing_compiler(monkeypatch, capsys):
-    def missing(*_):
+def test_the_report_names_a_missing_cuda_compiler(monkeypatch, capsys):
+    def missing():
         raise nvrtc.CompilerMissing("nvidia-cuda-nvrtc-cu12 is not installed: pip install nvidia-cuda-nvrtc-cu12")
 
-    monkeypatch.setattr(nvrtc, "compile_ptx", missing)
+    monkeypatch.setattr(nvrtc, "find_compilers", missing)
+    nvrtc.resources.cache_clear()
     assert report.main(["--arch", "61"]) == 2
     assert "pip install nvidia-cuda-nvrtc-cu12" in capsys.readouterr().err
+
+
+def test_the_report_names_a_missing_host_compiler(monkeypatch):
+    def missing(*_):
+        raise emulator.CompileError(emulator.MISSING)
+
+    monkeypatch.setattr(report, "count_rows", missing)
+    assert report.counted_table() == f"Nothing counted: {emulator.MISSING}"
+
+
+def test_what_ptxas_said_is_kept(compilers, monkeypatch, tmp_path):
+    """By content: an unchanged source is not compiled again, a changed one is."""
+    monkeypatch.setenv("TINYTENSOR_CACHE", str(tmp_path))
+    kernel = 'extern "C" __global__ void f(int *p) { *p = 1; }'
+    first = nvrtc.resources(kernel, 61)
+    nvrtc.resources.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc, "compile_ptx", None)
+        assert nvrtc.resources(kernel, 61) == first
+    assert nvrtc.resources(kernel.replace("f(", "g("), 61).keys() == {"g"}
