@@ -98,7 +98,7 @@ class TrainConfig:
 
 # A preset is the difference from the defaults above.
 PRESETS = {
-    "default": {"bias": False, "lr": 3e-3, "min_lr": 3e-4},
+    "default": {"bias": False, "steps": 1250, "lr": 3e-3, "min_lr": 3e-4},
     "bigram": {
         "model": "bigram",
         "threads": 1,
