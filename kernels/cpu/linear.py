@@ -11,8 +11,8 @@ import numpy as np
 from kernels.cpu.blocks import as_rows, row_blocks, spread, thread_count
 
 SPREAD_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
-FEW_ROWS = 8  # up to here a product takes as long as reading its matrix, as when text is generated
-READ_BYTES = 4 * 2**20  # a smaller matrix is read before another thread is awake
+VECTOR_BYTES = 2**20  # a smaller matrix may still be in the cache, where BLAS is faster
+READ_BYTES = 32 * 2**20  # a smaller matrix is read by one thread before another is of use
 SUM_BYTES = 4 * 2**20  # of a product that is to be added to something: small enough to be still in the cache
 
 
@@ -36,13 +36,25 @@ def linear_backward(g, x, weight):
 
 
 def matmul(a, b, out):
-    """out = a @ b, its rows spread over threads, or with few rows its columns: (M, K) @ (K, N) -> (M, N)."""
-    if len(a) <= FEW_ROWS:  # the time is that of reading b, which every thread can do with a part of its own
-        parts = _cut(b.shape[1], b.nbytes >= READ_BYTES)
-        spread(lambda columns: np.matmul(a, b[:, columns], out=out[:, columns]), parts)
+    """out = a @ b, spread over threads by the rows of out if it has several: (M, K) @ (K, N) -> (M, N)."""
+    if len(a) == 1 and b.nbytes >= VECTOR_BYTES:
+        _vector_product(a[0], b, out[0])
     else:
         parts = _cut(len(a), 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS)
         spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
+
+
+def _vector_product(x, b, out):
+    """out = x @ b for a matrix that has to come from main memory: (K,) @ (K, N) -> (N,).
+
+    Each thread runs through a part of the matrix in the order it lies in, which keeps the memory busier than BLAS does.
+    """
+    spreads = b.nbytes >= READ_BYTES
+    if b.strides[0] < b.strides[1]:  # a transposed matrix, as the output layer's
+        spread(lambda part: np.vecdot(b.T[part], x, out=out[part]), _cut(b.shape[1], spreads))
+    else:
+        sums = spread(lambda part: np.einsum("k,kn->n", x[part], b[part]), _cut(b.shape[0], spreads))
+        np.sum(sums, axis=0, out=out)
 
 
 def _cut(length, worthwhile):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 import kernels.cpu as k
-from kernels.cpu import attention, cross_entropy
-from kernels.cpu.blocks import row_blocks
+from kernels.cpu import attention, cross_entropy, linear
+from kernels.cpu.blocks import row_blocks, use_threads
 from kernels.cpu.dropout import keep_mask
 from tests.engine import cases
 from tinytensor.gradcheck import gradcheck
@@ -217,3 +217,24 @@ def test_results_are_plain_arrays_of_the_inputs_dtype():
         assert isinstance(result, np.ndarray)
         assert not isinstance(result, Tensor)
         assert result.dtype == np.float32
+
+
+# The product with a single row, as in generation
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_single_row_times_a_large_matrix(monkeypatch, threads, transposed, dtype):
+    monkeypatch.setattr(linear, "VECTOR_BYTES", 0)
+    monkeypatch.setattr(linear, "READ_BYTES", 0)
+    for size in ((1, 1), (7, 5), (300, 129)):
+        x, bias = normal(1, 1, size[0], dtype=dtype), normal(size[1], dtype=dtype)
+        weight = normal(*size[::-1], dtype=dtype).T if transposed else normal(*size, dtype=dtype)
+        use_threads(threads)
+        try:
+            y = k.linear_forward(x, weight, bias)
+        finally:
+            use_threads(1)
+        assert (y.dtype, y.shape) == (dtype, (1, 1, size[1]))
+        np.testing.assert_allclose(y, x @ weight + bias, rtol=0, atol=200 * np.finfo(dtype).eps)
