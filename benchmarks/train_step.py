@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinytensor as tt
+from benchmarks.timing import timed
 from gpt.config import GPTConfig
 from gpt.model import GPT
 from kernels.cpu.blocks import use_threads
@@ -101,20 +100,20 @@ def torch_step(model: GPTConfig, size: int, threads: int):
 def gemm_floor(model: GPTConfig, size: int, repeats: int = 5) -> float:
     """Seconds that the products of one step take alone: forward, dx and dw of each linear layer and of the head."""
     rows, c = size * model.block_size, model.n_embd
-    seconds = 0.0
+    total = 0.0
     layers = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)]
     for (inputs, outputs), count in [*((shape, model.n_layer) for shape in layers), ((c, model.vocab_size), 1)]:
         x, w, y = (np.ones(shape, np.float32) for shape in ((rows, inputs), (inputs, outputs), (rows, outputs)))
         for a, b, out in ((x, w, y), (y, w.T, x), (x.T, y, w)):
-            seconds += count * min(timed(lambda: np.matmul(a, b, out=out)) for _ in range(repeats))  # noqa: B023
-    return seconds
+            total += count * min(seconds(lambda: np.matmul(a, b, out=out)) for _ in range(repeats))  # noqa: B023
+    return total
 
 
-def timed(run) -> float:
-    """Seconds one call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def seconds(run) -> float:
+    """How long one call takes."""
+    with timed() as call:
+        run()
+    return call.seconds
 
 
 def measure(name: str, rounds: int, threads: int) -> dict:
@@ -122,15 +121,15 @@ def measure(name: str, rounds: int, threads: int) -> dict:
     sides = {"ours": our_step(*SETTINGS[name], threads)}
     if HAS_TORCH:
         sides["torch"] = torch_step(*SETTINGS[name], threads)
-    inner = {side: max(1, int(0.5 / timed(step))) for side, step in sides.items()}  # also warms up
-    seconds = {side: [] for side in sides}
+    inner = {side: max(1, int(0.5 / seconds(step))) for side, step in sides.items()}  # also warms up
+    times = {side: [] for side in sides}
     for _ in range(rounds):
         for side, step in sides.items():
-            seconds[side].append(timed(lambda: [step() for _ in range(inner[side])]) / inner[side])  # noqa: B023
+            times[side].append(seconds(lambda: [step() for _ in range(inner[side])]) / inner[side])  # noqa: B023
     row = {"setting": name, "floor": gemm_floor(*SETTINGS[name])}
-    row |= {side: statistics.median(values) for side, values in seconds.items()}
+    row |= {side: statistics.median(values) for side, values in times.items()}
     if HAS_TORCH:
-        ratios = sorted(t / o for t, o in zip(seconds["torch"], seconds["ours"], strict=True))
+        ratios = sorted(t / o for t, o in zip(times["torch"], times["ours"], strict=True))
         row |= {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
     return row
 
@@ -139,6 +138,12 @@ def peak_memory(name: str, side: str, threads: int) -> float:
     """MiB at the peak of three steps in a fresh process."""
     command = [sys.executable, __file__, "--settings", name, "--peak-of", side, "--threads", str(threads)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def own_peak() -> float:
+    """MiB of memory this process has had at most; getrusage would count its parent's from before it was started."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def report(row: dict) -> str:
@@ -166,7 +171,7 @@ def main() -> None:
         step = (our_step if args.peak_of == "ours" else torch_step)(*SETTINGS[names[0]], args.threads)
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak())
         return
     rows = []
     for name in names:
