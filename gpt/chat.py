@@ -9,7 +9,9 @@ talks needs `--turn` and `--stop` to be as they were there. The last file of the
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 
 import tinytensor as tt
@@ -149,38 +151,72 @@ def set_temperature(conversation, value):
     return f"temperature {conversation.sampling.temperature}"
 
 
+class Keyboard:
+    """Reads lines, and notes when Ctrl-C was pressed, without ever losing control to a second one.
+
+    Only while a line is being read does Ctrl-C raise KeyboardInterrupt; at other times it sets `pressed`.
+    """
+
+    def __init__(self, interactive):
+        self.interactive, self.reading, self.pressed = interactive, False, False
+
+    def __enter__(self):
+        self.in_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers there only
+        if self.in_main_thread:
+            self.previous = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_):
+        if self.in_main_thread:
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _press(self, *_):
+        self.pressed = True
+        if self.reading:
+            self.reading = False
+            raise KeyboardInterrupt
+
+    def line(self):
+        """The next line. EOFError at the end of the input."""
+        self.pressed, self.reading = False, True
+        try:
+            return input("> " if self.interactive else "")
+        finally:
+            self.reading = False
+
+
 def converse(conversation, interactive):
     """Read lines and write answers until /quit or the end of the input."""
-    while True:
-        try:
-            line = input("> " if interactive else "")
-        except EOFError:
-            show("\n" if interactive else "")
-            return
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
-            note("\n/quit or Ctrl-D to leave")
-            continue
-        if line.startswith("/"):
-            reply = obey(line.strip(), conversation)
-            if reply is None:
+    with Keyboard(interactive) as keyboard:
+        while True:
+            try:
+                line = keyboard.line()
+            except EOFError:
+                show("\n" if interactive else "")
                 return
-            note(reply)
-        else:
-            exchange(conversation, line)
+            except KeyboardInterrupt:
+                if not interactive:
+                    raise
+                note("\n/quit or Ctrl-D to leave")
+                continue
+            if not line.startswith("/"):
+                exchange(conversation, line, keyboard)
+            elif reply := obey(line.strip(), conversation):
+                note(reply)
+            else:
+                return
 
 
-def exchange(conversation, message):
-    """Say a message and show the answer as it comes; Ctrl-C ends it early."""
-    try:
-        for sentence in conversation.say(message):
-            note(sentence)
-        for piece in conversation.answer():
-            show(piece)
-        show("\n")
-    except KeyboardInterrupt:
-        show("\n")
+def exchange(conversation, message, keyboard):
+    """Say a message and show the answer as it comes; Ctrl-C ends it with the next token."""
+    for sentence in conversation.say(message):
+        note(sentence)
+    for piece in conversation.answer():
+        show(piece)
+        if keyboard.pressed:
+            break
+    show("\n")
+    if keyboard.pressed:
         note("stopped")
 
 
