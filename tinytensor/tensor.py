@@ -263,18 +263,7 @@ def _propagate(root: Tensor, g) -> None:
         ready.append(root.function)
     while ready:
         function = ready.pop()
-        function.check_unchanged()
-        g = sums.pop(function)
-        gradients = function.vjp(g)
-        for edge, gx in zip(function.edges, gradients, strict=True):
-            if edge is None:
-                continue
-            node, shape, dtype = edge
-            if gx is None:
-                raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
-            # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
-            fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
-            sums.add(node, *_fit(gx, shape, dtype, fresh))
+        for node in _pull_back(function, sums):
             if node in uses:
                 uses[node] -= 1
                 if uses[node] == 0:
@@ -285,6 +274,21 @@ def _propagate(root: Tensor, g) -> None:
             leaf.grad = leaf.grad + g
         else:
             leaf.grad = g if owned else g.copy()
+
+
+def _pull_back(function: Function, sums: _Sums) -> list[Function | Tensor]:
+    """Take one Function's gradient from `sums` and add what its VJP makes of it; returns the nodes that got a share."""
+    function.check_unchanged()
+    g = sums.pop(function)
+    gradients = function.vjp(g)
+    edges = [(edge, gx) for edge, gx in zip(function.edges, gradients, strict=True) if edge is not None]
+    for (node, shape, dtype), gx in edges:
+        if gx is None:
+            raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
+        # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
+        fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
+        sums.add(node, *_fit(gx, shape, dtype, fresh))
+    return [node for (node, *_), _ in edges]
 
 
 def _fit(gx, shape, dtype, fresh: bool):
