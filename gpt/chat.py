@@ -74,7 +74,7 @@ class Conversation:
         ids = self.tokenizer.encode(text)
         if len(ids) > self.context.block_size:
             notes.append(
-                f"longer than the model's context, of which only the last {self.context.block_size} tokens count"
+                f"the message is longer than the model's context: only its last {self.context.block_size} tokens count"
             )
         if text:
             self.context.append(ids)

@@ -119,7 +119,7 @@ def test_unseen_characters_are_reported_and_left_out(conversation):
 def test_of_a_very_long_message_the_end_counts(conversation):
     talk = conversation()
     (sentence,) = talk.say("abcdef" * 100)
-    assert "only the last 32 tokens count" in sentence
+    assert "only its last 32 tokens count" in sentence
     assert text_of(talk) == ("abcdef" * 100)[-32:]
     assert len("".join(talk.answer())) == 5
 
