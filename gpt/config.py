@@ -96,6 +96,19 @@ class TrainConfig:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
 
 
+# What the beginner's course gives both of its GPTs.
+COURSE = {
+    "n_embd": 384,
+    "batch_size": 128,
+    "dropout": 0.2,
+    "activation": "relu",
+    "norm": "post",
+    "tied": False,
+    "steps": 3000,
+    "lr": 3e-4,
+    "min_lr": 3e-5,
+}
+
 # A preset is the difference from the defaults above.
 PRESETS = {
     "default": {"bias": False, "steps": 1250, "lr": 3e-3, "min_lr": 3e-4},
@@ -123,34 +136,8 @@ PRESETS = {
         "eval_interval": 500,
         "eval_batches": 200,
     },
-    "course-v1": {
-        "n_layer": 8,
-        "n_head": 8,
-        "n_embd": 384,
-        "block_size": 64,
-        "batch_size": 128,
-        "dropout": 0.2,
-        "activation": "relu",
-        "norm": "post",
-        "tied": False,
-        "steps": 3000,
-        "lr": 3e-4,
-        "min_lr": 3e-5,
-    },
-    "course-v2": {
-        "n_layer": 1,
-        "n_head": 1,
-        "n_embd": 384,
-        "block_size": 32,
-        "batch_size": 128,
-        "dropout": 0.2,
-        "activation": "relu",
-        "norm": "post",
-        "tied": False,
-        "steps": 3000,
-        "lr": 3e-4,
-        "min_lr": 3e-5,
-    },
+    "course-v1": COURSE | {"n_layer": 8, "n_head": 8, "block_size": 64},
+    "course-v2": COURSE | {"n_layer": 1, "n_head": 1, "block_size": 32},
     "shakespeare": {
         "n_layer": 6,
         "n_head": 6,

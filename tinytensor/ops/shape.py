@@ -5,6 +5,7 @@ Floor 2, beside `elementwise.py`. Most forwards and VJPs are views and cost noth
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 
 from tinytensor.backend import array_module, kernels_for
@@ -88,9 +89,7 @@ class GetItem(Function):
             gx[self.index] = g
             return (gx,)
         # number the elements, select the numbers, and scatter g to them: one scatter serves every kind of index
-        size = 1
-        for n in self.shape:
-            size *= n
+        size = math.prod(self.shape)
         positions = xp.arange(size).reshape(self.shape)[self.index]
         gx = kernels_for(g).embedding_backward(g[..., None], positions, size)  # (size, 1)
         return (gx.reshape(self.shape),)
