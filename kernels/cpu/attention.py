@@ -1,9 +1,10 @@
-"""Causal self-attention in blocks of queries: memory grows with T, not T^2.
+"""Causal self-attention in blocks: memory grows with T, not T^2.
 
 Floor 0. The queries, keys and values come packed as qkv (B, T, 3, H, D), the layout in which one matrix product
-yields them. For a block of queries i0..i1 only keys up to i1 matter, so the blocks above the diagonal are never
-computed, and one block's scores are all that is ever held. The backward pass computes the probabilities again from
-the scores and the log-sum-exp of each row (Dao et al. 2022, arXiv:2205.14135, algorithm 4):
+yields them. A block of queries sees only the keys up to its last one, and a block of keys is seen only by the queries
+from its first one on, so what lies above the diagonal is hardly computed, and one block's scores are all that is ever
+held. The backward pass computes the probabilities again from the scores and the log-sum-exp of each row (Dao et al.
+2022, arXiv:2205.14135, algorithm 4):
 
     p = exp(s - lse),  dp = g v^T,  ds = p (dp - rowsum(g y)),  gq = ds k,  gk = ds^T q,  gv = p^T g
 
@@ -12,13 +13,15 @@ Dropout scales p by m / (1 - p_drop), m from `dropout.keep_mask`; the same facto
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from kernels.cpu.blocks import spread
 from kernels.cpu.dropout import keep_mask
 
-QUERY_BLOCK = 128
-SCORES_BYTES = 512 * 1024  # of one block of scores, over several heads
+BLOCK = 32  # queries or keys at a time: few enough to waste little above the diagonal, enough for BLAS
+SCORES_BYTES = 256 * 1024  # of one block's scores, over several heads
 
 
 def attention_forward(qkv, scale, dropout=0.0, seed=0):
@@ -26,23 +29,27 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
     batch, time, _, heads, size = qkv.shape
     y = np.empty((batch, time, heads, size), qkv.dtype)
     lse = np.empty((batch, heads, time), qkv.dtype)
-    outputs = y.swapaxes(1, 2)  # (B, H, T, D)
-    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
-    q = q * qkv.dtype.type(scale)
+    all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
+    ones = np.ones(time, qkv.dtype)
 
     def work(group):
-        for queries in _query_blocks(time):
+        q, kt, v = all_q[group] * qkv.dtype.type(scale), _transposed(all_k[group]), all_v[group]
+        outputs, fits = y.swapaxes(1, 2)[group], _exp_fits(q, kt)
+        for queries in _blocks(time):
             seen = slice(queries.stop)
-            s = _scores(q[group][:, :, queries], k[group][:, :, seen], queries)  # (b, h, n, j)
-            top = s.max(axis=-1, keepdims=True)
-            s -= top
+            s = q[:, :, queries] @ kt[..., seen]  # (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
+            _hide_future(s[..., queries])
+            top = s.dtype.type(0)
+            if not fits:
+                top = s.max(axis=-1, keepdims=True)
+                s -= top
             p = np.exp(s, out=s)
-            total = p.sum(axis=-1, keepdims=True)
+            total = (p @ ones[seen])[..., None]  # BLAS adds up rows faster than `sum` does
             lse[group][:, :, queries] = (np.log(total) + top)[..., 0]
             if dropout:
-                p *= _kept(group, queries, p, qkv.shape, dropout, seed)
+                p *= _kept(group, queries, seen, qkv, dropout, seed)
             # (b, h, n, j) @ (b, h, j, D): dividing the small result by the sum is cheaper than dividing p
-            outputs[group][:, :, queries] = (p @ v[group][:, :, seen]) / total
+            np.divide(p @ v[:, :, seen], total, out=outputs[:, :, queries])
 
     spread(work, _groups(qkv))
     return y, lse
@@ -51,34 +58,32 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
 def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
     time, scale = qkv.shape[1], qkv.dtype.type(scale)
-    gqkv = np.zeros_like(qkv)
+    gqkv = np.empty_like(qkv)
     delta = np.einsum("bthd,bthd->bht", g, y)
-    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
-    gq, gk, gv = gqkv.transpose(2, 0, 3, 1, 4)
-    q = q * scale
-    g = g.swapaxes(1, 2)  # (B, H, T, D)
+    all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
+    all_gq, all_gk, all_gv = gqkv.transpose(2, 0, 3, 1, 4)
+    all_g = g.swapaxes(1, 2)
 
     def work(group):
-        for queries in _query_blocks(time):
-            seen = slice(queries.stop)
-            qi, gi, kj, vj = (
-                q[group][:, :, queries],
-                g[group][:, :, queries],
-                k[group][:, :, seen],
-                v[group][:, :, seen],
-            )
-            p = _scores(qi, kj, queries)  # (b, h, n, j)
-            p -= lse[group][:, :, queries, None]
+        q, k, kt, vt = all_q[group] * scale, all_k[group], _transposed(all_k[group]), _transposed(all_v[group])
+        gq, gk, gv, go = np.zeros_like(q), all_gk[group], all_gv[group], all_g[group]
+        for keys in _blocks(time):
+            seeing = slice(keys.start, time)
+            p = q[:, :, seeing] @ kt[..., keys]  # (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
+            _hide_future(p[:, :, : keys.stop - keys.start])
+            p -= lse[group][:, :, seeing, None]
             np.exp(p, out=p)
-            dp = gi @ vj.swapaxes(-1, -2)  # (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
-            kept = _kept(group, queries, p, qkv.shape, dropout, seed) if dropout else None
-            gv[group][:, :, seen] += (p if kept is None else p * kept).swapaxes(-1, -2) @ gi
+            ds = go[:, :, seeing] @ vt[..., keys]  # dp, to begin with
+            kept = _kept(group, seeing, keys, qkv, dropout, seed) if dropout else None
+            used = p if kept is None else p * kept
+            np.matmul(used.swapaxes(-1, -2), go[:, :, seeing], out=gv[:, :, keys])
             if kept is not None:
-                dp *= kept
-            dp -= delta[group][:, :, queries, None]
-            dp *= p  # ds
-            gq[group][:, :, queries] = (dp @ kj) * scale
-            gk[group][:, :, seen] += dp.swapaxes(-1, -2) @ qi  # q is scaled already
+                ds *= kept
+            ds -= delta[group][:, :, seeing, None]
+            ds *= p
+            np.matmul(ds.swapaxes(-1, -2), q[:, :, seeing], out=gk[:, :, keys])  # q is scaled already
+            gq[:, :, seeing] += ds @ k[:, :, keys]
+        np.multiply(gq, scale, out=all_gq[group])
 
     spread(work, _groups(qkv))
     return gqkv
@@ -87,26 +92,35 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
 def _groups(qkv) -> list[tuple[slice, slice]]:
     """(slice of B, slice of H): heads to be worked on together, so that a block of their scores has bounded size."""
     batch, time, _, heads, _ = qkv.shape
-    together = max(1, SCORES_BYTES // max(1, min(QUERY_BLOCK, time) * time * qkv.itemsize))
+    together = max(1, SCORES_BYTES // max(1, min(BLOCK, time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
     return [(slice(i, i + b), slice(j, j + h)) for i in range(0, batch, b) for j in range(0, heads, h)]
 
 
-def _query_blocks(time) -> list[slice]:
-    return [slice(start, min(start + QUERY_BLOCK, time)) for start in range(0, time, QUERY_BLOCK)]
+def _blocks(time) -> list[slice]:
+    return [slice(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
 
 
-def _scores(q, k, queries):
-    """q (b, h, n, D), k (b, h, j, D) -> (b, h, n, j), -inf where the key lies in the query's future."""
-    s = q @ k.swapaxes(-1, -2)
-    n = queries.stop - queries.start
-    s[..., queries.start :] += np.triu(np.full((n, n), -np.inf, s.dtype), 1)
-    return s
+def _transposed(x):
+    """(b, h, T, D) -> (b, h, D, T), contiguous: BLAS multiplies that up to twice as fast as a transposed view."""
+    return np.ascontiguousarray(x.swapaxes(-1, -2))
 
 
-def _kept(group, queries, p, shape, dropout, seed):
-    """What dropout multiplies a block of probabilities p by: 0 or 1 / (1 - dropout), (b, h, n, j)."""
-    batch, time, _, heads, _ = shape
+def _exp_fits(q, kt) -> bool:
+    """Whether exp(q . k) can be summed as it is, since |q . k| <= |q| |k| stays far from where it overflows."""
+    longest = np.einsum("bhtd,bhtd->bht", q, q).max(initial=0) * np.einsum("bhdt,bhdt->bht", kt, kt).max(initial=0)
+    return math.sqrt(longest) < 2 / 3 * math.log(np.finfo(q.dtype).max)
+
+
+def _hide_future(s) -> None:
+    """Change a diagonal block of scores (b, h, n, n): -inf where the key lies in the query's future."""
+    s += np.triu(np.full(s.shape[-2:], -np.inf, s.dtype), 1)
+
+
+def _kept(group, queries, keys, qkv, dropout, seed):
+    """What dropout multiplies a block of probabilities by: 0 or 1 / (1 - dropout), (b, h, queries, keys)."""
+    batch, time, _, heads, _ = qkv.shape
     b, h = (np.arange(n)[part] for n, part in zip((batch, heads), group, strict=True))
-    rows = (b[:, None, None] * heads + h[:, None]) * time + np.arange(queries.start, queries.stop)  # (b, h, n)
-    return keep_mask(seed, rows, p.shape[-1], dropout) * p.dtype.type(1 / (1 - dropout))
+    positions = np.arange(time)
+    rows = (b[:, None, None] * heads + h[:, None]) * time + positions[queries]  # (b, h, queries)
+    return keep_mask(seed, rows, positions[keys], dropout) * qkv.dtype.type(1 / (1 - dropout))

@@ -16,24 +16,24 @@ GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive colum
 def dropout(x, p, seed):
     """x with each element zeroed with probability p, the others divided by 1 - p. Its own VJP, with the same seed."""
     y = np.empty(x.shape, x.dtype)
-    width = x.shape[-1] if x.ndim else 1
+    columns = np.arange(x.shape[-1] if x.ndim else 1)
     rows, out = as_rows(x.reshape(x.shape or 1)), as_rows(y.reshape(x.shape or 1))
     scale = x.dtype.type(1 / (1 - p))
 
     def work(block):
-        keep = keep_mask(seed, np.arange(block.start, block.stop), width, p)
+        keep = keep_mask(seed, np.arange(block.start, block.stop), columns, p)
         np.multiply(rows[block], keep, out=out[block])
         out[block] *= scale
 
-    for_blocks(work, len(rows), width * x.itemsize)
+    for_blocks(work, len(rows), len(columns) * x.itemsize)
     return y
 
 
 def keep_mask(seed, rows, columns, p):
-    """rows: integers (...) -> booleans (..., columns), each True with probability 1 - p."""
+    """rows (...), columns (n,): integers -> booleans (..., n), each True with probability 1 - p."""
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
     key = _mix(_mix(rows.astype(np.uint32) ^ low) + high)
-    bits = key[..., None] + np.arange(columns, dtype=np.uint32) * GOLDEN
+    bits = key[..., None] + columns.astype(np.uint32) * GOLDEN
     return _mix(bits) >= np.uint32(p * 2**32)
 
 

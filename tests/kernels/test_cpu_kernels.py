@@ -97,20 +97,20 @@ def test_dropout_counts_rows_across_blocks():
     x = np.ones((3, 50_000, 7), np.float32)
     rows = np.array([0, 49_999, 50_000, 149_999])
     y = k.dropout(x, 0.5, 12345).reshape(-1, 7)
-    np.testing.assert_array_equal(y[rows] != 0, keep_mask(12345, rows, 7, 0.5))
+    np.testing.assert_array_equal(y[rows] != 0, keep_mask(12345, rows, np.arange(7), 0.5))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**64 - 1, 0x0123456789ABCDEF])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999999])
 def test_the_mask_is_the_agreed_hash(seed, p):
-    np.testing.assert_array_equal(keep_mask(seed, np.arange(9), 11, p), cases.keep_mask(seed, 9, 11, p))
+    np.testing.assert_array_equal(keep_mask(seed, np.arange(9), np.arange(11), p), cases.keep_mask(seed, 9, 11, p))
 
 
 def test_mask_bits_show_no_pattern():
-    kept = keep_mask(7, np.arange(1000), 1000, 0.5).astype(np.float64) - 0.5
+    kept = keep_mask(7, np.arange(1000), np.arange(1000), 0.5).astype(np.float64) - 0.5
     for other in (np.roll(kept, 1, 0), np.roll(kept, 1, 1), np.roll(kept, (1, 1), (0, 1)), kept.T):
         assert abs((kept * other).mean() * 4) < 5e-3  # 5 standard deviations of a million fair coins
-    assert abs((kept * (keep_mask(8, np.arange(1000), 1000, 0.5) - 0.5)).mean() * 4) < 5e-3
+    assert abs((kept * (keep_mask(8, np.arange(1000), np.arange(1000), 0.5) - 0.5)).mean() * 4) < 5e-3
 
 
 # Attention over several blocks of queries and of batches
@@ -118,7 +118,7 @@ def test_mask_bits_show_no_pattern():
 
 @pytest.fixture(params=[(1, 10**6), (2, 200), (4, 1), (5, 10**6)], ids=str)
 def small_blocks(request, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", request.param[0])
+    monkeypatch.setattr(attention, "BLOCK", request.param[0])
     monkeypatch.setattr(attention, "SCORES_BYTES", request.param[1])
 
 
@@ -136,7 +136,20 @@ def test_attention_in_blocks(time, dropout):
     gradcheck(lambda qkv: CausalAttention(dropout, seed)(qkv), qkv)
 
 
-@pytest.mark.parametrize("time", [127, 128, 129, 300])
+@pytest.mark.parametrize("length", [3, 30, 300])
+def test_attention_where_exp_fits_and_where_it_would_overflow(length):
+    qkv = normal(1, 40, 3, 2, 4)
+    qkv[:, :, :2] *= length  # scores of the size of length^2: exp overflows float64 above 709
+    y, lse = k.attention_forward(qkv, 0.5)
+    assert attention._exp_fits(qkv[:, :, 0] * 0.5, qkv[:, :, 1].swapaxes(-1, -2)) == (length == 3)
+    q, keys, values = qkv.transpose(2, 0, 3, 1, 4)
+    scores = np.where(np.tri(40, dtype=bool), q @ keys.swapaxes(-1, -2) * 0.5, -np.inf)
+    expected = np.logaddexp.reduce(scores, axis=-1)
+    np.testing.assert_allclose(lse, expected, rtol=1e-10)
+    np.testing.assert_allclose(y.swapaxes(1, 2), np.exp(scores - expected[..., None]) @ values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("time", [31, 32, 33, 300])
 def test_attention_around_the_real_block(time):
     qkv = normal(2, time, 3, 2, 8, dtype=np.float32)
     exact = cases.packed_attention(qkv.astype(np.float64), 0.0)
