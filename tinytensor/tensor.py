@@ -192,7 +192,7 @@ class Function:
 
     def _guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
         """What to compare before the VJP for each array that was kept: its version now, and words to name it."""
-        kept = [id(value) for value in vars(self).values()]
+        kept = [id(v) for value in vars(self).values() for v in (value if isinstance(value, tuple) else (value,))]
         roles = [(x, "an input") for x in inputs] + [(y, "the result")]
         return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
 
@@ -271,7 +271,7 @@ def _propagate(root: Tensor, g) -> None:
         function.release()
     for leaf, (g, owned) in sums.items():
         if leaf.grad is not None:
-            leaf.grad = leaf.grad + g
+            leaf.grad = array_module(g).add(leaf.grad, g, out=g if owned else None)
         else:
             leaf.grad = g if owned else g.copy()
 

@@ -1,6 +1,6 @@
 """GPT-2's activation, GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 
-Floor 0. y = x (1 + t) / 2 with t = tanh(u), u = A (x + B x^3), A = sqrt(2 / pi), B = 0.044715.
+Floor 0. y = x s with s = (1 + tanh(u)) / 2, u = A (x + B x^3), A = sqrt(2 / pi), B = 0.044715.
 """
 
 from __future__ import annotations
@@ -15,45 +15,40 @@ A = math.sqrt(2 / math.pi)
 B = 0.044715
 
 
-def gelu_forward(x):
-    """Elementwise; any shape."""
+def gelu_forward(x, with_grad=True):
+    """Elementwise; any shape -> y, saved: the slope dy/dx for backward, or None without `with_grad`.
+
+    dy/dx = s + x s' with s' = 2 s (1 - s) u', u' = A (1 + 3 B x^2): most of it is there already when y is.
+    """
     y = np.empty(x.shape, x.dtype)
-    x, out = x.reshape(-1), y.reshape(-1)
+    slope = np.empty(x.shape, x.dtype) if with_grad else None
+    xs, ys, slopes = x.reshape(-1), y.reshape(-1), None if slope is None else slope.reshape(-1)
 
     def work(block):
-        t = _tanh(x[block])
-        t += 1
-        t *= x[block]
-        np.multiply(t, 0.5, out=out[block])
+        x = xs[block]
+        square = x * x
+        s = np.multiply(square, A * B, out=slopes[block] if with_grad else None)
+        s += A
+        s *= x  # u
+        np.tanh(s, out=s)
+        s += 1
+        s *= 0.5
+        np.multiply(x, s, out=ys[block])
+        if with_grad:
+            rest = square
+            rest *= 6 * A * B
+            rest += 2 * A
+            rest *= ys[block]  # x s 2 u'
+            rest -= rest * s
+            s += rest
 
     for_blocks(work, x.size, x.itemsize)
-    return y
+    return y, slope
 
 
-def gelu_backward(g, x):
-    """gx = g ((1 + t) / 2 + x (1 - t^2) u' / 2), with u' = A (1 + 3 B x^2)."""
-    gx = np.empty(x.shape, x.dtype)
-    g, x, out = g.reshape(-1), x.reshape(-1), gx.reshape(-1)
-
-    def work(block):
-        t = _tanh(x[block])
-        slope = np.multiply(x[block], x[block], out=out[block])
-        slope *= 3 * A * B
-        slope += A
-        slope *= x[block]  # x u'
-        slope *= 1 - t * t
-        slope += t
-        slope += 1
-        slope *= g[block]
-        slope *= 0.5
-
-    for_blocks(work, x.size, x.itemsize)
+def gelu_backward(g, saved):
+    """gx = g dy/dx."""
+    gx = np.empty(g.shape, g.dtype)
+    gs, slopes, out = g.reshape(-1), saved.reshape(-1), gx.reshape(-1)
+    for_blocks(lambda block: np.multiply(gs[block], slopes[block], out=out[block]), g.size, g.itemsize)
     return gx
-
-
-def _tanh(x):
-    u = x * x
-    u *= A * B
-    u += A
-    u *= x
-    return np.tanh(u, out=u)

@@ -26,13 +26,13 @@ def linear_forward(x, weight, bias):
     return y
 
 
-def linear_backward(g, x, weight):
-    """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,)."""
+def linear_backward(g, x, weight, with_bias):
+    """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     g, inputs = as_rows(g), as_rows(x)
     gx, gweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, weight.dtype)
     matmul(g, weight.T, as_rows(gx))  # (N, O) @ (O, I) -> (N, I)
     matmul(inputs.T, g, gweight)  # (I, N) @ (N, O) -> (I, O)
-    return gx, gweight, g.sum(axis=0)
+    return gx, gweight, np.ones(len(g), g.dtype) @ g if with_bias else None
 
 
 def matmul(a, b, out):

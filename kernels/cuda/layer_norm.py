@@ -12,7 +12,7 @@ STRIPS = 256
 
 
 def layer_norm_forward(x, weight, bias, eps):
-    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), mean (..., 1), rstd (..., 1)."""
+    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: x, mean (..., 1), rstd (..., 1) for backward."""
     (x,) = contiguous(x)
     xp, columns = array_module(x), x.shape[-1]
     check(weight.shape == (columns,), f"layer_norm: weight has shape {weight.shape}: must be ({columns},)")
@@ -24,11 +24,12 @@ def layer_norm_forward(x, weight, bias, eps):
         added = weight if bias is None else bias  # never read without a bias
         args = (x, weight, added, y, mean, rstd, rows, columns, eps, bias is not None)
         launch_rows("layer_norm.cu", "layer_norm_forward", rows, columns, args)
-    return y, mean, rstd
+    return y, (x, mean, rstd)
 
 
-def layer_norm_backward(g, x, weight, mean, rstd):
+def layer_norm_backward(g, weight, saved):
     """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
+    x, mean, rstd = saved
     check(g.shape == x.shape, f"layer_norm_backward: g has shape {g.shape}, and x {x.shape}")
     g, x = contiguous(g, x)
     xp, columns = array_module(x), x.shape[-1]

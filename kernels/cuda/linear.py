@@ -18,12 +18,12 @@ def linear_forward(x, weight, bias):
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
-def linear_backward(g, x, weight):
-    """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,)."""
+def linear_backward(g, x, weight, with_bias):
+    """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     xp = array_module(x)
     rows, inputs = _rows(g), _rows(x)
     gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)
-    return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0)
+    return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None
 
 
 def _rows(x):

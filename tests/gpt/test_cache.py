@@ -95,7 +95,8 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch):
     monkeypatch.setattr(cache, "CHUNK", 5)
     context = Context(model)
     context.append(ids)
-    np.testing.assert_allclose(context.logits(), Recomputation(model, 1).logits(ids[None]), atol=BOUND)
+    plain = Recomputation(model, 1).logits(ids[None])
+    np.testing.assert_allclose(context.logits(), plain, rtol=0, atol=BOUND * max(1, abs(plain).max()))
 
 
 def test_a_full_window_keeps_its_newest_half_and_a_longer_addition_as_much_as_fits():

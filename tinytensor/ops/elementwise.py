@@ -152,11 +152,11 @@ class GELU(Function):
     """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)"""
 
     def forward(self, x):
-        self.x = x
-        return kernels_for(x).gelu_forward(x)
+        y, self.saved = kernels_for(x).gelu_forward(x, self.needs_grad[0])
+        return y
 
     def vjp(self, g):
-        return (kernels_for(g).gelu_backward(g, self.x),)
+        return (kernels_for(g).gelu_backward(g, self.saved),)
 
 
 class Abs(Function):

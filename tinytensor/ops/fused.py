@@ -48,12 +48,12 @@ class LayerNorm(Function):
         self.eps = eps
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = x, weight
-        y, self.mean, self.rstd = kernels_for(x).layer_norm_forward(x, weight, bias, self.eps)
+        self.weight = weight
+        y, self.saved = kernels_for(x).layer_norm_forward(x, weight, bias, self.eps)
         return y
 
     def vjp(self, g):
-        return kernels_for(g).layer_norm_backward(g, self.x, self.weight, self.mean, self.rstd)
+        return kernels_for(g).layer_norm_backward(g, self.weight, self.saved)
 
 
 class Linear(Function):
@@ -64,7 +64,7 @@ class Linear(Function):
         return kernels_for(x).linear_forward(x, weight, bias)
 
     def vjp(self, g):
-        return kernels_for(g).linear_backward(g, self.x, self.weight)
+        return kernels_for(g).linear_backward(g, self.x, self.weight, self.needs_grad[2])
 
 
 class Embedding(Function):
