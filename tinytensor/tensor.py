@@ -146,7 +146,8 @@ class Function:
     `forward(*arrays)` computes the result from raw arrays and keeps on `self` what the VJP will need.
     `vjp(g)` gets dL/dy and returns a tuple with dL/dx per input: arrays it has just made, or views of g, never g
     changed in place, and None where `self.needs_grad[i]` is false. An input that was broadcast may get a gradient
-    of the result's shape; the engine sums it down. Options go to `__init__`:
+    of the result's shape; the engine sums it down. Instead of an array that is mostly zeros, it may return a function
+    that adds the rest into an array of the input's shape. Options go to `__init__`:
 
         class Scale(Function):
             '''y = c x;  gx = c g'''
@@ -285,6 +286,9 @@ def _pull_back(function: Function, sums: _Sums) -> list[Function | Tensor]:
     for (node, shape, dtype), gx in edges:
         if gx is None:
             raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
+        if callable(gx):
+            sums.add_by(gx, node, shape, dtype, array_module(g))
+            continue
         # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
         fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
         sums.add(node, *_fit(gx, shape, dtype, fresh))
@@ -314,6 +318,13 @@ class _Sums(dict):
         # never into an array that another node may hold; 0-d sums come back as NumPy scalars without out=
         out = total if owned else g if fresh else array_module(g).empty_like(g)
         self[key] = array_module(g).add(total, g, out=out), True
+
+    def add_by(self, add_into, key, shape, dtype, xp) -> None:
+        """Let `add_into` add a gradient that is mostly zeros into the sum, a contiguous array that is ours."""
+        total, owned = self[key] if key in self else (xp.zeros(shape, dtype=dtype), True)
+        total = xp.ascontiguousarray(total) if owned else total.copy(order="C")
+        add_into(total)
+        self[key] = total, True
 
     def pop(self, key):
         return super().pop(key)[0]

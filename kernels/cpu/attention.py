@@ -13,6 +13,7 @@ Dropout scales p by m / (1 - p_drop), m from `dropout.keep_mask`; the same facto
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -20,7 +21,8 @@ import numpy as np
 from kernels.cpu.blocks import spread
 from kernels.cpu.dropout import keep_mask
 
-BLOCK = 32  # queries or keys at a time: few enough to waste little above the diagonal, enough for BLAS
+BLOCK = 32  # queries or keys at a time, at least: enough for BLAS to be fast
+BLOCKS = 16  # at most, as each costs calls: they waste a sixteenth above the diagonal
 SCORES_BYTES = 256 * 1024  # of one block's scores, over several heads
 
 
@@ -38,7 +40,7 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
         for queries in _blocks(time):
             seen = slice(queries.stop)
             s = q[:, :, queries] @ kt[..., seen]  # (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
-            _hide_future(s[..., queries])
+            s[..., queries] += _future(queries.stop - queries.start, s.dtype)
             top = s.dtype.type(0)
             if not fits:
                 top = s.max(axis=-1, keepdims=True)
@@ -68,9 +70,9 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
         q, k, kt, vt = all_q[group] * scale, all_k[group], _transposed(all_k[group]), _transposed(all_v[group])
         gq, gk, gv, go = np.zeros_like(q), all_gk[group], all_gv[group], all_g[group]
         for keys in _blocks(time):
-            seeing = slice(keys.start, time)
+            seeing, n = slice(keys.start, time), keys.stop - keys.start
             p = q[:, :, seeing] @ kt[..., keys]  # (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
-            _hide_future(p[:, :, : keys.stop - keys.start])
+            p[:, :, :n] += _future(n, p.dtype)
             p -= lse[group][:, :, seeing, None]
             np.exp(p, out=p)
             ds = go[:, :, seeing] @ vt[..., keys]  # dp, to begin with
@@ -92,13 +94,18 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
 def _groups(qkv) -> list[tuple[slice, slice]]:
     """(slice of B, slice of H): heads to be worked on together, so that a block of their scores has bounded size."""
     batch, time, _, heads, _ = qkv.shape
-    together = max(1, SCORES_BYTES // max(1, min(BLOCK, time) * time * qkv.itemsize))
+    together = max(1, SCORES_BYTES // max(1, _block_size(time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
     return [(slice(i, i + b), slice(j, j + h)) for i in range(0, batch, b) for j in range(0, heads, h)]
 
 
 def _blocks(time) -> list[slice]:
-    return [slice(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
+    size = _block_size(time)
+    return [slice(start, min(start + size, time)) for start in range(0, time, size)]
+
+
+def _block_size(time) -> int:
+    return max(min(BLOCK, time), -(-time // BLOCKS), 1)
 
 
 def _transposed(x):
@@ -112,9 +119,10 @@ def _exp_fits(q, kt) -> bool:
     return math.sqrt(longest) < 2 / 3 * math.log(np.finfo(q.dtype).max)
 
 
-def _hide_future(s) -> None:
-    """Change a diagonal block of scores (b, h, n, n): -inf where the key lies in the query's future."""
-    s += np.triu(np.full(s.shape[-2:], -np.inf, s.dtype), 1)
+@functools.cache
+def _future(n, dtype):
+    """What to add to a diagonal block of scores: -inf where the key lies in the query's future, (n, n)."""
+    return np.triu(np.full((n, n), -np.inf, dtype), 1)
 
 
 def _kept(group, queries, keys, qkv, dropout, seed):

@@ -14,11 +14,12 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from threadpoolctl import ThreadpoolController
 
-BLOCK_BYTES = 256 * 1024  # a block and the two or three temporaries of its size stay inside 1 MiB of L2
-SPREAD_BYTES = 1024 * 1024  # below this, waking a thread costs more than it saves
+BLOCK_BYTES = 2**20  # a block and its temporaries stay in the L2 and L3 caches; smaller ones cost more in calls
+SPREAD_BYTES = 2**20  # below this, waking a thread costs more than it saves
 
 
 class _Threads:
@@ -71,13 +72,16 @@ def as_rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> list[slice]:
-    """Slices that cover range(rows) in order, each of about `block_bytes`, at least one row."""
-    size = max(1, block_bytes // max(1, row_bytes))
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES, multiple: int = 1) -> list[slice]:
+    """Slices that cover range(rows) in order: a `multiple` of about equal ones, of up to `block_bytes` or one row."""
+    needed = -(-rows * row_bytes // block_bytes)
+    count = max(1, min(rows, -(-needed // multiple) * multiple))
+    bounds = [rows * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds) if pair[0] < pair[1]]
 
 
 def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:
     """[work(block) for each cache-sized block of rows], in order; spread over threads if there is enough to do."""
-    blocks = row_blocks(rows, row_bytes)
-    return spread(work, blocks) if rows * row_bytes >= SPREAD_BYTES else [work(block) for block in blocks]
+    if rows * row_bytes < SPREAD_BYTES:
+        return [work(block) for block in row_blocks(rows, row_bytes)]
+    return spread(work, row_blocks(rows, row_bytes, multiple=_Threads.count))

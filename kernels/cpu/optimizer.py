@@ -20,21 +20,21 @@ def adamw_update(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, g
     """
     if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
         raise ValueError("adamw_update: param, m and v must be contiguous to be changed in place")
-    rate = lr / (1 - beta1**step)
-    spread = 1 / math.sqrt(1 - beta2**step)
+    correction = math.sqrt(1 - beta2**step)
+    rate = lr / (1 - beta1**step) * correction
     arrays = [a.reshape(-1) for a in (param, grad, m, v)]
 
     def work(block):
         p, g, m, v = (a[block] for a in arrays)
         g = g * g.dtype.type(grad_scale)
         m *= beta1
+        m += (1 - beta1) * g
+        g *= g
+        g *= 1 - beta2
         v *= beta2
-        v += (1 - beta2) * g * g
-        g *= 1 - beta1
-        m += g
+        v += g
         denominator = np.sqrt(v, out=g)
-        denominator *= spread
-        denominator += eps
+        denominator += eps * correction  # the bias correction of v, taken out of the root
         update = np.divide(m, denominator, out=denominator)
         update *= rate
         p *= 1 - lr * weight_decay

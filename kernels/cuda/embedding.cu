@@ -1,8 +1,8 @@
-// The gradient of a table look-up: gweight[id] = sum of g[n] over the positions n with ids[n] = id.
+// The gradient of a table look-up: gweight[id] += sum of g[n] over the positions n with ids[n] = id.
 //
 // Positions come sorted by id (`order`, a stable sort), with `starts[id]` the first of them in that order, so each row
 // of the table is the sum of one segment and has one owner: no atomics, and the same bits every time. STRANDS rows of
-// threads share a segment (a common token's is long) and are added in a fixed order; an absent id gets zeros.
+// threads share a segment (a common token's is long) and are added in a fixed order; absent ids cost next to nothing.
 //
 // Grid (rows of the table, ceil(C / 32)), block (32, STRANDS).
 
@@ -15,6 +15,7 @@ embedding_backward(const float *__restrict__ g, const long long *__restrict__ or
     __shared__ float of_strand[STRANDS][32];
     long long id = blockIdx.x, end = starts[id + 1];
     int col = blockIdx.y * 32 + threadIdx.x;
+    if (starts[id] == end) return;  // the whole block: nobody waits at the barrier
     float sum = 0.0f;
     if (col < columns)
         for (long long k = starts[id] + threadIdx.y; k < end; k += STRANDS) sum += g[order[k] * columns + col];
@@ -22,5 +23,5 @@ embedding_backward(const float *__restrict__ g, const long long *__restrict__ or
     __syncthreads();
     if (threadIdx.y > 0 || col >= columns) return;
     for (int strand = 1; strand < STRANDS; strand++) sum += of_strand[strand][threadIdx.x];
-    gweight[id * columns + col] = sum;
+    gweight[id * columns + col] += sum;
 }

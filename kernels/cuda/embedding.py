@@ -10,20 +10,20 @@ import numpy as np
 from kernels.cuda.launch import array_module, check, contiguous, launch
 
 
-def embedding_backward(g, ids, rows):
-    """gweight[r] = the sum of g[n] over all n with ids[n] = r: g (..., C), ids (...) -> (rows, C).
+def embedding_backward(g, ids, gweight):
+    """Add the sum of g[n] over all n with ids[n] = r to gweight[r], for each r: g (..., C), ids (...), gweight (V, C).
 
     The ids are sorted, so that each row of the table is one segment with one owner; negative ids count from the end,
-    as they do in `weight[ids]`.
+    as they do in `weight[ids]`. gweight must be contiguous, as it is changed in place.
     """
     check(g.shape[:-1] == ids.shape, f"embedding_backward: g has shape {g.shape}, and ids {ids.shape}")
+    check(gweight.flags.c_contiguous, "embedding_backward: gweight must be contiguous to be changed in place")
     (g,) = contiguous(g)
-    xp, columns = array_module(g), g.shape[-1]
-    gweight = xp.zeros((rows, columns), dtype=g.dtype)
+    xp, (rows, columns) = array_module(g), gweight.shape
+    check(g.shape[-1] == columns, f"embedding_backward: g has {g.shape[-1]} columns, and gweight {columns}")
     if g.size and rows:
         ids = ids.reshape(-1).astype(np.int64) % rows
         order = xp.argsort(ids)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed
         starts = xp.searchsorted(ids[order], xp.arange(rows + 1)).astype(np.int64, copy=False)
         grid = (rows, -(-columns // 32))
         launch("embedding.cu", "embedding_backward", grid, (32, 8), (g, order, starts, gweight, columns))
-    return gweight

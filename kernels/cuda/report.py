@@ -148,9 +148,9 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         _, lse = cuda.cross_entropy_forward(x, targets, -1)
         cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
         cuda.adamw_update(table, g, x, g * g, 0.1, 0.9, 0.99, 1e-8, 0.1, 1, 1.0)
-        cuda.embedding_backward(g, targets, rows)
+        cuda.embedding_backward(g, targets, table)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
-    works["embedding_backward"] = traffic.embedding_work(rows, rows, columns)
+    works["embedding_backward"] = traffic.embedding_work(rows, min(rows, columns), rows, columns)
     by_kernel = {launch.kernel: launch for launch in launches}
     return [Count(f"{rows} x {columns}", by_kernel[kernel], work) for kernel, work in works.items()]
 
@@ -260,7 +260,7 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
     sizes["adamw_update"] = (V, C)
     for name, (rows, columns) in sizes.items():
         yield name, f"{rows} x {columns}", (traffic.row_work(name, rows, columns),) * len(GPUS)
-    yield "embedding_backward", f"{B * T} of {V} x {C}", (traffic.embedding_work(B * T, V, C),) * len(GPUS)
+    yield "embedding_backward", f"{B * T} of {V} x {C}", (traffic.embedding_work(B * T, B * T, V, C),) * len(GPUS)
     for name in traffic.ATTENTION_KERNELS:
         plans = [attention_plan(name, D, MULTIPROCESSORS[gpu.architecture].memory) for gpu in GPUS]
         works = tuple(traffic.attention_work(name, B, T, H, D, p) for p in plans)

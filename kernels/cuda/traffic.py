@@ -78,10 +78,13 @@ def row_work(kernel: str, rows: int, columns: int) -> Work:
     )
 
 
-def embedding_work(ids: int, rows: int, columns: int) -> Work:
-    """embedding_backward: the gradients of `ids` positions, their order and each row's segment in, the table out."""
-    read = FLOAT * ids * columns + INTEGER * (ids + rows + 1)
-    return Work(read, FLOAT * rows * columns, (ids + (STRANDS - 1) * rows) * columns)
+def embedding_work(ids: int, distinct: int, rows: int, columns: int) -> Work:
+    """embedding_backward: the gradients of `ids` positions, their order and each row's segment in.
+
+    The rows of the table that have an id, `distinct` in number, are read, added to and written.
+    """
+    read = FLOAT * (ids + distinct) * columns + INTEGER * (ids + rows + 1)
+    return Work(read, FLOAT * distinct * columns, (ids + STRANDS * distinct) * columns)
 
 
 ATTENTION_KERNELS = (

@@ -5,7 +5,7 @@ Floor 2, beside `elementwise.py`. Most forwards and VJPs are views and cost noth
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from itertools import accumulate
 
 from tinytensor.backend import array_module, kernels_for
@@ -79,20 +79,17 @@ class GetItem(Function):
         self.index = index
 
     def forward(self, x):
-        self.shape = x.shape
         return x[self.index]
 
     def vjp(self, g):
-        xp = array_module(g)
+        return (partial(self._add_into, g),)
+
+    def _add_into(self, g, gx):
         if _is_basic(self.index):  # slices select no element twice
-            gx = xp.zeros(self.shape, dtype=g.dtype)
-            gx[self.index] = g
-            return (gx,)
-        # number the elements, select the numbers, and scatter g to them: one scatter serves every kind of index
-        size = math.prod(self.shape)
-        positions = xp.arange(size).reshape(self.shape)[self.index]
-        gx = kernels_for(g).embedding_backward(g[..., None], positions, size)  # (size, 1)
-        return (gx.reshape(self.shape),)
+            gx[self.index] += g
+        else:  # number the elements, select the numbers, and add g there: one scatter serves every kind of index
+            positions = array_module(g).arange(gx.size).reshape(gx.shape)[self.index]
+            kernels_for(g).embedding_backward(g[..., None], positions, gx.reshape(gx.size, 1))
 
 
 def _is_basic(index) -> bool:
