@@ -36,12 +36,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, INIT_STD)
-        self.act = nn.GELU() if config.activation == "gelu" else nn.ReLU()
+        self.gelu = config.activation == "gelu"
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, _residual_std(config))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        return self.dropout(self.c_proj(self.act(self.c_fc(x))))
+        x = self.c_fc(x)  # (B,T,C) -> (B,T,4C)
+        y = tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias) if self.gelu else self.c_proj(x.relu())
+        return self.dropout(y)
 
 
 class Block(nn.Module):

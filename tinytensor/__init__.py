@@ -65,6 +65,7 @@ from tinytensor.ops.fused import (
     cross_entropy,
     dropout,
     embedding,
+    gelu_linear,
     layer_norm,
     linear,
     linear_cross_entropy,

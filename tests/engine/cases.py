@@ -438,6 +438,7 @@ CASES = [
     Case("log_softmax", tt.log_softmax, lambda x, axis: np.log(softmax(x, axis)), axes(1)),
     Case("layer_norm", tt.layer_norm, layer_norm, normalised()),
     Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, affine()),
+    Case("gelu_linear", tt.gelu_linear, lambda x, weight, bias=0: gelu(x) @ weight + bias, affine()),
     Case("embedding", tt.embedding, lambda ids, weight: weight[ids], looked_up()),
     Case("dropout", under_key(tt.dropout), dropout, one(p=st.sampled_from([0.0, 0.3, 0.9]))),
     Case("causal_attention", under_key(tt.causal_attention), attention, attended()),

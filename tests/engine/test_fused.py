@@ -30,6 +30,10 @@ def composed_linear(x, weight, bias):
     return x @ weight + bias
 
 
+def composed_gelu_linear(x, weight, bias):
+    return composed_gelu(x) @ weight + bias
+
+
 def composed_embedding(ids, weight):
     return weight[ids]
 
@@ -58,6 +62,7 @@ PAIRS = [
     (tt.layer_norm, composed_layer_norm, (X, W[0], B)),
     (tt.gelu, composed_gelu, (X,)),
     (tt.linear, composed_linear, (X, W, B)),
+    (tt.gelu_linear, composed_gelu_linear, (X, W, B)),
     (tt.embedding, composed_embedding, (np.array([[1, 5], [5, 0]]), X)),
     (tt.causal_attention, composed_attention, tuple(QKV)),
     (tt.cross_entropy, composed_cross_entropy, (X, TARGETS)),
