@@ -3,8 +3,8 @@
     python benchmarks/ops.py --rounds 7 --json ops.json
 
 Forward alone, and forward with backward, at the sizes of a real model. Rounds interleave the sides in one process, and
-medians are quoted; before anything is timed, values and gradients of all sides must agree (dropout's cannot). Without torch its columns
-are missing. The compositions are in `composed.py`.
+medians are quoted; before anything is timed, values and gradients of all sides must agree (dropout's cannot). Without
+torch its columns are missing. The compositions are in `composed.py`.
 """
 
 from __future__ import annotations

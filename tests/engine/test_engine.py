@@ -249,6 +249,27 @@ def test_backward_without_anything_to_differentiate():
         tt.ones(2).sum().backward()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sparse_gradient_is_added_only_to_an_array_of_its_own(first):
+    """x + b hands one array to both; adding rows into x's in place would change b's."""
+    x, b = leaf(4, 3), leaf(4, 3)
+    rows, dense = x[np.array([1, 1, 2])].sum() * 2, (x + b).sum() * 3
+    (rows + dense if first else dense + rows).backward()
+    np.testing.assert_array_equal(b.grad, np.full((4, 3), 3))
+    np.testing.assert_array_equal(x.grad, [[3] * 3, [7] * 3, [5] * 3, [3] * 3])
+
+
+def test_several_sparse_gradients_and_a_turned_dense_one():
+    x = leaf(4, 3)
+    weights = np.arange(12.0).reshape(3, 4)
+    ((x.T * weights).sum() + x[:2].sum() + x[-1, 1:].sum() + x[np.array([0])].sum()).backward()
+    expected = weights.T.copy()
+    expected[:2] += 1
+    expected[-1, 1:] += 1
+    expected[0] += 1
+    np.testing.assert_array_equal(x.grad, expected)
+
+
 def test_a_second_backward_says_that_the_graph_was_freed():
     y = (leaf(2) * 2).sum()
     y.backward()
