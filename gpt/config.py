@@ -111,7 +111,7 @@ COURSE = {
 
 # A preset is the difference from the defaults above.
 PRESETS = {
-    "default": {"bias": False, "steps": 1250, "lr": 3e-3, "min_lr": 3e-4},
+    "default": {"block_size": 64, "batch_size": 12, "bias": False, "steps": 2000, "lr": 3e-3, "min_lr": 3e-4},
     "bigram": {
         "model": "bigram",
         "threads": 1,

@@ -55,11 +55,14 @@ class BatchParallel:
                 own.data = shared.data
 
     def _collect_gradients(self) -> None:
-        for replica in self._replicas[1:]:
-            for own, total in zip(replica.parameters(), self.model.parameters(), strict=True):
+        def collect(same):  # one parameter in all replicas, the model's first
+            total, *others = same
+            for own in others:
                 if own.grad is not None:
                     total.grad += own.grad  # the model's own array: nobody else holds a leaf's gradient
                     own.grad = None
+
+        spread(collect, zip(*(replica.parameters() for replica in self._replicas), strict=True))
 
 
 def _replica(model: Module) -> Module:
