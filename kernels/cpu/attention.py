@@ -21,8 +21,9 @@ import numpy as np
 from kernels.cpu.blocks import spread
 from kernels.cpu.dropout import keep_mask
 
-BLOCK = 32  # queries or keys at a time, at least: enough for BLAS to be fast
-BLOCKS = 16  # at most, as each costs calls: they waste a sixteenth above the diagonal
+BLOCK = 32  # queries or keys at a time: enough for BLAS to be fast, and little is wasted above the diagonal
+LONG_BLOCK = 64  # the same for long sequences, which waste less
+LONG = 512  # tokens
 SCORES_BYTES = 256 * 1024  # of one block's scores, over several heads
 
 
@@ -105,7 +106,7 @@ def _blocks(time) -> list[slice]:
 
 
 def _block_size(time) -> int:
-    return max(min(BLOCK, time), -(-time // BLOCKS), 1)
+    return max(1, min(BLOCK if time <= LONG else LONG_BLOCK, time))
 
 
 def _transposed(x):

@@ -1,7 +1,7 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
 Floor 0. All leading axes of x are taken together, so that each product is one large call to BLAS, or one for each
-thread, on rows of the result.
+thread, on rows or columns of the result.
 """
 
 from __future__ import annotations
@@ -36,12 +36,17 @@ def linear_backward(g, x, weight, with_bias):
 
 
 def matmul(a, b, out):
-    """out = a @ b, spread over threads by the rows of out if it has several: (M, K) @ (K, N) -> (M, N)."""
+    """out = a @ b, spread over threads: (M, K) @ (K, N) -> (M, N).
+
+    The larger of a and b is divided among the threads, since BLAS has each of them copy all of the other.
+    """
+    spreads = 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS
     if len(a) == 1 and b.nbytes >= VECTOR_BYTES:
         _vector_product(a[0], b, out[0])
+    elif a.size >= b.size:
+        spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), _cut(len(a), spreads))
     else:
-        parts = _cut(len(a), 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS)
-        spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
+        spread(lambda cols: np.matmul(a, b[:, cols], out=out[:, cols]), _cut(b.shape[1], spreads))
 
 
 def _vector_product(x, b, out):

@@ -1,6 +1,7 @@
 """The NumPy primitives where the operations do not take them: several blocks, several threads, and their contract."""
 
 import inspect
+import tracemalloc
 
 import hypothesis
 import numpy as np
@@ -155,6 +156,21 @@ def test_attention_around_the_real_block(time):
     qkv = normal(2, time, 3, 2, 8, dtype=np.float32)
     exact = cases.packed_attention(qkv.astype(np.float64), 0.0)
     np.testing.assert_allclose(k.attention_forward(qkv, 8**-0.5)[0], exact, atol=1e-5)
+
+
+def attention_memory(time):
+    """Bytes that attention takes at its peak beside its input, forward and backward, for one sequence of 2 heads."""
+    qkv = normal(1, time, 3, 2, 16, dtype=np.float32)
+    tracemalloc.start()
+    y, lse = k.attention_forward(qkv, 0.25)
+    k.attention_backward(y, qkv, y, lse, 0.25)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_attention_memory_grows_with_time_and_not_with_its_square():
+    assert attention_memory(4096) <= 4.5 * attention_memory(1024)
 
 
 # Cross-entropy over chunks of logits
