@@ -72,9 +72,9 @@ def as_rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES, multiple: int = 1) -> list[slice]:
+def row_blocks(rows: int, row_bytes: int, block_bytes: int, multiple: int = 1) -> list[slice]:
     """Slices that cover range(rows) in order: a `multiple` of about equal ones, of up to `block_bytes` or one row."""
-    needed = -(-rows * row_bytes // block_bytes)
+    needed = -(-rows // max(1, block_bytes // max(1, row_bytes)))
     count = max(1, min(rows, -(-needed // multiple) * multiple))
     bounds = [rows * i // count for i in range(count + 1)]
     return [slice(*pair) for pair in pairwise(bounds) if pair[0] < pair[1]]
@@ -83,5 +83,5 @@ def row_blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES, multip
 def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:
     """[work(block) for each cache-sized block of rows], in order; spread over threads if there is enough to do."""
     if rows * row_bytes < SPREAD_BYTES:
-        return [work(block) for block in row_blocks(rows, row_bytes)]
-    return spread(work, row_blocks(rows, row_bytes, multiple=_Threads.count))
+        return [work(block) for block in row_blocks(rows, row_bytes, BLOCK_BYTES)]
+    return spread(work, row_blocks(rows, row_bytes, BLOCK_BYTES, _Threads.count))

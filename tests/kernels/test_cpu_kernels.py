@@ -27,9 +27,10 @@ def normal(*shape, dtype=np.float64):
 # Blocks
 
 
-@hypothesis.given(st.integers(0, 1000), st.integers(0, 10**6), st.integers(1, 10**6))
-def test_blocks_cover_all_rows_once_and_in_order(rows, row_bytes, block_bytes):
-    blocks = list(row_blocks(rows, row_bytes, block_bytes))
+@hypothesis.given(st.integers(0, 1000), st.integers(0, 10**4), st.integers(1, 10**6), st.integers(1, 5))
+def test_blocks_cover_all_rows_once_and_in_order(rows, row_bytes, block_bytes, multiple):
+    blocks = row_blocks(rows, row_bytes, block_bytes, multiple)
+    assert len(blocks) % multiple == 0 or len(blocks) == rows
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(rows))
     assert all(b.stop - b.start == 1 or (b.stop - b.start) * row_bytes <= block_bytes for b in blocks)
 
@@ -51,9 +52,9 @@ def test_softmax_backward_counts_the_scale():
     np.testing.assert_allclose(k.softmax_backward(g, y, 0.7), 0.7 * y * (g - (g * y).sum(-1, keepdims=True)))
 
 
-# More rows than fit in one block. Blocks hold 256 KiB: 2000 rows of 100 float64 make 7 of them.
+# More rows than fit in one block. Blocks hold 1 MiB: 8000 rows of 100 float64 make 7 of them.
 
-MANY = normal(2000, 100)
+MANY = normal(8000, 100)
 
 
 def in_pieces(fn, *arrays):
@@ -81,14 +82,14 @@ ROW_WISE = {
 
 @pytest.mark.parametrize("name", ROW_WISE)
 def test_many_blocks_give_what_one_gives(name):
-    g = normal(2000, 100)
+    g = normal(8000, 100)
     results = ROW_WISE[name](MANY, g)
     for result, reference in zip(results, in_pieces(ROW_WISE[name], MANY, g), strict=True):
         np.testing.assert_allclose(result, reference, rtol=1e-12, atol=1e-13)
 
 
 def test_layer_norm_sums_its_parameters_gradients_over_blocks():
-    g = normal(2000, 100)
+    g = normal(8000, 100)
     _, (normed, rstd) = k.layer_norm_forward(MANY, WEIGHT, None, 1e-5)
     _, gweight, gbias = k.layer_norm_backward(g, WEIGHT, (normed, rstd))
     np.testing.assert_allclose(gweight, (g * (MANY - MANY.mean(1, keepdims=True)) * rstd).sum(0), rtol=1e-9)
@@ -253,7 +254,22 @@ def test_results_are_plain_arrays_of_the_inputs_dtype():
         assert result.dtype == np.float32
 
 
-# The product with a single row, as in generation
+# Products divided among threads, and the product with a single row, as in generation
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(50, 3, 2), (2, 3, 50), (2, 50, 3), (7, 1, 7), (2, 1, 2)])
+def test_products_divided_among_threads(monkeypatch, threads, rows, inputs, outputs):
+    monkeypatch.setattr(linear, "SPREAD_FLOPS", 0)
+    x, weight, g = normal(rows, inputs), normal(inputs, outputs), normal(rows, outputs)
+    use_threads(threads)
+    try:
+        y, (gx, gweight, gbias) = k.linear_forward(x, weight, None), k.linear_backward(g, x, weight, True)
+    finally:
+        use_threads(1)
+    for result, expected in ((y, x @ weight), (gx, g @ weight.T), (gweight, x.T @ g), (gbias, g.sum(0))):
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-13)
+    assert k.linear_backward(g, x, weight, False)[2] is None
 
 
 @pytest.mark.parametrize("threads", [1, 3])
