@@ -12,7 +12,7 @@ import numpy as np
 from kernels.cpu.blocks import for_blocks, row_blocks
 from kernels.cpu.linear import add_matmul, matmul
 
-LOGITS_BYTES = 48 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
+LOGITS_BYTES = 32 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
 
 
 def cross_entropy_forward(logits, targets, ignore_index):
