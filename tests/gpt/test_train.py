@@ -230,7 +230,7 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing(argv, message, tmp_pat
     ("content", "message"),
     [
         (b"", "bad.txt: is empty"),
-        (b"short", "characters leave 1 for validation, fewer than the 129 of one window"),
+        (b"short", "characters leave 1 for validation, fewer than the 65 of one window"),
         (b"fine so far \xff" * 200, "bad.txt: byte 12 is not UTF-8"),
     ],
 )
