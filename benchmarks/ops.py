@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinytensor as tt
 from benchmarks import composed
+from benchmarks.operations import normal
 from benchmarks.timing import milliseconds, timed
 from kernels.cpu.blocks import use_threads
 from kernels.cpu.memory import keep_freed_memory
@@ -33,11 +34,6 @@ from tinytensor.parallel import available_cores
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SAMPLE_SECONDS = 0.02  # a sample of shorter calls has several
 TOLERANCE = 1e-4  # of values and gradients in float32, relative to the largest
-
-
-def normal(*shape: int) -> np.ndarray:
-    """Standard normal float32 values, the same on each call."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def integers(below: int, *shape: int) -> np.ndarray:
@@ -61,7 +57,7 @@ class Primitive:
     random: bool = False
 
 
-def _torch_attention(F, q, k, v):
+def torch_attention(F, q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
@@ -137,7 +133,7 @@ PRIMITIVES = (
         lambda: tuple(normal(3, 8, 8, 128, 48)),
         tt.causal_attention,
         composed.attention,
-        _torch_attention,
+        torch_attention,
     ),
     Primitive(
         "causal_attention",
@@ -145,7 +141,7 @@ PRIMITIVES = (
         lambda: tuple(normal(3, 1, 12, 1024, 64)),
         tt.causal_attention,
         composed.attention,
-        _torch_attention,
+        torch_attention,
     ),
     Primitive(
         "cross_entropy",

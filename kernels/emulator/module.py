@@ -75,16 +75,16 @@ class Build:
 
     def __init__(self, module, kind):
         self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind)
-        self.library = ctypes.CDLL(str(self.path))
+        self.shared_object = ctypes.CDLL(str(self.path))
         self.shared, self._anchor = checks.shared_variables(self.path)
-        self.library.emulator_anchor_address.restype = ctypes.c_void_p
-        table = ctypes.c_char.in_dll(self.library, "emulator_kernels")
+        self.shared_object.emulator_anchor_address.restype = ctypes.c_void_p
+        table = ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
         self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
 
     def thread_storage(self):
         """Where this thread's copy of the module's thread-local storage, so its `__shared__` memory, begins."""
-        return self.library.emulator_anchor_address() - self._anchor
+        return self.shared_object.emulator_anchor_address() - self._anchor
 
     def shared_of(self, kernel):
         """The static `__shared__` variables that `kernel` may use: its own, and those of functions that it may call."""
@@ -92,16 +92,16 @@ class Build:
 
     def kernel(self, name, expressions):
         """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
-        if name not in self.kernels or (name not in expressions and not hasattr(self.library, name)):
+        if name not in self.kernels or (name not in expressions and not hasattr(self.shared_object, name)):
             raise LaunchError(
                 f'{self.path.stem} has no kernel {name!r}: declare it `extern "C" __global__ void {name}(...)`'
             )
         index, names = self.kernels[name]
-        integer = functools.partial(ctypes.c_int.in_dll, self.library)
+        integer = functools.partial(ctypes.c_int.in_dll, self.shared_object)
         count = integer(f"emulator_count_{index}").value
         names = names.split(",") if names else [f"argument {i}" for i in range(count)]
-        parameters = ctypes.POINTER(Parameter).in_dll(self.library, f"emulator_parameters_{index}")
-        entry = getattr(self.library, f"emulator_call_{index}")
+        parameters = ctypes.POINTER(Parameter).in_dll(self.shared_object, f"emulator_parameters_{index}")
+        entry = getattr(self.shared_object, f"emulator_call_{index}")
         return entry, list(zip(names, parameters[:count], strict=True)), integer(f"emulator_bounds_{index}").value
 
 
