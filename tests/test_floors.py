@@ -23,9 +23,12 @@ FLOORS = [
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],
 ]
-CUPY_MAY_BE_IMPORTED_IN = ("kernels.cuda", "tinytensor.backend", "benchmarks")
-TORCH_MAY_BE_IMPORTED_IN = ("benchmarks",)
-FORBIDDEN_MODULES = ("torch", "jax", "tensorflow", "pickle", "marshal", "shelve", "dill")
+MAY_BE_IMPORTED_IN = {
+    "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
+    "numba": ("kernels.cpu.loops",),
+    "torch": ("benchmarks",),
+    **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),
+}
 FORBIDDEN_CALLS = ("eval", "exec", "compile", "__import__")
 # what may be imported inside a function: optional dependencies, and our files that need one at their top
 LAZY = (
@@ -99,10 +102,8 @@ def module_faults(trees) -> list[str]:
     faults = []
     for module, tree in trees.items():
         for imported in sorted(imports(tree)):
-            root = imported.partition(".")[0]
-            torch_is_fine = root == "torch" and any(is_within(module, p) for p in TORCH_MAY_BE_IMPORTED_IN)
-            cupy_is_fine = any(is_within(module, p) for p in CUPY_MAY_BE_IMPORTED_IN)
-            if (root in FORBIDDEN_MODULES and not torch_is_fine) or (root == "cupy" and not cupy_is_fine):
+            places = MAY_BE_IMPORTED_IN.get(imported.partition(".")[0])
+            if places is not None and not any(is_within(module, place) for place in places):
                 faults.append(f"{module} imports {imported}")
         calls = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
         faults += [f"{module} calls {name}" for name in calls if name in FORBIDDEN_CALLS]
@@ -160,6 +161,7 @@ PLANTED = [
     (layer_faults, "tinytensor.unheard_of", "import gpt", "imports gpt"),
     (module_faults, "gpt.model", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
+    (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
     (module_faults, "gpt.data", "from pickle import load", "imports pickle"),
     (module_faults, "gpt.config", "config = eval('1')", "calls eval"),
     (module_faults, "gpt.config", "exec(open('x').read())", "calls exec"),

@@ -18,8 +18,10 @@ import math
 
 import numpy as np
 
-from kernels.cpu.blocks import spread
+from kernels.cpu.blocks import as_rows, spread
+from kernels.cpu.compiled import compiled
 from kernels.cpu.dropout import keep_mask
+from kernels.cpu.softmax import softmax_pass
 
 BLOCK = 32  # queries or keys at a time: enough for BLAS to be fast, and little is wasted above the diagonal
 LONG_BLOCK = 64  # the same for long sequences, which waste less
@@ -33,26 +35,19 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
     y = np.empty((batch, time, heads, size), qkv.dtype)
     lse = np.empty((batch, heads, time), qkv.dtype)
     all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
-    ones = np.ones(time, qkv.dtype)
+    all_y = y.swapaxes(1, 2)
 
     def work(group):
-        q, kt, v = all_q[group] * qkv.dtype.type(scale), _transposed(all_k[group]), all_v[group]
-        outputs, fits = y.swapaxes(1, 2)[group], _exp_fits(q, kt)
+        q, kt, v, out = all_q[group], _transposed(all_k[group], scale), all_v[group], all_y[group]
         for queries in _blocks(time):
             seen = slice(queries.stop)
-            s = q[:, :, queries] @ kt[..., seen]  # (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
-            s[..., queries] += _future(queries.stop - queries.start, s.dtype)
-            top = s.dtype.type(0)
-            if not fits:
-                top = s.max(axis=-1, keepdims=True)
-                s -= top
-            p = np.exp(s, out=s)
-            total = (p @ ones[seen])[..., None]  # BLAS adds up rows faster than `sum` does
-            lse[group][:, :, queries] = (np.log(total) + top)[..., 0]
+            p = q[:, :, queries] @ kt[..., seen]  # scores: (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
+            fits, rows = _exp_fits(p), as_rows(p)
+            p[..., queries] += _future(queries.stop - queries.start, p.dtype)
+            lse[group][:, :, queries] = softmax_pass(rows, None if fits else rows.max(axis=1)).reshape(p.shape[:-1])
             if dropout:
                 p *= _kept(group, queries, seen, qkv, dropout, seed)
-            # (b, h, n, j) @ (b, h, j, D): dividing the small result by the sum is cheaper than dividing p
-            np.divide(p @ v[:, :, seen], total, out=outputs[:, :, queries])
+            np.matmul(p, v[:, :, seen], out=out[:, :, queries])  # (b, h, n, j) @ (b, h, j, D) -> (b, h, n, D)
 
     spread(work, _groups(qkv))
     return y, lse
@@ -60,36 +55,45 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
 
 def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    time, scale = qkv.shape[1], qkv.dtype.type(scale)
+    time = qkv.shape[1]
     gqkv = np.empty_like(qkv)
-    delta = np.einsum("bthd,bthd->bht", g, y)
+    delta = np.multiply(np.einsum("bthd,bthd->bht", g, y), qkv.dtype.type(scale), order="C")
     all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
     all_gq, all_gk, all_gv = gqkv.transpose(2, 0, 3, 1, 4)
     all_g = g.swapaxes(1, 2)
 
     def work(group):
-        q, k, kt, vt = all_q[group] * scale, all_k[group], _transposed(all_k[group]), _transposed(all_v[group])
-        gq, gk, gv, go = np.zeros_like(q), all_gk[group], all_gv[group], all_g[group]
+        q, k, g = all_q[group], all_k[group], all_g[group]
+        gq, gk, gv = np.zeros_like(q), all_gk[group], all_gv[group]
+        kt, vt = _transposed(k, scale), _transposed(all_v[group], scale)  # so that p and ds contain the scale
         for keys in _blocks(time):
             seeing, n = slice(keys.start, time), keys.stop - keys.start
-            p = q[:, :, seeing] @ kt[..., keys]  # (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
+            p = q[:, :, seeing] @ kt[..., keys]  # scores: (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
             p[:, :, :n] += _future(n, p.dtype)
-            p -= lse[group][:, :, seeing, None]
-            np.exp(p, out=p)
-            ds = go[:, :, seeing] @ vt[..., keys]  # dp, to begin with
-            kept = _kept(group, seeing, keys, qkv, dropout, seed) if dropout else None
-            used = p if kept is None else p * kept
-            np.matmul(used.swapaxes(-1, -2), go[:, :, seeing], out=gv[:, :, keys])
-            if kept is not None:
-                ds *= kept
-            ds -= delta[group][:, :, seeing, None]
-            ds *= p
-            np.matmul(ds.swapaxes(-1, -2), q[:, :, seeing], out=gk[:, :, keys])  # q is scaled already
+            ds = g[:, :, seeing] @ vt[..., keys]  # dp, to begin with
+            kept = as_rows(_kept(group, seeing, keys, qkv, dropout, seed)) if dropout else None
+            rows = lse[group][:, :, seeing].reshape(-1), delta[group][:, :, seeing].reshape(-1)
+            attention_pass(as_rows(p), as_rows(ds), *rows, kept)
+            np.matmul(p.swapaxes(-1, -2), g[:, :, seeing], out=gv[:, :, keys])
+            np.matmul(ds.swapaxes(-1, -2), q[:, :, seeing], out=gk[:, :, keys])
             gq[:, :, seeing] += ds @ k[:, :, keys]
-        np.multiply(gq, scale, out=all_gq[group])
+        all_gq[group] = gq
 
     spread(work, _groups(qkv))
     return gqkv
+
+
+@compiled
+def attention_pass(p, ds, lse, delta, kept):
+    """Turn scores p and dp (N, n) into p and ds, by row; lse, delta (N,). `kept` is dropout's factor (N, n) or None."""
+    p -= lse[:, None]
+    np.exp(p, out=p)
+    if kept is not None:
+        ds *= kept
+    ds -= delta[:, None]
+    ds *= p
+    if kept is not None:
+        p *= kept
 
 
 def _groups(qkv) -> list[tuple[slice, slice]]:
@@ -109,15 +113,14 @@ def _block_size(time) -> int:
     return max(1, min(BLOCK if time <= LONG else LONG_BLOCK, time))
 
 
-def _transposed(x):
-    """(b, h, T, D) -> (b, h, D, T), contiguous: BLAS multiplies that up to twice as fast as a transposed view."""
-    return np.ascontiguousarray(x.swapaxes(-1, -2))
+def _transposed(x, scale):
+    """x (b, h, T, D) -> scale x^T (b, h, D, T), contiguous: BLAS is up to twice as fast with that as with a view."""
+    return np.multiply(x.swapaxes(-1, -2), x.dtype.type(scale), order="C")
 
 
-def _exp_fits(q, kt) -> bool:
-    """Whether exp(q . k) can be summed as it is, since |q . k| <= |q| |k| stays far from where it overflows."""
-    longest = np.einsum("bhtd,bhtd->bht", q, q).max(initial=0) * np.einsum("bhdt,bhdt->bht", kt, kt).max(initial=0)
-    return math.sqrt(longest) < 2 / 3 * math.log(np.finfo(q.dtype).max)
+def _exp_fits(scores) -> bool:
+    """Whether the exponentials of these scores, and of none in their stead, can be summed as they are."""
+    return max(scores.max(initial=0), -scores.min(initial=0)) < 2 / 3 * math.log(np.finfo(scores.dtype).max)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels.cpu.blocks import for_blocks, row_blocks
 from kernels.cpu.linear import add_matmul, matmul
+from kernels.cpu.softmax import softmax_pass
 
 LOGITS_BYTES = 32 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
 
@@ -82,13 +83,9 @@ def _losses_to_gradients(logits, targets, kept, g):
     def work(block):
         rows = np.flatnonzero(kept[block])
         x, at_target = logits[block], logits[block][rows, targets[block][rows]]
-        top = x.max(axis=1)
-        x -= top[:, None]
-        np.exp(x, out=x)
-        total = x.sum(axis=1)
-        x /= total[:, None]
+        lse = softmax_pass(x, x.max(axis=1))
         _subtract_targets(x, targets[block], kept[block], g)
-        return ((np.log(total) + top)[rows] - at_target).sum()
+        return (lse[rows] - at_target).sum()
 
     return sum(for_blocks(work, len(logits), logits.shape[1] * logits.itemsize))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blocks import as_rows, for_blocks
+from kernels.cpu.compiled import compiled
 
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive columns
 
@@ -33,8 +34,14 @@ def keep_mask(seed, rows, columns, p):
     """rows (...), columns (n,): integers -> booleans (..., n), each True with probability 1 - p."""
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
     key = _mix(_mix(rows.astype(np.uint32) ^ low) + high)
-    bits = key[..., None] + columns.astype(np.uint32) * GOLDEN
-    return _mix(bits) >= np.uint32(p * 2**32)
+    kept = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(p * 2**32))
+    return kept.reshape(*rows.shape, len(columns))
+
+
+@compiled
+def keep_pass(key, columns, threshold):
+    """key (N,), columns (n,), all uint32 -> booleans (N, n)."""
+    return _mix(key[:, None] + columns * GOLDEN) >= threshold
 
 
 def _mix(h):

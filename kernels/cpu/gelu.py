@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from kernels.cpu.blocks import for_blocks
+from kernels.cpu.compiled import compiled
 
 A = math.sqrt(2 / math.pi)
 B = 0.044715
@@ -25,25 +26,30 @@ def gelu_forward(x, with_grad=True):
     xs, ys, slopes = x.reshape(-1), y.reshape(-1), None if slope is None else slope.reshape(-1)
 
     def work(block):
-        x = xs[block]
-        square = x * x
-        s = np.multiply(square, A * B, out=slopes[block] if with_grad else None)
-        s += A
-        s *= x  # u
-        np.tanh(s, out=s)
-        s += 1
-        s *= 0.5
-        np.multiply(x, s, out=ys[block])
-        if with_grad:
-            rest = square
-            rest *= 6 * A * B
-            rest += 2 * A
-            rest *= ys[block]  # x s 2 u'
-            rest -= rest * s
-            s += rest
+        gelu_pass(xs[block], ys[block], slopes[block] if with_grad else None)
 
     for_blocks(work, x.size, x.itemsize)
     return y, slope
+
+
+@compiled
+def gelu_pass(x, y, slope):
+    """Write GELU of x (n,) to y and, unless it is None, its slope."""
+    square = x * x
+    s = np.multiply(square, A * B, out=slope)
+    s += A
+    s *= x  # u
+    np.tanh(s, out=s)
+    s += 1
+    s *= 0.5
+    np.multiply(x, s, out=y)
+    if slope is not None:
+        rest = square
+        rest *= 6 * A * B
+        rest += 2 * A
+        rest *= y  # x s 2 u'
+        rest -= rest * s
+        s += rest
 
 
 def gelu_backward(g, saved):

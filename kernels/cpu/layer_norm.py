@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blocks import as_rows, for_blocks
+from kernels.cpu.compiled import compiled
 
 
 def layer_norm_forward(x, weight, bias, eps):
@@ -16,20 +17,25 @@ def layer_norm_forward(x, weight, bias, eps):
     y, normed = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     rstd = np.empty((*x.shape[:-1], 1), x.dtype)
     rows, out, ns, rstds = map(as_rows, (x, y, normed, rstd))
-    width = x.shape[-1]
-    ones = np.ones((width, 1), x.dtype)
 
     def work(block):
-        n = np.subtract(rows[block], rows[block] @ ones / width, out=ns[block])
-        variance = np.vecdot(n, n)[:, None] / width  # of centred values: no cancellation
-        rstds[block] = 1 / np.sqrt(variance + eps)
-        n *= rstds[block]
-        np.multiply(n, weight, out=out[block])
-        if bias is not None:
-            out[block] += bias
+        layer_norm_pass(rows[block], weight, bias, eps, out[block], ns[block], rstds[block])
 
-    for_blocks(work, len(rows), width * x.itemsize)
+    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
     return y, (normed, rstd)
+
+
+@compiled
+def layer_norm_pass(x, weight, bias, eps, y, normed, rstd):
+    """x (N, C) -> written to y, normed (N, C) and rstd (N, 1)."""
+    width = x.shape[1]
+    n = np.subtract(x, x @ np.ones((width, 1), x.dtype) / width, out=normed)
+    variance = np.vecdot(n, n)[:, None] / width  # of centred values: no cancellation
+    np.divide(1, np.sqrt(variance + eps), out=rstd)
+    n *= rstd
+    np.multiply(n, weight, out=y)
+    if bias is not None:
+        y += bias
 
 
 def layer_norm_backward(g, weight, saved):
@@ -38,19 +44,23 @@ def layer_norm_backward(g, weight, saved):
     gx = np.empty(g.shape, g.dtype)
     gs, ns, rstds, out = map(as_rows, (g, normed, rstd, gx))
     width = g.shape[-1]
-    column = weight[:, None]
 
     def work(block):
-        g, n, h = gs[block], ns[block], out[block]
-        ones = np.ones(len(g), g.dtype)
-        gn = np.multiply(g, n, out=h)
-        sums, along = (ones @ gn, ones @ g), gn @ column / width
-        np.multiply(g, weight, out=h)
-        h -= g @ column / width
-        h -= n * along
-        h *= rstds[block]
-        return sums
+        return layer_norm_backward_pass(gs[block], weight, ns[block], rstds[block], out[block])
 
     sums = for_blocks(work, len(gs), width * g.itemsize)
     gweight, gbias = np.sum(sums, axis=0, dtype=g.dtype) if sums else np.zeros((2, width), g.dtype)
     return gx, gweight, gbias
+
+
+@compiled
+def layer_norm_backward_pass(g, weight, normed, rstd, gx):
+    """g (N, C) -> written to gx (N, C); the block's gweight, gbias (C,)."""
+    width, ones, column = g.shape[1], np.ones(len(g), g.dtype), weight[:, None]
+    gn = np.multiply(g, normed, out=gx)
+    sums, along = (ones @ gn, ones @ g), gn @ column / width
+    h = np.multiply(g, weight, out=gx)
+    h -= g @ column / width
+    h -= normed * along
+    h *= rstd
+    return sums

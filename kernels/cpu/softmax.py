@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blocks import as_rows, for_blocks
+from kernels.cpu.compiled import compiled
 
 
 def softmax_forward(x, scale=1.0, causal=False):
@@ -23,12 +24,24 @@ def softmax_forward(x, scale=1.0, causal=False):
         p = np.multiply(rows[block], scale, out=out[block], dtype=x.dtype)
         if causal:
             p[hidden[np.arange(block.start, block.stop) % len(hidden)]] = -np.inf
-        p -= p.max(axis=1, keepdims=True)
-        np.exp(p, out=p)
-        p /= p.sum(axis=1, keepdims=True)
+        softmax_pass(p, p.max(axis=1))
 
     for_blocks(work, *_extent(rows))
     return y
+
+
+@compiled
+def softmax_pass(x, top):
+    """Turn x (N, S) into its softmax; returns the log-sum-exp of each row (N,).
+
+    top (N,) is what to subtract before exponentiating, or None where exp(x) cannot overflow.
+    """
+    if top is not None:
+        x -= top[:, None]
+    np.exp(x, out=x)
+    total = x @ np.ones(x.shape[1], x.dtype)  # BLAS adds up rows faster than `sum` does
+    x /= total[:, None]
+    return np.log(total) if top is None else np.log(total) + top
 
 
 def softmax_backward(g, y, scale=1.0):

@@ -1,0 +1,167 @@
+"""The compiled loops against the NumPy passes they stand for, in float64 where there is a choice."""
+
+import importlib
+import inspect
+import pkgutil
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import kernels.cpu
+import tinytensor as tt
+from gpt.config import GPTConfig
+from gpt.model import GPT
+from kernels.cpu import compiled
+
+loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")
+
+ROWS, COLUMNS = st.integers(1, 5), st.sampled_from([1, 2, 15, 16, 17, 64, 100])
+
+
+def passes() -> dict:
+    """{name: NumPy pass} of everything in kernels.cpu that `compiled` chooses for."""
+    modules = [importlib.import_module(f"kernels.cpu.{m.name}") for m in pkgutil.iter_modules(kernels.cpu.__path__)]
+    functions = [f for module in modules for _, f in inspect.getmembers(module, inspect.isfunction)]
+    return {f.__name__: f.__wrapped__ for f in functions if hasattr(f, "__wrapped__") and f.__name__.endswith("_pass")}
+
+
+def random(seed, *shapes, positive=()):
+    """float32 arrays of these shapes; those whose index is in `positive` are not negative."""
+    rng = np.random.default_rng(seed)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return [abs(a) if i in positive else a for i, a in enumerate(arrays)]
+
+
+def softmax_arguments(rows, columns, variant):
+    (x,) = random(rows * columns, (rows, columns))
+    return x, x.max(axis=1) if variant else None
+
+
+def gelu_arguments(rows, columns, variant):
+    x, y, slope = random(columns, *[(rows * columns,)] * 3)
+    return 3 * x, y, slope if variant else None
+
+
+def layer_norm_arguments(rows, columns, variant):
+    shape = rows, columns
+    x, weight, bias, y, normed, rstd = random(columns, shape, columns, columns, shape, shape, (rows, 1))
+    return x + 3, weight, bias if variant else None, 1e-5, y, normed, rstd
+
+
+def layer_norm_backward_arguments(rows, columns, variant):
+    shape = rows, columns
+    return random(columns, shape, columns, shape, (rows, 1), shape, positive=[3])
+
+
+def adamw_arguments(rows, columns, variant):
+    scale = 0.5 if variant else 1.0
+    return *random(columns, *[(rows * columns,)] * 4, positive=[3]), scale, 0.9, 0.999, 0.9999, 1e-3, 1e-8
+
+
+def attention_arguments(rows, columns, variant):
+    scores, dp, lse, delta, kept = random(columns, *[(rows, columns)] * 2, rows, rows, (rows, columns))
+    scores[:, columns // 2 + 1 :] = -1e9  # the future
+    return scores, dp, lse, delta, kept if variant else None
+
+
+def keep_arguments(rows, columns, variant):
+    key = np.random.default_rng(rows).integers(0, 2**32, rows, dtype=np.uint32)
+    return key, np.arange(columns, dtype=np.uint32), np.uint32(2**31 if variant else 0)
+
+
+ARGUMENTS = {
+    "softmax_pass": softmax_arguments,
+    "gelu_pass": gelu_arguments,
+    "layer_norm_pass": layer_norm_arguments,
+    "layer_norm_backward_pass": layer_norm_backward_arguments,
+    "adamw_pass": adamw_arguments,
+    "attention_pass": attention_arguments,
+    "keep_pass": keep_arguments,
+}
+
+
+def test_every_pass_has_a_loop_with_its_arguments_and_a_test():
+    """So that a pass added to the primitives cannot go without."""
+    own = {name: f for name, f in vars(loops).items() if name.endswith("_pass")}
+    assert passes().keys() == own.keys() == ARGUMENTS.keys()
+    for name, numpy_pass in passes().items():
+        assert list(inspect.signature(numpy_pass).parameters) == list(inspect.signature(own[name].py_func).parameters)
+
+
+def run(function, arguments, dtype):
+    """Everything that the pass writes or returns, for copies of its arguments with floats turned into `dtype`."""
+    dtypes = {np.dtype(np.float32): dtype}
+    copies = [np.array(a, dtypes.get(a.dtype)) if isinstance(a, np.ndarray) else a for a in arguments]
+    results = function(*copies)
+    results = results if isinstance(results, tuple) else (results,)
+    return [a for a in (*copies, *results) if isinstance(a, np.ndarray)]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@hypothesis.given(ROWS, COLUMNS, st.booleans())
+def test_a_loop_is_as_exact_as_its_numpy_pass(name, rows, columns, variant):
+    arguments = ARGUMENTS[name](rows, columns, variant)
+    numpy_pass = passes()[name]
+    exact = run(numpy_pass, arguments, np.float64)
+    plain = run(numpy_pass, arguments, np.float32)
+    looped = run(getattr(loops, name), arguments, np.float32)
+    largest = max((abs(a).max() for a in exact if a.dtype.kind == "f"), default=0)
+    for want, usual, got in zip(exact, plain, looped, strict=True):
+        assert (got.shape, got.dtype) == (want.shape, usual.dtype)
+        if want.dtype.kind == "f":
+            assert abs(got - want).max() <= 2 * abs(usual - want).max() + 4 * np.finfo(np.float32).eps * largest
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+def softmax_of(values):
+    x = np.array([values], np.float32)
+    loops.softmax_pass(x, None)
+    return x[0]
+
+
+def test_exp_is_within_two_units_of_the_last_place():
+    p = np.linspace(-87, 88, 10**6, dtype=np.float32).reshape(1000, 1000)
+    exact = np.exp(p.astype(np.float64))
+    zeros = np.zeros(1000, np.float32)
+    loops.attention_pass(p, np.zeros_like(p), zeros, zeros, None)
+    assert (abs(p - exact) <= 2 * np.spacing(exact.astype(np.float32))).all()
+
+
+def test_what_is_not_finite_keeps_its_meaning():
+    np.testing.assert_array_equal(softmax_of([0, -np.inf, -1000]), [1, 0, 0])
+    assert np.isnan(softmax_of([0, np.nan])).all()
+    assert np.isnan(softmax_of([-np.inf, -np.inf])).all()  # no probability anywhere, as in NumPy
+    x = np.array([-np.inf, np.nan, np.inf, -1e4, 1e4], np.float32)
+    loops.gelu_pass(x, y := np.empty_like(x), None)
+    np.testing.assert_array_equal(y, [np.nan, np.nan, np.inf, 0, 1e4])  # -inf times a weight of 0, as in NumPy
+
+
+def losses(steps=3):
+    tt.manual_seed(1)
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=11, dropout=0.2))
+    optimizer = tt.optim.AdamW(model.parameters(), 1e-2)
+    tokens = np.random.default_rng(0).integers(0, 11, (4, 9))
+    history = []
+    for _ in range(steps):
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.data))
+    return history
+
+
+def test_training_runs_the_same_without_numba(monkeypatch):
+    with_loops = losses()
+    asked = []
+    monkeypatch.setattr(compiled, "_loops", lambda: asked.append(True))  # which returns None
+    np.testing.assert_allclose(losses(), with_loops, rtol=1e-5)
+    assert asked
+
+
+def test_64_bits_are_left_to_numpy(monkeypatch):
+    monkeypatch.setattr(compiled, "_loops", lambda: pytest.fail("loops are for 32 bits"))
+    kernels.cpu.gelu_forward(np.ones(3))
