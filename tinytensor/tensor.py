@@ -15,6 +15,7 @@ Read `ops/elementwise.py` next, where each operation is a forward and a VJP side
 
 from __future__ import annotations
 
+import heapq
 import threading
 from contextlib import ContextDecorator
 
@@ -159,6 +160,7 @@ class Function:
     """
 
     edges: list | None = None  # set when recorded in a graph, None again once backward has freed it
+    depth = 0  # one more than that of any Function whose result this one was given
 
     def forward(self, *arrays):
         raise NotImplementedError
@@ -172,9 +174,8 @@ class Function:
 
     def __call__(self, *inputs) -> Tensor:
         """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
-        enabled = _grad_mode.enabled
         arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
-        self.needs_grad = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         try:
             y = Tensor(self.forward(*arrays))
         except (ValueError, TypeError) as error:
@@ -184,6 +185,7 @@ class Function:
             y.function, y.requires_grad = self, True
             tensors = [x for x in inputs if isinstance(x, Tensor)]
             self.guards = self._guards(tensors, y)
+            self.depth = 1 + max([x.function.depth for x in tensors if x.function], default=0)
             # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
             self.edges = [
                 (x.function or x, x.shape, x.dtype) if needed else None
@@ -197,17 +199,21 @@ class Function:
         roles = [(x, "an input") for x in inputs] + [(y, "the result")]
         return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
 
-    def check_unchanged(self) -> None:
-        """Raise RuntimeError if an array that was kept has been changed in place since."""
+    def check(self) -> None:
+        """Raise RuntimeError if what was kept is no longer there, or an array of it was changed in place."""
+        if self.edges is None:
+            raise RuntimeError(
+                f"backward: the graph through this {self.name} was freed by an earlier backward; run forward again"
+            )
         for version, changes, role, shape in self.guards:
             if version.changes != changes:
                 raise RuntimeError(
                     f"backward: {role} of {self.name}, shape {shape}, was changed in place after it was used"
                 )
 
-    def release(self) -> None:
-        """Drop the saved arrays and the edges of the graph."""
-        vars(self).clear()
+    def __lt__(self, other: Function) -> bool:
+        """The deepest comes first in a heap."""
+        return self.depth > other.depth
 
 
 def as_function(operation: type[Function]):
@@ -236,40 +242,15 @@ def _seed_gradient(y: Tensor, gradient):
     return g
 
 
-def _count_uses(root: Function) -> dict[Function, int]:
-    """For each Function under `root`: how many inputs of other Functions its result is."""
-    uses = {root: 0}
-    stack = [root]
-    while stack:
-        function = stack.pop()
-        if function.edges is None:
-            raise RuntimeError(
-                f"backward: the graph through this {function.name} was freed by an earlier backward; run forward again"
-            )
-        for node, *_ in filter(None, function.edges):
-            if isinstance(node, Function):
-                if node not in uses:
-                    stack.append(node)
-                uses[node] = uses.get(node, 0) + 1
-    return uses
-
-
 def _propagate(root: Tensor, g) -> None:
-    """Visit Functions in reverse topological order (Kahn's algorithm: one is ready when all uses have reported)."""
+    """Visit Functions from the deepest on, so that all that used a Function's result come before it."""
     sums = _Sums()
     sums.add(root.function or root, g, fresh=False)
-    ready = []
-    if root.function is not None:
-        uses = _count_uses(root.function)
-        ready.append(root.function)
-    while ready:
-        function = ready.pop()
-        for node in _pull_back(function, sums):
-            if node in uses:
-                uses[node] -= 1
-                if uses[node] == 0:
-                    ready.append(node)
-        function.release()
+    waiting = [root.function] if root.function else []
+    while waiting:
+        function = heapq.heappop(waiting)
+        _pull_back(function, sums, waiting)
+        vars(function).clear()  # frees the arrays it kept, and the graph
     for leaf, (g, owned) in sums.items():
         if leaf.grad is not None:
             leaf.grad = array_module(g).add(leaf.grad, g, out=g if owned else None)
@@ -277,13 +258,17 @@ def _propagate(root: Tensor, g) -> None:
             leaf.grad = g if owned else g.copy()
 
 
-def _pull_back(function: Function, sums: _Sums) -> list[Function | Tensor]:
-    """Take one Function's gradient from `sums` and add what its VJP makes of it; returns the nodes that got a share."""
-    function.check_unchanged()
-    g = sums.pop(function)
+def _pull_back(function: Function, sums: _Sums, waiting: list[Function]) -> None:
+    """Take one Function's gradient from `sums`, add there what its VJP makes of it, and let what it reached wait."""
+    function.check()
+    g, _ = sums.pop(function)
     gradients = function.vjp(g)
-    edges = [(edge, gx) for edge, gx in zip(function.edges, gradients, strict=True) if edge is not None]
-    for (node, shape, dtype), gx in edges:
+    for edge, gx in zip(function.edges, gradients, strict=True):
+        if edge is None:
+            continue
+        node, shape, dtype = edge
+        if isinstance(node, Function) and node not in sums:
+            heapq.heappush(waiting, node)
         if gx is None:
             raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
         if callable(gx):
@@ -292,7 +277,6 @@ def _pull_back(function: Function, sums: _Sums) -> list[Function | Tensor]:
         # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
         fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
         sums.add(node, *_fit(gx, shape, dtype, fresh))
-    return [node for (node, *_), _ in edges]
 
 
 def _fit(gx, shape, dtype, fresh: bool):
@@ -325,6 +309,3 @@ class _Sums(dict):
         total = xp.ascontiguousarray(total) if owned else total.copy(order="C")
         add_into(total)
         self[key] = total, True
-
-    def pop(self, key):
-        return super().pop(key)[0]

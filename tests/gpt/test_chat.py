@@ -219,14 +219,15 @@ class Terminal:
     def type(self, text):
         os.write(self.ours, text.encode())
 
-    def wait_for(self, text, meanwhile=lambda: None):
-        """Read until `text` appears after what was waited for before, doing `meanwhile` again and again."""
+    def wait_for(self, text, if_idle=lambda: None):
+        """Read until `text` appears after what was waited for before, doing `if_idle` whenever nothing comes."""
         end = time.monotonic() + PATIENCE
         while text not in self.seen:
             assert time.monotonic() < end, self.seen
-            meanwhile()
             if select.select([self.ours], [], [], 0.5)[0]:
                 self.seen += os.read(self.ours, 1 << 16).decode(errors="replace")
+            else:
+                if_idle()
         self.seen = self.seen.partition(text)[2]
 
     def interrupt(self):
@@ -244,10 +245,11 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(directory):
         terminal.wait_for("abc")
         terminal.wait_for("\n")
         terminal.wait_for("a")  # it writes
+        terminal.interrupt()
         terminal.wait_for("stopped", terminal.interrupt)
+        terminal.interrupt()
         terminal.wait_for("to leave", terminal.interrupt)
-        terminal.type("/rest\n")
-        terminal.wait_for("unknown command (did you mean /reset?)")
+        terminal.wait_for("unknown command (did you mean /reset?)", lambda: terminal.type("/rest\n"))
         terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(PATIENCE) == 0

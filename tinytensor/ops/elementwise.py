@@ -62,13 +62,10 @@ class Pow(Function):
         return self.y
 
     def vjp(self, g):
+        a, b, xp = self.a, self.b, array_module(g)
         # the exponent is b - 1, but 0 for b = 0: a^0 is constant, and 0 a^-1 would be NaN at a = 0
-        ga = g * self.b * self.a ** (self.b - (self.b != 0)) if self.needs_grad[0] else None
-        return ga, self._vjp_exponent(g) if self.needs_grad[1] else None
-
-    def _vjp_exponent(self, g):
-        xp = array_module(g)
-        return g * self.y * xp.log(xp.where(xp.equal(self.a, 0), 1, self.a))
+        ga = g * b * a ** (b - (b != 0)) if self.needs_grad[0] else None
+        return ga, g * self.y * xp.log(xp.where(xp.equal(a, 0), 1, a)) if self.needs_grad[1] else None
 
 
 class Neg(Function):
@@ -175,7 +172,7 @@ class Maximum(Function):
 
     def forward(self, a, b):
         self.a, self.b = a, b
-        return _module_of(a, b).maximum(a, b)
+        return array_module(a if hasattr(a, "dtype") else b).maximum(a, b)
 
     def vjp(self, g):
         share = (self.a > self.b) + (self.a == self.b) * g.dtype.type(0.5)
@@ -206,10 +203,6 @@ class Cast(Function):
 
     def vjp(self, g):
         return (g,)
-
-
-def _module_of(a, b):
-    return array_module(b if isinstance(a, (int, float)) else a)
 
 
 add, sub, mul, div, pow, neg = map(as_function, (Add, Sub, Mul, Div, Pow, Neg))

@@ -123,16 +123,15 @@ class CausalAttention(Function):
     """
 
     def __init__(self, dropout, seed):
-        self.dropout, self.seed = dropout, seed
+        self.options = dropout, seed
 
     def forward(self, qkv):
         self.qkv, self.scale = qkv, qkv.shape[-1] ** -0.5
-        self.y, self.lse = kernels_for(qkv).attention_forward(qkv, self.scale, self.dropout, self.seed)
+        self.y, self.lse = kernels_for(qkv).attention_forward(qkv, self.scale, *self.options)
         return self.y
 
     def vjp(self, g):
-        saved = self.qkv, self.y, self.lse
-        return (kernels_for(g).attention_backward(g, *saved, self.scale, self.dropout, self.seed),)
+        return (kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, *self.options),)
 
 
 class CrossEntropy(Function):

@@ -58,8 +58,7 @@ class LogSumExp(_Reduction):
         # subtract the maximum first: exp overflows float32 above 88; if it is infinite there is nothing to subtract
         top = x.max(axis=self.axis, keepdims=True)
         top = xp.where(xp.isfinite(top), top, 0).astype(x.dtype)
-        self.x = x
-        self.y = xp.log(xp.exp(x - top).sum(axis=self.axis, keepdims=True)) + top
+        self.x, self.y = x, xp.log(xp.exp(x - top).sum(axis=self.axis, keepdims=True)) + top
         return self.y if self.keepdims else self.y.squeeze(self._axes(x.shape))
 
     def vjp(self, g):

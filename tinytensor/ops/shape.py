@@ -93,9 +93,8 @@ class GetItem(Function):
 
 
 def _is_basic(index) -> bool:
-    """Whether `index` has only integers, slices, None and Ellipsis, for which NumPy gives a view."""
-    parts = index if isinstance(index, tuple) else (index,)
-    return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
+    """Whether the tuple `index` has only integers, slices, None and Ellipsis, for which NumPy gives a view."""
+    return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in index)
 
 
 def reshape(x, *shape) -> Tensor:
@@ -163,20 +162,17 @@ def split(x, size: int | list[int], axis: int = 0) -> tuple[Tensor, ...]:
 def getitem(x, index) -> Tensor:
     """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy."""
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(part.data if isinstance(part, Tensor) else part for part in parts)
-    return GetItem(parts if isinstance(index, tuple) else parts[0])(x)
+    return GetItem(tuple(part.data if isinstance(part, Tensor) else part for part in parts))(x)
 
 
 def tril(x, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes: 0 above the given diagonal."""
-    xp = array_module(x.data)
-    return where(xp.tri(*x.shape[-2:], k=diagonal, dtype=bool), x, x.dtype.type(0))
+    return where(array_module(x.data).tri(*x.shape[-2:], k=diagonal, dtype=bool), x, x.dtype.type(0))
 
 
 def triu(x, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes: 0 below the given diagonal."""
-    xp = array_module(x.data)
-    return where(xp.tri(*x.shape[-2:], k=diagonal - 1, dtype=bool), x.dtype.type(0), x)
+    return where(array_module(x.data).tri(*x.shape[-2:], k=diagonal - 1, dtype=bool), x.dtype.type(0), x)
 
 
 def _flat(arguments: tuple) -> tuple[int, ...]:
