@@ -52,7 +52,9 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     """
     kept = _kept(targets, ignore_index, len(weight))
     count = x.dtype.type(kept.sum())
-    gx, gweight = (np.empty(x.shape, x.dtype), np.zeros_like(weight)) if with_grad else (None, None)
+    gx = gweight = None
+    if with_grad:  # the first block of rows writes gweight, the others add to it
+        gx, gweight = np.empty(x.shape, x.dtype), np.empty_like(weight) if len(x) else np.zeros_like(weight)
     total = x.dtype.type(0)
     for block in row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES):
         logits = np.empty((block.stop - block.start, len(weight)), x.dtype)
@@ -60,7 +62,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         total += _losses_to_gradients(logits, targets[block], kept[block], 1 / count)
         if with_grad:
             matmul(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
-            add_matmul(logits.T, x[block], gweight)  # (V, n) @ (n, C) -> (V, C)
+            (add_matmul if block.start else matmul)(logits.T, x[block], gweight)  # (V, n) @ (n, C) -> (V, C)
     return np.asarray(total / count), gx, gweight
 
 

@@ -179,6 +179,14 @@ def test_attention_memory_grows_with_time_and_not_with_its_square():
 # Cross-entropy over chunks of logits
 
 
+def test_linear_cross_entropy_of_no_rows_has_a_gradient_of_zeros():
+    with np.errstate(invalid="ignore", divide="ignore"):
+        loss, gx, gweight = k.linear_cross_entropy(normal(0, 3), normal(5, 3), np.zeros(0, int), -100, True)
+    assert np.isnan(loss)
+    assert gx.shape == (0, 3)
+    np.testing.assert_array_equal(gweight, np.zeros((5, 3)))
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 200, 10**6])
 def test_linear_cross_entropy_in_chunks(monkeypatch, chunk_bytes):
     monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", chunk_bytes)
