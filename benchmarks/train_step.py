@@ -2,11 +2,12 @@
 
     python benchmarks/train_step.py --settings A,B,C,D --rounds 5 --json step.json
 
-Both sides train the same architecture on the same batch with AdamW and a gradient norm clipped to 1: ours on NumPy,
-PyTorch with its fused attention. Rounds interleave the two in one process, so that a noisy machine slows both; quoted
-are medians, and the median of the rounds' ratios with its range. The GEMM share is the part of our step that the matrix
-products of the linear layers and the head would take alone, timed on the same shapes in the same rounds. `--memory`
-adds each side's peak memory, in a process of its own. Without torch only our own numbers appear.
+Both sides train the same architecture on the same batch with AdamW and a gradient norm clipped to 1: ours on NumPy
+(with numba, where it is installed), PyTorch with its fused attention. Rounds interleave the two in one process, so that
+a noisy machine slows both; quoted are medians, and the median of the rounds' ratios with its range. The GEMM share is
+the part of our step that the matrix products of the linear layers and the head would take alone, timed on the same
+shapes in the same rounds. `--memory` adds each side's peak memory, in a process of its own. Without torch only our own
+numbers appear.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ FLOORS = [
 ]
 MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
+    "kernels.cpu.loops": ("kernels.cpu.compiled",),  # numba is optional
     "numba": ("kernels.cpu.loops",),
     "torch": ("benchmarks",),
     **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),
@@ -101,9 +102,9 @@ def module_faults(trees) -> list[str]:
     """Imports and calls that have no place in the product."""
     faults = []
     for module, tree in trees.items():
-        for imported in sorted(imports(tree)):
-            places = MAY_BE_IMPORTED_IN.get(imported.partition(".")[0])
-            if places is not None and not any(is_within(module, place) for place in places):
+        for imported in sorted(imports(tree, trees)):
+            places = [places for name, places in MAY_BE_IMPORTED_IN.items() if is_within(imported, name)]
+            if places and not any(is_within(module, place) for place in places[0]):
                 faults.append(f"{module} imports {imported}")
         calls = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
         faults += [f"{module} calls {name}" for name in calls if name in FORBIDDEN_CALLS]
@@ -162,6 +163,7 @@ PLANTED = [
     (module_faults, "gpt.model", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
+    (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
     (module_faults, "gpt.data", "from pickle import load", "imports pickle"),
     (module_faults, "gpt.config", "config = eval('1')", "calls eval"),
     (module_faults, "gpt.config", "exec(open('x').read())", "calls exec"),

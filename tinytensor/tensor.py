@@ -133,8 +133,8 @@ class Tensor:
         """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
 
         gradient: dL/d(this tensor), an array or Tensor of this shape; may be left out for a scalar, where it is 1.
-        Raises RuntimeError if nothing here requires a gradient, if the graph was freed by an earlier call, or if an
-        array that is still needed was changed in place; ValueError if the gradient's shape does not fit.
+        Raises RuntimeError if nothing here requires a gradient, if part of the graph was freed by an earlier call or an
+        array in it changed in place (no `grad` changes then, but run forward again); ValueError for a misfit gradient.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient (set requires_grad=True)")
@@ -160,7 +160,7 @@ class Function:
     """
 
     edges: list | None = None  # set when recorded in a graph, None again once backward has freed it
-    depth = 0  # one more than that of any Function whose result this one was given
+    _depth = 0  # one more than that of the deepest Function whose result this one was given
 
     def forward(self, *arrays):
         raise NotImplementedError
@@ -185,7 +185,7 @@ class Function:
             y.function, y.requires_grad = self, True
             tensors = [x for x in inputs if isinstance(x, Tensor)]
             self.guards = self._guards(tensors, y)
-            self.depth = 1 + max([x.function.depth for x in tensors if x.function], default=0)
+            self._depth = 1 + max([x.function._depth for x in tensors if x.function], default=0)
             # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
             self.edges = [
                 (x.function or x, x.shape, x.dtype) if needed else None
@@ -199,7 +199,7 @@ class Function:
         roles = [(x, "an input") for x in inputs] + [(y, "the result")]
         return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise RuntimeError if what was kept is no longer there, or an array of it was changed in place."""
         if self.edges is None:
             raise RuntimeError(
@@ -213,7 +213,7 @@ class Function:
 
     def __lt__(self, other: Function) -> bool:
         """The deepest comes first in a heap."""
-        return self.depth > other.depth
+        return self._depth > other._depth
 
 
 def as_function(operation: type[Function]):
@@ -260,7 +260,7 @@ def _propagate(root: Tensor, g) -> None:
 
 def _pull_back(function: Function, sums: _Sums, waiting: list[Function]) -> None:
     """Take one Function's gradient from `sums`, add there what its VJP makes of it, and let what it reached wait."""
-    function.check()
+    function._check()
     g, _ = sums.pop(function)
     gradients = function.vjp(g)
     for edge, gx in zip(function.edges, gradients, strict=True):

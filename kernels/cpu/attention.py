@@ -57,6 +57,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
     time = qkv.shape[1]
     gqkv = np.empty_like(qkv)
+    # in C order, since loops are compiled for each layout they meet
     delta = np.multiply(np.einsum("bthd,bthd->bht", g, y), qkv.dtype.type(scale), order="C")
     all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
     all_gq, all_gk, all_gv = gqkv.transpose(2, 0, 3, 1, 4)
@@ -65,7 +66,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     def work(group):
         q, k, g = all_q[group], all_k[group], all_g[group]
         gq, gk, gv = np.zeros_like(q), all_gk[group], all_gv[group]
-        kt, vt = _transposed(k, scale), _transposed(all_v[group], scale)  # so that p and ds contain the scale
+        kt, vt = _transposed(k, scale), _transposed(all_v[group], scale)  # scores and ds are scaled then
         for keys in _blocks(time):
             seeing, n = slice(keys.start, time), keys.stop - keys.start
             p = q[:, :, seeing] @ kt[..., keys]  # scores: (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
@@ -119,7 +120,7 @@ def _transposed(x, scale):
 
 
 def _exp_fits(scores) -> bool:
-    """Whether the exponentials of these scores, and of none in their stead, can be summed as they are."""
+    """Whether exp of these scores neither overflows nor vanishes, so that no row's maximum need be subtracted."""
     return max(scores.max(initial=0), -scores.min(initial=0)) < 2 / 3 * math.log(np.finfo(scores.dtype).max)
 
 

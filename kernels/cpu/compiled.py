@@ -1,8 +1,8 @@
 """Chooses, for a pass over a block, between NumPy and the same pass compiled to one loop.
 
 Floor 0. A pass of ten NumPy calls reads and writes its block ten times, and ten times it may have to wait for Python's
-lock; a loop does each once. The loops (`loops.py`) need numba, which the extra `fast` brings. They are for 32 bits. The
-NumPy pass that stands beside its primitive says what is computed, runs where numba is missing and for float64 (gradient
+lock; a loop does each once. The loops (`loops.py`) need numba, which the extra `fast` brings, and float32. The NumPy
+pass that stands beside its primitive says what is computed, runs where numba is missing and for float64 (gradient
 checks), and is what its loop is tested against.
 """
 
@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
+DTYPES = (np.float32, np.uint32)  # the latter are dropout's random bits
+
 
 def compiled(numpy_pass):
-    """`numpy_pass`, or the loop of its name if the first argument has 32-bit elements and there are loops."""
+    """`numpy_pass`, or the loop of its name if the first argument has one of `DTYPES` and there are loops."""
 
     @functools.wraps(numpy_pass)
     def run(x, *rest):
-        loops = _loops() if x.dtype.itemsize == 4 else None
+        loops = _loops() if x.dtype in DTYPES else None
         return (getattr(loops, numpy_pass.__name__) if loops else numpy_pass)(x, *rest)
 
     return run

@@ -53,8 +53,9 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     kept = _kept(targets, ignore_index, len(weight))
     count = x.dtype.type(kept.sum())
     gx = gweight = None
-    if with_grad:  # the first block of rows writes gweight, the others add to it
-        gx, gweight = np.empty(x.shape, x.dtype), np.empty_like(weight) if len(x) else np.zeros_like(weight)
+    if with_grad:
+        gx = np.empty(x.shape, x.dtype)
+        gweight = np.empty_like(weight) if len(x) else np.zeros_like(weight)  # the first block of rows writes it
     total = x.dtype.type(0)
     for block in row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES):
         logits = np.empty((block.stop - block.start, len(weight)), x.dtype)

@@ -13,7 +13,12 @@ from kernels.cpu.compiled import compiled
 
 
 def layer_norm_forward(x, weight, bias, eps):
-    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: n (..., C) and rstd (..., 1) for backward."""
+    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: n (..., C) and rstd (..., 1) for backward.
+
+    Raises ValueError if weight or bias has another shape.
+    """
+    if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape):
+        raise ValueError(f"weight and bias must have the shape {x.shape[-1:]} of the last axis")
     y, normed = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     rstd = np.empty((*x.shape[:-1], 1), x.dtype)
     rows, out, ns, rstds = map(as_rows, (x, y, normed, rstd))

@@ -1,9 +1,9 @@
 """The passes over blocks that take NumPy many calls, as loops that numba compiles.
 
 Floor 0. Each has the name, the arguments and the results of the NumPy pass it stands for, which says what they are;
-`compiled.py` chooses. Constants are float32, as a Python float would make a whole loop float64, half as fast. A sum is
-a local variable, so that it stays in registers. The loops let go of Python's lock. numba keeps their machine code on
-disk until this file changes, so all that a loop uses is in this file.
+`compiled.py` chooses. Nothing here checks shapes. Constants are float32, as a Python float would make a whole loop
+float64, half as fast. A row's sum is a local variable, so it stays in registers. The loops let go of Python's lock.
+numba keeps their machine code on disk until this file changes, so all that a loop uses is in this file.
 """
 
 from __future__ import annotations

@@ -139,18 +139,24 @@ def test_attention_in_blocks(time, dropout):
     gradcheck(lambda qkv: CausalAttention(dropout, seed)(qkv), qkv)
 
 
-@pytest.mark.parametrize("length", [3, 30, 300])
-def test_attention_where_exp_fits_and_where_it_would_overflow(length):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("length", "opposed"), [(2, False), (30, False), (300, False), (30, True)])
+def test_attention_where_exp_fits_and_where_it_would_not(length, opposed, dtype):
     qkv = normal(1, 40, 3, 2, 4)
-    qkv[:, :, :2] *= length  # scores of the size of length^2: exp overflows float64 above 709
-    y, lse = k.attention_forward(qkv, 0.5)
-    q, keys, values = qkv.transpose(2, 0, 3, 1, 4)
+    qkv[:, :, :2] *= length  # scores of the size of length^2: exp overflows float64 above 709, float32 above 88
+    if opposed:
+        qkv[:, :, 0] = -length * abs(qkv[:, :, 0])
+        qkv[:, :, 1] = length * (1 + abs(qkv[:, :, 1]))  # all scores far below zero: every exp would vanish
+    y, lse = k.attention_forward(qkv.astype(dtype), 0.5)
+    q, keys, values = qkv.astype(dtype).astype(np.float64).transpose(2, 0, 3, 1, 4)
     scores = q @ keys.swapaxes(-1, -2) * 0.5
-    assert attention._exp_fits(scores) == (length == 3)
+    assert attention._exp_fits(scores) == (length == 2)
     scores = np.where(np.tri(40, dtype=bool), scores, -np.inf)
     expected = np.logaddexp.reduce(scores, axis=-1)
-    np.testing.assert_allclose(lse, expected, rtol=1e-10)
-    np.testing.assert_allclose(y.swapaxes(1, 2), np.exp(scores - expected[..., None]) @ values, rtol=1e-9, atol=1e-12)
+    # a score's rounding error, in proportion to what it is the sum of, is a relative error of its exponential
+    atol = 10 * np.finfo(dtype).eps * (1 + (abs(q) @ abs(keys).swapaxes(-1, -2)).max())
+    np.testing.assert_allclose(lse, expected, atol=atol)
+    np.testing.assert_allclose(y.swapaxes(1, 2), np.exp(scores - expected[..., None]) @ values, atol=atol)
 
 
 @pytest.mark.parametrize("time", [31, 32, 33, 300])
