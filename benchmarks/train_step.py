@@ -3,11 +3,10 @@
     python benchmarks/train_step.py --settings A,B,C,D --rounds 5 --json step.json
 
 Both sides train the same architecture on the same batch with AdamW and a gradient norm clipped to 1: ours on NumPy
-(with numba, where it is installed), PyTorch with its fused attention. Rounds interleave the two in one process, so that
-a noisy machine slows both; quoted are medians, and the median of the rounds' ratios with its range. The GEMM share is
-the part of our step that the matrix products of the linear layers and the head would take alone, timed on the same
-shapes in the same rounds. `--memory` adds each side's peak memory, in a process of its own. Without torch only our own
-numbers appear.
+(with numba, where it is installed), PyTorch with its fused attention. Each has a process of its own, and rounds take
+turns, so that a noisy machine slows both; quoted are medians, and the median of the rounds' ratios with its range. The
+GEMM share is the part of our step that the matrix products of the linear layers and the head would take alone, timed on
+the same shapes in the same rounds. Without torch only our own numbers appear.
 """
 
 from __future__ import annotations
@@ -125,29 +124,58 @@ def seconds(run) -> float:
     return call.seconds
 
 
+class Trainer:
+    """One side's training, in a process of its own: neither side's threads, memory or allocator touch the other's."""
+
+    def __init__(self, name: str, side: str, threads: int):
+        command = [sys.executable, __file__, "--settings", name, "--threads", str(threads), "--train-as", side]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._steps = 1
+        self._steps = max(1, int(0.5 / max(self.seconds(), self.seconds())))  # the first step also warms up
+
+    def seconds(self) -> float:
+        """How long a step takes, over half a second of steps."""
+        self._process.stdin.write(f"{self._steps}\n")
+        self._process.stdin.flush()
+        return self._answer() / self._steps
+
+    def stop(self) -> float:
+        """End the process; returns the MiB of memory it has had at most."""
+        self._process.stdin.close()
+        peak = self._answer()
+        self._process.wait()
+        return peak
+
+    def _answer(self) -> float:
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit("error: a training process stopped; its own message is above")
+        return float(answer)
+
+
+def train_as(side: str, name: str, threads: int) -> None:
+    """What runs in a Trainer's process: for each number read, the seconds of as many steps; at the end, the peak."""
+    step = (our_step if side == "ours" else torch_step)(*SETTINGS[name], threads)
+    for line in sys.stdin:
+        print(seconds(lambda: [step() for _ in range(int(line))]), flush=True)  # noqa: B023
+    print(own_peak())
+
+
 def measure(name: str, rounds: int, threads: int) -> dict:
-    """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest."""
-    sides = {"ours": our_step(*SETTINGS[name], threads)}
-    if HAS_TORCH:
-        sides["torch"] = torch_step(*SETTINGS[name], threads)
-    inner = {side: max(1, int(0.5 / seconds(step))) for side, step in sides.items()}  # also warms up
-    times = {side: [] for side in (*sides, "gemm")}
+    """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest; peak memory."""
+    use_threads(threads)
+    trainers = {side: Trainer(name, side, threads) for side in ("ours", "torch") if side == "ours" or HAS_TORCH}
+    times = {side: [] for side in (*trainers, "gemm")}
     for _ in range(rounds):
-        for side, step in sides.items():
-            times[side].append(seconds(lambda: [step() for _ in range(inner[side])]) / inner[side])  # noqa: B023
+        for side, trainer in trainers.items():
+            times[side].append(trainer.seconds())
         times["gemm"].append(gemm_floor(*SETTINGS[name], threads))
     row = {"setting": name, **{side: statistics.median(values) for side, values in times.items()}}
     row["gemm_share"] = statistics.median(g / o for g, o in zip(times["gemm"], times["ours"], strict=True))
     if HAS_TORCH:
         ratios = sorted(t / o for t, o in zip(times["torch"], times["ours"], strict=True))
         row |= {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
-    return row
-
-
-def peak_memory(name: str, side: str, threads: int) -> float:
-    """MiB at the peak of three steps in a fresh process."""
-    command = [sys.executable, __file__, "--settings", name, "--peak-of", side, "--threads", str(threads)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return row | {"memory": {side: trainer.stop() for side, trainer in trainers.items()}}
 
 
 def own_peak() -> float:
@@ -162,9 +190,7 @@ def report(row: dict) -> str:
         text += (
             f", torch {row['torch'] * 1e3:8.1f} ms, ratio {row['ratio']:.2f} ({row['lowest']:.2f}-{row['highest']:.2f})"
         )
-    if "memory" in row:
-        text += ", peak " + ", ".join(f"{side} {mib:.0f} MiB" for side, mib in row["memory"].items())
-    return text
+    return text + ", peak " + ", ".join(f"{side} {mib:.0f} MiB" for side, mib in row["memory"].items())
 
 
 def main() -> None:
@@ -172,24 +198,16 @@ def main() -> None:
     parser.add_argument("--settings", default="A,B,C,D", help="which of A, B, C, D, comma-separated")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: the cores available")
-    parser.add_argument("--memory", action="store_true", help="also measure peak memory")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    parser.add_argument("--peak-of", choices=("ours", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--train-as", choices=("ours", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    names = args.settings.split(",")
-    if args.peak_of:
-        step = (our_step if args.peak_of == "ours" else torch_step)(*SETTINGS[names[0]], args.threads)
-        for _ in range(3):
-            step()
-        print(own_peak())
+    if args.train_as:
+        train_as(args.train_as, args.settings, args.threads)
         return
     rows = []
-    for name in names:
-        row = measure(name, args.rounds, args.threads)
-        if args.memory:
-            row["memory"] = {side: peak_memory(name, side, args.threads) for side in ("ours", "torch") if side in row}
-        print(report(row), flush=True)
-        rows.append(row)
+    for name in args.settings.split(","):
+        rows.append(measure(name, args.rounds, args.threads))
+        print(report(rows[-1]), flush=True)
     if HAS_TORCH:
         print(f"geometric mean of the ratios: {statistics.geometric_mean(row['ratio'] for row in rows):.2f}")
     if args.json:
