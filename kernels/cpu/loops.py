@@ -93,12 +93,13 @@ def layer_norm_pass(x, weight, bias, eps, y, normed, rstd):
         rstd[i, 0] = scale
         for c in range(width):
             n = (x[i, c] - mean) * scale
-            normed[i, c] = n
+            if normed is not None:
+                normed[i, c] = n
             y[i, c] = n * weight[c] + (ZERO if bias is None else bias[c])
 
 
 @loop
-def layer_norm_backward_pass(g, weight, normed, rstd, gx):
+def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
     rows, width = g.shape
     gweight, gbias = np.zeros(width, g.dtype), np.zeros(width, g.dtype)
     for i in range(rows):
@@ -106,13 +107,14 @@ def layer_norm_backward_pass(g, weight, normed, rstd, gx):
         for c in range(width):
             h = g[i, c] * weight[c]
             mean += h
-            along += h * normed[i, c]
+            along += h * (kept[i, c] if inverse is None else kept[i, c] * inverse[c])
         mean /= f(width)
         along /= f(width)
         scale = rstd[i, 0]
         for c in range(width):
-            gx[i, c] = scale * (g[i, c] * weight[c] - mean - normed[i, c] * along)
-            gweight[c] += g[i, c] * normed[i, c]
+            n = kept[i, c] if inverse is None else kept[i, c] * inverse[c]
+            gx[i, c] = scale * (g[i, c] * weight[c] - mean - n * along)
+            gweight[c] += g[i, c] * n
             gbias[c] += g[i, c]
     return gweight, gbias
 

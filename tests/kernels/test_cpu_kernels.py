@@ -140,6 +140,22 @@ def test_attention_in_blocks(time, dropout):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("smallest", [1.0, 1e-5, 1e-7, 0.0])
+def test_layer_norm_keeps_its_own_result_unless_the_weight_is_too_small_to_divide_by(smallest, dtype):
+    x, weight, g = normal(5, 6, dtype=dtype), 1 + normal(6, dtype=dtype) ** 2, normal(5, 6, dtype=dtype)
+    weight[2] = smallest
+    y, saved = k.layer_norm_forward(x, weight, None, 1e-5)
+    assert (saved[0] is y) == (smallest > 1e-6)
+    with_bias, kept = k.layer_norm_forward(x, weight, np.zeros_like(weight), 1e-5)
+    np.testing.assert_array_equal(y, with_bias)
+    assert kept[0] is not with_bias
+    for ours, usual in zip(
+        k.layer_norm_backward(g, weight, saved), k.layer_norm_backward(g, weight, kept), strict=True
+    ):
+        np.testing.assert_allclose(ours, usual, atol=50 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("length", "opposed"), [(2, False), (30, False), (300, False), (30, True)])
 def test_attention_where_exp_fits_and_where_it_would_not(length, opposed, dtype):
     qkv = normal(1, 40, 3, 2, 4)

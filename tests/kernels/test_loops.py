@@ -51,12 +51,13 @@ def gelu_arguments(rows, columns, variant):
 def layer_norm_arguments(rows, columns, variant):
     shape = rows, columns
     x, weight, bias, y, normed, rstd = random(columns, shape, columns, columns, shape, shape, (rows, 1))
-    return x + 3, weight, bias if variant else None, 1e-5, y, normed, rstd
+    return (x + 3, weight, bias, 1e-5, y, normed, rstd) if variant else (x + 3, weight, None, 1e-5, y, None, rstd)
 
 
 def layer_norm_backward_arguments(rows, columns, variant):
     shape = rows, columns
-    return random(columns, shape, columns, shape, (rows, 1), shape, positive=[3])
+    g, weight, kept, inverse, rstd, gx = random(columns, shape, columns, shape, columns, (rows, 1), shape, positive=[4])
+    return g, weight, kept, inverse if variant else None, rstd, gx
 
 
 def adamw_arguments(rows, columns, variant):
