@@ -164,7 +164,7 @@ def train_as(side: str, name: str, threads: int) -> None:
 def measure(name: str, rounds: int, threads: int) -> dict:
     """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest; peak memory."""
     use_threads(threads)
-    trainers = {side: Trainer(name, side, threads) for side in ("ours", "torch") if side == "ours" or HAS_TORCH}
+    trainers = {side: Trainer(name, side, threads) for side in (("ours", "torch") if HAS_TORCH else ("ours",))}
     times = {side: [] for side in (*trainers, "gemm")}
     for _ in range(rounds):
         for side, trainer in trainers.items():

@@ -18,19 +18,18 @@ TINY = 1e-6  # a weight closer to 0 is not divided by
 def layer_norm_forward(x, weight, bias, eps):
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: for backward.
 
-    saved is n (..., C), rstd (..., 1), None; or y, rstd, 1 / weight (C,).
+    saved is n (N, C), rstd (..., 1), None; or y, rstd, 1 / weight (C,).
     Raises ValueError if weight or bias has another shape.
     """
     if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape):
         raise ValueError(f"weight and bias must have the shape {x.shape[-1:]} of the last axis")
     divides = bias is None and np.abs(weight).min(initial=1) > TINY
     y, rstd = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 1), x.dtype)
-    normed = None if divides else np.empty(x.shape, x.dtype)
     rows, out, rstds = map(as_rows, (x, y, rstd))
-    ns = None if divides else as_rows(normed)
+    normed = None if divides else np.empty(rows.shape, x.dtype)
 
     def work(block):
-        layer_norm_pass(rows[block], weight, bias, eps, out[block], None if divides else ns[block], rstds[block])
+        layer_norm_pass(rows[block], weight, bias, eps, out[block], None if divides else normed[block], rstds[block])
 
     for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
     return y, (y, rstd, 1 / weight) if divides else (normed, rstd, None)

@@ -526,9 +526,9 @@ def test_memory_is_flat_over_200_training_steps():
 
     train(20)
     tracemalloc.start()
-    train(50)
+    train(400)  # Python's own lists of free objects grow at first
     before = tracemalloc.get_traced_memory()[0]
     train(200)
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert after - before < 50_000  # bytes; one leaked step would be 4 kB or more, 200 of them near a megabyte
+    assert after - before < 5_000  # bytes; one leaked step would be 4 kB or more, 200 of them near a megabyte
