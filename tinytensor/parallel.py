@@ -16,7 +16,7 @@ from kernels.cpu.blocks import spread, thread_count
 from tinytensor.nn import Module, Parameter
 from tinytensor.random import next_seed, seeded
 
-PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
+PART_TOKENS = 2048  # enough rows for the matrix products to run at full speed
 
 
 def available_cores() -> int:

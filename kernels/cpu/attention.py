@@ -34,84 +34,87 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
     batch, time, _, heads, size = qkv.shape
     y = np.empty((batch, time, heads, size), qkv.dtype)
     lse = np.empty((batch, heads, time), qkv.dtype)
-    all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
-    all_y = y.swapaxes(1, 2)
-
-    def work(group):
-        q, kt, v, out = all_q[group], _transposed(all_k[group], scale), all_v[group], all_y[group]
-        for queries in _blocks(time):
-            seen = slice(queries.stop)
-            p = q[:, :, queries] @ kt[..., seen]  # scores: (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
-            fits, rows = _exp_fits(p), as_rows(p)
-            p[..., queries] += _future(queries.stop - queries.start, p.dtype)
-            lse[group][:, :, queries] = softmax_pass(rows, None if fits else rows.max(axis=1)).reshape(p.shape[:-1])
-            if dropout:
-                p *= _kept(group, queries, seen, qkv, dropout, seed)
-            np.matmul(p, v[:, :, seen], out=out[:, :, queries])  # (b, h, n, j) @ (b, h, j, D) -> (b, h, n, D)
-
-    spread(work, _groups(qkv))
+    qkv, options = np.ascontiguousarray(qkv), _options(scale, dropout, seed)
+    spread(lambda group: attention_forward_pass(qkv, *group, *options, y, lse), _groups(qkv))
     return y, lse
 
 
 def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    time = qkv.shape[1]
-    gqkv = np.empty_like(qkv)
-    # in C order, since loops are compiled for each layout they meet
-    delta = np.multiply(np.einsum("bthd,bthd->bht", g, y), qkv.dtype.type(scale), order="C")
-    all_q, all_k, all_v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
-    all_gq, all_gk, all_gv = gqkv.transpose(2, 0, 3, 1, 4)
-    all_g = g.swapaxes(1, 2)
-
-    def work(group):
-        q, k, g = all_q[group], all_k[group], all_g[group]
-        gq, gk, gv = np.zeros_like(q), all_gk[group], all_gv[group]
-        kt, vt = _transposed(k, scale), _transposed(all_v[group], scale)  # scores and ds are scaled then
-        for keys in _blocks(time):
-            seeing, n = slice(keys.start, time), keys.stop - keys.start
-            p = q[:, :, seeing] @ kt[..., keys]  # scores: (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
-            p[:, :, :n] += _future(n, p.dtype)
-            ds = g[:, :, seeing] @ vt[..., keys]  # dp, to begin with
-            kept = as_rows(_kept(group, seeing, keys, qkv, dropout, seed)) if dropout else None
-            rows = lse[group][:, :, seeing].reshape(-1), delta[group][:, :, seeing].reshape(-1)
-            attention_pass(as_rows(p), as_rows(ds), *rows, kept)
-            np.matmul(p.swapaxes(-1, -2), g[:, :, seeing], out=gv[:, :, keys])
-            np.matmul(ds.swapaxes(-1, -2), q[:, :, seeing], out=gk[:, :, keys])
-            gq[:, :, seeing] += ds @ k[:, :, keys]
-        all_gq[group] = gq
-
-    spread(work, _groups(qkv))
+    gqkv = np.empty(qkv.shape, qkv.dtype)
+    (g, qkv, y), options = (np.ascontiguousarray(a, qkv.dtype) for a in (g, qkv, y)), _options(scale, dropout, seed)
+    spread(lambda group: attention_backward_pass(g, qkv, *group, y, lse, *options, gqkv), _groups(qkv))
     return gqkv
 
 
 @compiled
-def attention_pass(p, ds, lse, delta, kept):
-    """Turn scores p and dp (N, n) into p and ds, by row; lse, delta (N,). `kept` is dropout's factor (N, n) or None."""
-    p -= lse[:, None]
-    np.exp(p, out=p)
-    if kept is not None:
-        ds *= kept
-    ds -= delta[:, None]
-    ds *= p
-    if kept is not None:
-        p *= kept
+def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
+    """Write y and lse of a slice of the batch and a slice of the heads."""
+    time = qkv.shape[1]
+    q, k, v = qkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
+    kt, y, lse = _transposed(k, scale), y[batches, :, heads].swapaxes(1, 2), lse[batches, heads]
+    for queries in _blocks(time):
+        seen = slice(queries.stop)
+        p = q[:, :, queries] @ kt[..., seen]  # scores: (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
+        fits, rows = _exp_fits(p), as_rows(p)
+        p[..., queries] += _future(queries.stop - queries.start, p.dtype)
+        lse[:, :, queries] = softmax_pass(rows, None if fits else rows.max(axis=1)).reshape(p.shape[:-1])
+        if dropout:
+            p *= _kept(batches, heads, queries, seen, qkv, dropout, seed)
+        np.matmul(p, v[:, :, seen], out=y[:, :, queries])  # (b, h, n, j) @ (b, h, j, D) -> (b, h, n, D)
+
+
+@compiled
+def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed, gqkv):
+    """Write gqkv of a slice of the batch and a slice of the heads."""
+    time, group = qkv.shape[1], (batches, slice(None), heads)
+    q, k, v = qkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
+    all_gq, gk, gv = gqkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)
+    delta, g, lse = (
+        np.einsum("bthd,bthd->bht", g[group], y[group]) * scale,
+        g[group].swapaxes(1, 2),
+        lse[batches, heads],
+    )
+    gq, kt, vt = np.zeros_like(q), _transposed(k, scale), _transposed(v, scale)  # scores and ds are scaled then
+    for keys in _blocks(time):
+        seeing, n = slice(keys.start, time), keys.stop - keys.start
+        p = q[:, :, seeing] @ kt[..., keys]  # scores: (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
+        p[:, :, :n] += _future(n, p.dtype)
+        p -= lse[:, :, seeing, None]
+        np.exp(p, out=p)
+        ds = g[:, :, seeing] @ vt[..., keys]  # dp, to begin with
+        if dropout:
+            kept = _kept(batches, heads, seeing, keys, qkv, dropout, seed)
+            ds *= kept
+        ds -= delta[:, :, seeing, None]
+        ds *= p
+        if dropout:
+            p *= kept
+        np.matmul(p.swapaxes(-1, -2), g[:, :, seeing], out=gv[:, :, keys])
+        np.matmul(ds.swapaxes(-1, -2), q[:, :, seeing], out=gk[:, :, keys])
+        gq[:, :, seeing] += ds @ k[:, :, keys]
+    all_gq[...] = gq
+
+
+def _options(scale, dropout, seed):
+    """In types that do not change from call to call, as a loop is compiled for each."""
+    return float(scale), float(dropout), np.uint64(seed)
 
 
 def _groups(qkv) -> list[tuple[slice, slice]]:
     """(slice of B, slice of H): heads to be worked on together, so that a block of their scores has bounded size."""
     batch, time, _, heads, _ = qkv.shape
-    together = max(1, SCORES_BYTES // max(1, _block_size(time) * time * qkv.itemsize))
+    together = max(1, SCORES_BYTES // max(1, min(LONG_BLOCK, time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
-    return [(slice(i, i + b), slice(j, j + h)) for i in range(0, batch, b) for j in range(0, heads, h)]
+    return [(i, j) for i in _slices(batch, b) for j in _slices(heads, h)]
 
 
 def _blocks(time) -> list[slice]:
-    size = _block_size(time)
-    return [slice(start, min(start + size, time)) for start in range(0, time, size)]
+    return _slices(time, BLOCK if time <= LONG else LONG_BLOCK)
 
 
-def _block_size(time) -> int:
-    return max(1, min(BLOCK if time <= LONG else LONG_BLOCK, time))
+def _slices(length, size) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _transposed(x, scale):
@@ -130,10 +133,9 @@ def _future(n, dtype):
     return np.triu(np.full((n, n), -np.inf, dtype), 1)
 
 
-def _kept(group, queries, keys, qkv, dropout, seed):
+def _kept(batches, heads, queries, keys, qkv, dropout, seed):
     """What dropout multiplies a block of probabilities by: 0 or 1 / (1 - dropout), (b, h, queries, keys)."""
-    batch, time, _, heads, _ = qkv.shape
-    b, h = (np.arange(n)[part] for n, part in zip((batch, heads), group, strict=True))
-    positions = np.arange(time)
-    rows = (b[:, None, None] * heads + h[:, None]) * time + positions[queries]  # (b, h, queries)
+    batch, time, _, count, _ = qkv.shape
+    b, h, positions = np.arange(batch)[batches], np.arange(count)[heads], np.arange(time)
+    rows = (b[:, None, None] * count + h[:, None]) * time + positions[queries]  # (b, h, queries)
     return keep_mask(seed, rows, positions[keys], dropout) * qkv.dtype.type(1 / (1 - dropout))

@@ -20,8 +20,8 @@ def compiled(numpy_pass):
 
     @functools.wraps(numpy_pass)
     def run(x, *rest):
-        loops = _loops() if x.dtype in DTYPES else None
-        return (getattr(loops, numpy_pass.__name__) if loops else numpy_pass)(x, *rest)
+        own = getattr(_loops(), numpy_pass.__name__, None) if x.dtype in DTYPES else None
+        return (own or numpy_pass)(x, *rest)
 
     return run
 

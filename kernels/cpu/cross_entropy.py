@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blocks import for_blocks, row_blocks
-from kernels.cpu.linear import add_matmul, matmul
+from kernels.cpu.linear import matmul
 from kernels.cpu.softmax import softmax_pass
 
 LOGITS_BYTES = 32 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows for BLAS to run at full speed
@@ -63,7 +63,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         total += _losses_to_gradients(logits, targets[block], kept[block], 1 / count)
         if with_grad:
             matmul(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
-            (add_matmul if block.start else matmul)(logits.T, x[block], gweight)  # (V, n) @ (n, C) -> (V, C)
+            matmul(logits.T, x[block], gweight, add=block.start > 0)  # (V, n) @ (n, C) -> (V, C)
     return np.asarray(total / count), gx, gweight
 
 

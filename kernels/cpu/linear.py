@@ -9,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blocks import as_rows, row_blocks, spread, thread_count
+from kernels.cpu.compiled import compiled
 
 SPREAD_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
 VECTOR_BYTES = 2**20  # a smaller matrix may still be in the cache, where BLAS is faster
 READ_BYTES = 32 * 2**20  # a smaller matrix is read by one thread before another is of use
+TILED_ROWS = 256  # with fewer, reordering the other matrix in tiles does not pay
+TILED_BYTES = 4 * 2**20  # of the other matrix: a larger one does not stay in the cache
 SUM_BYTES = 4 * 2**20  # of a product that is to be added to something: small enough to be still in the cache
 
 
@@ -35,18 +38,43 @@ def linear_backward(g, x, weight, with_bias):
     return gx, gweight, np.ones(len(g), g.dtype) @ g if with_bias else None
 
 
-def matmul(a, b, out):
-    """out = a @ b, spread over threads: (M, K) @ (K, N) -> (M, N).
+def matmul(a, b, out, add=False):
+    """out = a @ b, or with `add` out += a @ b, spread over threads: (M, K) @ (K, N) -> (M, N).
 
-    The larger of a and b is divided among the threads, since BLAS has each of them copy all of the other.
+    The larger of a and b is divided among the threads, since each of them reorders all of the other for its products.
     """
     spreads = 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS
-    if len(a) == 1 and b.nbytes >= VECTOR_BYTES:
+    if len(a) == 1 and b.nbytes >= VECTOR_BYTES and not add:
         _vector_product(a[0], b, out[0])
     elif a.size >= b.size:
-        spread(lambda rows: np.matmul(a[rows], b, out=out[rows]), _cut(len(a), spreads))
+        spread(lambda rows: _product(a[rows], b, out[rows], add), _cut(len(a), spreads))
     else:
-        spread(lambda cols: np.matmul(a, b[:, cols], out=out[:, cols]), _cut(b.shape[1], spreads))
+        spread(lambda cols: _product(a, b[:, cols], out[:, cols], add), _cut(b.shape[1], spreads))
+
+
+def _product(a, b, out, add):
+    """The same on this thread; tiled if it is the only one that works on it, and reordering b pays."""
+    tiled = thread_count() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES
+    plain = a.dtype == b.dtype == out.dtype and _is_plain(a) and _is_plain(b)
+    (product_pass if plain else product_pass.__wrapped__)(a, b, out, add, tiled)
+
+
+@compiled
+def product_pass(a, b, out, add, tiled):
+    """out = a @ b or out += a @ b for plain matrices; a loop can do it in tiles."""
+    if not add:
+        np.matmul(a, b, out=out)
+        return
+    for rows in row_blocks(len(out), out.shape[1] * out.itemsize, SUM_BYTES):  # NumPy cannot ask BLAS to add
+        out[rows] += a[rows] @ b
+
+
+def _is_plain(x):
+    """Whether x is a matrix as BLAS knows them: not empty, its rows or else its columns contiguous and apart."""
+    down, across = x.strides
+    if across == x.itemsize:
+        return x.size > 0 and down >= x.itemsize * x.shape[1]
+    return x.size > 0 and down == x.itemsize and across >= x.itemsize * x.shape[0]
 
 
 def _vector_product(x, b, out):
@@ -67,12 +95,3 @@ def _cut(length, worthwhile):
     parts = thread_count() if worthwhile else 1
     bounds = [length * i // parts for i in range(parts + 1)]
     return list(map(slice, bounds[:-1], bounds[1:]))
-
-
-def add_matmul(a, b, out):
-    """out += a @ b, in pieces, since NumPy cannot ask BLAS to add."""
-
-    def work(rows):
-        out[rows] += a[rows] @ b
-
-    spread(work, row_blocks(len(out), out.shape[1] * out.itemsize, SUM_BYTES))

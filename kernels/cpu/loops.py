@@ -12,6 +12,10 @@ import math
 
 import numba
 import numpy as np
+from llvmlite import binding
+from numba import types
+
+from kernels.cpu.blas import find_sgemm
 
 f = np.float32
 ZERO, HALF, ONE, TWO, SIX = f(0), f(0.5), f(1), f(2), f(6)
@@ -19,6 +23,25 @@ ZERO, HALF, ONE, TWO, SIX = f(0), f(0.5), f(1), f(2), f(6)
 # Sums may be reordered, which vectors need; NaN and infinity keep their meaning.
 loop = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 exactly = numba.njit(error_model="numpy", fastmath={"contract"})
+without_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})  # else a maximum has no vectors
+
+SGEMM, SMALL_KERNELS = find_sgemm()
+loop_with_products = loop if SGEMM else lambda function: None  # None: there is only the NumPy pass
+if SGEMM:
+    binding.add_symbol("tinytensor_sgemm", SGEMM)
+_enum, _size, _address = types.int32, types.int64, types.uintp
+_operand = _address, _size  # of a matrix: where it is, and how far its rows (or, transposed, its columns) are apart
+sgemm = types.ExternalFunction(
+    "tinytensor_sgemm",
+    types.void(*[_enum] * 3, *[_size] * 3, types.float32, *_operand, *_operand, types.float32, *_operand),
+)
+ROW_MAJOR, AS_IT_IS, TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)  # from cblas.h
+
+# Up to MOST multiplications, OpenBLAS has kernels that do not copy their operands first (`blas.py`).
+MOST = 10**6
+ROWS, COLUMNS = 32, 64  # of a tile; as many queries are worked on at a time
+GROUP = 8 * ROWS
+PAD = 16  # columns that a scratch array has too many, so that its rows do not compete for the same lines of the cache
 
 LOWEST, HIGHEST = f(-87.3), f(88.3)  # exp is taken to be 0 below and infinity above: 2^k has to be a normal number
 INVERSE_LN2 = f(1 / math.log(2))
@@ -130,14 +153,12 @@ def adamw_pass(param, grad, m, v, grad_scale, beta1, beta2, keep, rate, eps):
         param[i] = keep * param[i] - rate * m[i] / (math.sqrt(v[i]) + eps)
 
 
-@loop
-def attention_pass(p, ds, lse, delta, kept):
-    for i in range(p.shape[0]):
-        for j in range(p.shape[1]):
-            probability = exp(p[i, j] - lse[i])
-            factor = ONE if kept is None else kept[i, j]
-            p[i, j] = probability * factor
-            ds[i, j] = probability * (ds[i, j] * factor - delta[i])
+@exactly
+def mix(h):
+    h = np.uint32(h)  # numba computes with 64 bits and would keep them all
+    h = np.uint32((h ^ (h >> 16)) * MULTIPLIERS[0])
+    h = np.uint32((h ^ (h >> 15)) * MULTIPLIERS[1])
+    return np.uint32(h ^ (h >> 15))
 
 
 @loop
@@ -145,8 +166,161 @@ def keep_pass(key, columns, threshold):
     kept = np.empty((key.size, columns.size), np.bool_)
     for i in range(key.size):
         for j in range(columns.size):
-            h = np.uint32(key[i] + columns[j] * GOLDEN)  # numba computes with 64 bits and would keep them all
-            h = np.uint32((h ^ (h >> 16)) * MULTIPLIERS[0])
-            h = np.uint32((h ^ (h >> 15)) * MULTIPLIERS[1])
-            kept[i, j] = (h ^ (h >> 15)) >= threshold
+            kept[i, j] = mix(key[i] + columns[j] * GOLDEN) >= threshold
     return kept
+
+
+@exactly
+def product(a, b, out, add):
+    """out = a @ b or out += a @ b by BLAS: (M, K) @ (K, N) -> (M, N), all plain (`linear.py`), out as it is."""
+    rows_a, rows_b = a.strides[1] == 4, b.strides[1] == 4
+    sgemm(
+        ROW_MAJOR,
+        AS_IT_IS if rows_a else TRANSPOSED,
+        AS_IT_IS if rows_b else TRANSPOSED,
+        out.shape[0],
+        out.shape[1],
+        a.shape[1],
+        ONE,
+        a.ctypes.data,
+        (a.strides[0] if rows_a else a.strides[1]) // 4,
+        b.ctypes.data,
+        (b.strides[0] if rows_b else b.strides[1]) // 4,
+        ONE if add else ZERO,
+        out.ctypes.data,
+        out.strides[0] // 4,
+    )
+
+
+@exactly
+def even(length, most):
+    """The size of equal parts of `length`, each at most `most`, in whole vectors."""
+    parts = max(1, -(-length // most))
+    return -(-length // (16 * parts)) * 16
+
+
+@exactly
+def copy(x, scale, out):
+    """out = scale x (M, N), reading x in the order in which it lies."""
+    if x.strides[1] == 4:
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                out[i, j] = x[i, j] * scale
+    else:
+        for j in range(x.shape[1]):
+            for i in range(x.shape[0]):
+                out[i, j] = x[i, j] * scale
+
+
+@loop_with_products
+def product_pass(a, b, out, add, tiled):
+    if not (tiled and SMALL_KERNELS):
+        product(a, b, out, add)
+        return
+    (rows, columns), inner = out.shape, a.shape[1]
+    width, depth = even(columns, COLUMNS), even(inner, MOST // (ROWS * COLUMNS))
+    across, down = -(-columns // width), -(-inner // depth)
+    packed = np.empty((across, down, depth, width + PAD), np.float32)  # the tiles of b
+    for top in range(0, rows, GROUP):  # of rows, few enough for a and out to stay in the cache
+        for n in range(across):
+            for k in range(down):
+                tile = b[k * depth : (k + 1) * depth, n * width : (n + 1) * width]
+                own = packed[n, k, : tile.shape[0], : tile.shape[1]]
+                if top == 0:
+                    copy(tile, ONE, own)
+                for m in range(top, min(top + GROUP, rows), ROWS):
+                    part = slice(m, min(m + ROWS, rows))
+                    product(
+                        a[part, k * depth : (k + 1) * depth], own, out[part, n * width : (n + 1) * width], add or k > 0
+                    )
+
+
+@without_nan
+def largest(x):
+    top = x[0]
+    for i in range(1, x.size):
+        top = max(top, x[i])
+    return top
+
+
+@exactly
+def drop(seed, row, dropout, factors):
+    """Write what dropout multiplies a row of probabilities by, 0 or 1 / (1 - dropout); `keep_mask` in dropout.py."""
+    key = mix(mix(np.uint32(row) ^ np.uint32(seed)) + np.uint32(seed >> np.uint64(32)))
+    threshold, scale = np.uint32(dropout * 2**32), f(1 / (1 - dropout))
+    for j in range(factors.size):
+        factors[j] = scale if mix(key + np.uint32(j) * GOLDEN) >= threshold else ZERO
+
+
+@exactly
+def parts(start, stop, size):
+    """Slices of `size` or less that cover range(start, stop)."""
+    return [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
+
+
+@loop_with_products
+def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
+    time, size = qkv.shape[1], qkv.shape[4]
+    many = max(1, MOST // (ROWS * size))  # keys that take part in one product
+    kt, scores = np.empty((size, time + PAD), np.float32), np.empty((ROWS, time + PAD), np.float32)
+    factors = np.ones(time, np.float32)
+    for b in range(batches.start, batches.stop):
+        for h in range(heads.start, heads.stop):
+            copy(qkv[b, :, 1, h].T, f(scale), kt)
+            for queries in parts(0, time, ROWS):
+                start, stop = queries.start, queries.stop
+                p = scores[: stop - start]
+                for keys in parts(0, stop, many):
+                    product(qkv[b, queries, 0, h], kt[:, keys], p[:, keys], False)
+                for i in range(stop - start):
+                    t = start + i
+                    top, total = largest(p[i, : t + 1]), ZERO
+                    for j in range(stop):
+                        e = exp(p[i, j] - top)
+                        p[i, j] = e if j <= t else ZERO  # the future
+                        total += p[i, j]
+                    lse[b, h, t] = math.log(total) + top
+                    if dropout:
+                        drop(seed, (b * qkv.shape[3] + h) * time + t, dropout, factors[:stop])
+                    for j in range(stop):
+                        p[i, j] *= factors[j] / total
+                for keys in parts(0, stop, many):
+                    product(p[:, keys], qkv[b, keys, 2, h], y[b, queries, h], keys.start > 0)
+
+
+@loop_with_products
+def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed, gqkv):
+    time, size = qkv.shape[1], qkv.shape[4]
+    many = max(1, MOST // (ROWS * size))  # keys that take part in one product
+    kt, vt = np.empty((size, time + PAD), np.float32), np.empty((size, time + PAD), np.float32)
+    scores, slopes = np.empty((ROWS, time + PAD), np.float32), np.empty((ROWS, time + PAD), np.float32)
+    factors = np.ones(time, np.float32)
+    for b in range(batches.start, batches.stop):
+        for h in range(heads.start, heads.stop):
+            copy(qkv[b, :, 1, h].T, f(scale), kt)
+            copy(qkv[b, :, 2, h].T, f(scale), vt)
+            for queries in parts(0, time, ROWS):
+                start, stop = queries.start, queries.stop
+                q, own_g = qkv[b, queries, 0, h], g[b, queries, h]
+                p, ds = scores[: stop - start], slopes[: stop - start]
+                for keys in parts(0, stop, many):
+                    product(q, kt[:, keys], p[:, keys], False)
+                    product(own_g, vt[:, keys], ds[:, keys], False)  # dp, to begin with
+                for i in range(stop - start):
+                    t, delta = start + i, ZERO
+                    for d in range(size):
+                        delta += g[b, t, h, d] * y[b, t, h, d]
+                    delta *= f(scale)
+                    if dropout:
+                        drop(seed, (b * qkv.shape[3] + h) * time + t, dropout, factors[:stop])
+                    for j in range(stop):
+                        e = exp(p[i, j] - lse[b, h, t])
+                        e = e if j <= t else ZERO  # the future
+                        p[i, j] = e * factors[j]
+                        ds[i, j] = e * (ds[i, j] * factors[j] - delta)
+                for keys in parts(0, stop, many):
+                    product(ds[:, keys], qkv[b, keys, 1, h], gqkv[b, queries, 0, h], keys.start > 0)
+                # keys of earlier blocks have a gradient already, to add to; those of this block get their first
+                for keys in [*parts(0, start, many), queries]:
+                    product(ds[:, keys].T, q, gqkv[b, keys, 1, h], keys.stop <= start)
+                    product(p[:, keys].T, own_g, gqkv[b, keys, 2, h], keys.stop <= start)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 
 import hypothesis
@@ -13,9 +14,10 @@ import kernels.cpu
 import tinytensor as tt
 from gpt.config import GPTConfig
 from gpt.model import GPT
-from kernels.cpu import compiled
+from kernels.cpu import compiled, linear
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")
+import numba  # noqa: E402
 
 ROWS, COLUMNS = st.integers(1, 40), st.sampled_from([1, 2, 15, 16, 17, 64, 100])
 
@@ -65,9 +67,23 @@ def adamw_arguments(rows, columns, variant):
 
 
 def attention_arguments(rows, columns, variant):
-    scores, dp, lse, delta, kept = random(columns, *[(rows, columns)] * 2, rows, rows, (rows, columns))
-    scores[:, columns // 2 + 1 :] = -1e9  # the future
-    return scores, dp, lse, delta, kept if variant else None
+    """A part of the batch and of the heads of attention over `rows` tokens, with dropout or without."""
+    qkv, y, lse = random(rows, (3, rows, 3, 2, columns), (3, rows, 2, columns), (3, 2, rows))
+    return qkv, slice(1, 3), slice(0, 2 - variant), columns**-0.5, 0.3 * variant, np.uint64(2**63 + rows), y, lse
+
+
+def attention_backward_arguments(rows, columns, variant):
+    qkv, *rest = attention_arguments(rows, columns, variant)
+    y, lse = PASSES["attention_forward_pass"](qkv, *rest) or rest[-2:]
+    g, gqkv = random(columns, y.shape, qkv.shape)
+    return g, qkv, *rest[:2], y, lse, *rest[2:5], gqkv
+
+
+def product_arguments(rows, columns, variant):
+    """Matrices as they are, transposed, or part of a larger one; `add` and `tiled` in each combination."""
+    inner = 3 * rows * columns % 530 + 1
+    a, b, out = random(rows, (inner, 9 * rows), (columns, inner), (9 * rows, columns + 5))
+    return a.T if rows % 2 else a.T.copy(), b.T if rows % 3 else b.T.copy(), out[:, 2:-3], variant, columns % 2 == 0
 
 
 def keep_arguments(rows, columns, variant):
@@ -81,7 +97,9 @@ ARGUMENTS = {
     "layer_norm_pass": layer_norm_arguments,
     "layer_norm_backward_pass": layer_norm_backward_arguments,
     "adamw_pass": adamw_arguments,
-    "attention_pass": attention_arguments,
+    "product_pass": product_arguments,
+    "attention_forward_pass": attention_arguments,
+    "attention_backward_pass": attention_backward_arguments,
     "keep_pass": keep_arguments,
 }
 
@@ -97,7 +115,7 @@ def test_every_pass_has_a_loop_with_its_arguments_and_a_test():
 def run(function, arguments, dtype):
     """Everything that the pass writes or returns, for copies of its arguments with floats turned into `dtype`."""
     dtypes = {np.dtype(np.float32): dtype}
-    copies = [np.array(a, dtypes.get(a.dtype)) if isinstance(a, np.ndarray) else a for a in arguments]
+    copies = [a.astype(dtypes.get(a.dtype, a.dtype), "K") if isinstance(a, np.ndarray) else a for a in arguments]
     results = function(*copies)
     results = results if isinstance(results, tuple) else (results,)
     return [a for a in (*copies, *results) if isinstance(a, np.ndarray)]
@@ -125,12 +143,17 @@ def softmax_of(values):
     return x[0]
 
 
+@numba.njit
+def exponentials(x):
+    for i in range(x.size):
+        x[i] = loops.exp(x[i])
+
+
 def test_exp_is_within_two_units_of_the_last_place():
-    p = np.linspace(-87, 88, 10**6, dtype=np.float32).reshape(1000, 1000)
-    exact = np.exp(p.astype(np.float64))
-    zeros = np.zeros(1000, np.float32)
-    loops.attention_pass(p, np.zeros_like(p), zeros, zeros, None)
-    assert (abs(p - exact) <= 2 * np.spacing(exact.astype(np.float32))).all()
+    x = np.linspace(-87, 88, 10**6, dtype=np.float32)
+    exact = np.exp(x.astype(np.float64))
+    exponentials(x)
+    assert (abs(x - exact) <= 2 * np.spacing(exact.astype(np.float32))).all()
 
 
 def test_what_is_not_finite_keeps_its_meaning():
@@ -179,6 +202,65 @@ def test_arrays_that_a_loop_would_run_beyond_are_refused():
         kernels.cpu.layer_norm_forward(x, x[0], short, 1e-5)
     with pytest.raises(ValueError, match=r"\(4, 8\), \(3,\)"):
         kernels.cpu.adamw_update(x, short, x.copy(), x.copy(), 1e-3, 0.9, 0.99, 1e-8, 0.0, 1, 1.0)
+
+
+def test_long_sequences_of_wide_heads_take_several_products():
+    arguments = attention_arguments(700, 100, False)  # a product takes 312 keys
+    for name in ("attention_forward_pass", "attention_backward_pass"):
+        if "backward" in name:
+            arguments = attention_backward_arguments(700, 100, False)
+        exact, looped = run(PASSES[name], arguments, np.float64), run(getattr(loops, name), arguments, np.float32)
+        for want, got in zip(exact, looped, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+
+
+def test_a_score_that_is_not_a_number_spoils_its_row_and_what_follows():
+    qkv, *rest, y, lse = attention_arguments(40, 8, False)
+    qkv[1, 35, 0, 0, 3] = np.nan
+    loops.attention_forward_pass(qkv, *rest, y, lse)
+    assert np.isnan(y[1, 35, 0]).all()
+    assert np.isnan(lse[1, 0, 35])
+    assert np.isfinite(y[1, :35]).all()
+    assert np.isfinite(y[2]).all()
+
+
+STRANGE = {  # float32 matrices (300, 70) that BLAS could not be told of
+    "broadcast over columns": lambda: np.broadcast_to(random(1, (300, 1))[0], (300, 70)),
+    "broadcast over rows": lambda: np.broadcast_to(random(1, 70)[0], (300, 70)),
+    "overlapping rows": lambda: np.lib.stride_tricks.sliding_window_view(random(1, 369)[0], 70),
+    "every second column": lambda: random(1, (300, 140))[0][:, ::2],
+    "backwards": lambda: random(1, (300, 70))[0][::-1],
+    "columns backwards": lambda: random(1, (300, 70))[0][:, ::-1],
+}
+
+
+@pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("add", [False, True])
+def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch):
+    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    strange, (b, out) = make(), random(2, (70, 300), (300, 300))
+    for x, y in ((strange, b), (b.T, strange.T), (strange, strange.T)):
+        result = out.copy()
+        linear.matmul(x, y, result, add)
+        expected = x.astype(np.float64) @ y + (out if add else 0)
+        # what rounding can add up to in a sum of so many products, in whatever order (Higham 2002, section 3.1)
+        bound = (len(y) + 1) * np.finfo(np.float32).eps * (abs(x).astype(np.float64) @ abs(y) + abs(out))
+        assert (abs(result - expected) <= bound).all()
+
+
+def test_products_with_a_single_row_or_column(monkeypatch):
+    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    for rows, inner, columns in itertools.product((1, 300), repeat=3):
+        column, row = random(1, (inner, rows), (columns, inner))
+        for a, b in ((column.T, row.T), (column.T.copy(), row.T.copy())):  # strides say little where there is one row
+            linear.matmul(a, b, out := np.empty((rows, columns), np.float32))
+            np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=0, atol=1e-3)
+
+
+def test_products_of_two_dtypes_are_left_to_numpy():
+    (x,) = random(1, (2, 3))
+    weight = np.random.default_rng(0).standard_normal((3, 4))
+    np.testing.assert_allclose(kernels.cpu.linear_forward(x, weight, None), x @ weight, rtol=1e-6)
 
 
 def test_strided_and_read_only_arrays():
