@@ -16,45 +16,52 @@ A = math.sqrt(2 / math.pi)
 B = 0.044715
 
 
-def gelu_forward(x, with_grad=True):
-    """Elementwise; any shape -> y, saved: the slope dy/dx for backward, or None without `with_grad`.
-
-    dy/dx = s + x s' with s' = 2 s (1 - s) u', u' = A (1 + 3 B x^2): most of it is there already when y is.
-    """
+def gelu_forward(x):
+    """y of the same shape, elementwise."""
     y = np.empty(x.shape, x.dtype)
-    slope = np.empty(x.shape, x.dtype) if with_grad else None
-    xs, ys, slopes = x.reshape(-1), y.reshape(-1), None if slope is None else slope.reshape(-1)
-
-    def work(block):
-        gelu_pass(xs[block], ys[block], slopes[block] if with_grad else None)
-
-    for_blocks(work, x.size, x.itemsize)
-    return y, slope
+    xs, ys = x.reshape(-1), y.reshape(-1)
+    for_blocks(lambda block: gelu_pass(xs[block], ys[block]), x.size, x.itemsize)
+    return y
 
 
 @compiled
-def gelu_pass(x, y, slope):
-    """Write GELU of x (n,) to y and, unless it is None, its slope."""
-    square = x * x
-    s = np.multiply(square, A * B, out=slope)
-    s += A
-    s *= x  # u
+def gelu_pass(x, y):
+    """Write GELU of x (n,) to y."""
+    s = np.multiply(_half(x), x, out=y)  # u
     np.tanh(s, out=s)
     s += 1
+    s *= x
     s *= 0.5
-    np.multiply(x, s, out=y)
-    if slope is not None:
-        rest = square
-        rest *= 6 * A * B
-        rest += 2 * A
-        rest *= y  # x s 2 u'
-        rest -= rest * s
-        s += rest
 
 
-def gelu_backward(g, saved):
-    """gx = g dy/dx."""
-    gx = np.empty(g.shape, g.dtype)
-    gs, slopes, out = g.reshape(-1), saved.reshape(-1), gx.reshape(-1)
-    for_blocks(lambda block: np.multiply(gs[block], slopes[block], out=out[block]), g.size, g.itemsize)
+def gelu_backward(g, x):
+    """gx = g (s + x s'), with s' = 2 s (1 - s) u' and u' = A (1 + 3 B x^2)."""
+    gx = np.empty(x.shape, x.dtype)
+    gs, xs, out = g.reshape(-1), x.reshape(-1), gx.reshape(-1)
+    for_blocks(lambda block: gelu_backward_pass(gs[block], xs[block], out[block]), x.size, x.itemsize)
     return gx
+
+
+@compiled
+def gelu_backward_pass(g, x, gx):
+    """g, x (n,) -> written to gx."""
+    slope, s = _half(x), np.empty_like(x)
+    np.tanh(slope * x, out=s)
+    s += 1
+    s *= 0.5
+    slope *= 3
+    slope -= 2 * A  # u'
+    slope *= 1 - s
+    slope *= x
+    slope *= 2
+    slope += 1
+    slope *= s
+    np.multiply(g, slope, out=gx)
+
+
+def _half(x):
+    """u / x = A + A B x^2."""
+    y = x * x
+    y *= A * B
+    y += A
+    return y

@@ -91,15 +91,23 @@ def softmax_pass(x, top):
     return lse
 
 
+@exactly
+def gelu_s(x):
+    """(1 + tanh(u)) / 2, as a sigmoid."""
+    return ONE / (ONE + exp(-TWO * x * (GELU_A + GELU_AB * x * x)))
+
+
 @loop
-def gelu_pass(x, y, slope):
+def gelu_pass(x, y):
     for i in range(x.size):
-        square = x[i] * x[i]
-        u = x[i] * (GELU_A + GELU_AB * square)
-        s = ONE / (ONE + exp(-TWO * u))  # (1 + tanh(u)) / 2
-        y[i] = x[i] * s
-        if slope is not None:
-            slope[i] = s + y[i] * (ONE - s) * (TWO * GELU_A + SIX * GELU_AB * square)
+        y[i] = x[i] * gelu_s(x[i])
+
+
+@loop
+def gelu_backward_pass(g, x, gx):
+    for i in range(x.size):
+        s = gelu_s(x[i])
+        gx[i] = g[i] * (s + x[i] * s * (ONE - s) * (TWO * GELU_A + SIX * GELU_AB * x[i] * x[i]))
 
 
 @loop

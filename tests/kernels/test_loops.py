@@ -45,8 +45,13 @@ def softmax_arguments(rows, columns, variant):
 
 
 def gelu_arguments(rows, columns, variant):
-    x, y, slope = random(columns, *[(rows * columns,)] * 3)
-    return 3 * x, y, slope if variant else None
+    x, y = random(columns, *[(rows * columns,)] * 2)
+    return 3 * x, y
+
+
+def gelu_backward_arguments(rows, columns, variant):
+    g, x, gx = random(columns, *[(rows * columns,)] * 3)
+    return g, 3 * x, gx
 
 
 def layer_norm_arguments(rows, columns, variant):
@@ -94,6 +99,7 @@ def keep_arguments(rows, columns, variant):
 ARGUMENTS = {
     "softmax_pass": softmax_arguments,
     "gelu_pass": gelu_arguments,
+    "gelu_backward_pass": gelu_backward_arguments,
     "layer_norm_pass": layer_norm_arguments,
     "layer_norm_backward_pass": layer_norm_backward_arguments,
     "adamw_pass": adamw_arguments,
@@ -161,7 +167,7 @@ def test_what_is_not_finite_keeps_its_meaning():
     assert np.isnan(softmax_of([0, np.nan])).all()
     assert np.isnan(softmax_of([-np.inf, -np.inf])).all()  # no probability anywhere, as in NumPy
     x = np.array([-np.inf, np.nan, np.inf, -1e4, 1e4], np.float32)
-    loops.gelu_pass(x, y := np.empty_like(x), None)
+    loops.gelu_pass(x, y := np.empty_like(x))
     np.testing.assert_array_equal(y, [np.nan, np.nan, np.inf, 0, 1e4])  # -inf times a weight of 0, as in NumPy
 
 
@@ -267,5 +273,5 @@ def test_strided_and_read_only_arrays():
     (wide,) = random(0, (6, 40))
     x = wide[:, ::2]
     x.flags.writeable = False
-    y, _ = kernels.cpu.gelu_forward(x)
-    np.testing.assert_allclose(y, kernels.cpu.gelu_forward(x.astype(np.float64))[0], atol=1e-6)
+    y = kernels.cpu.gelu_forward(x)
+    np.testing.assert_allclose(y, kernels.cpu.gelu_forward(x.astype(np.float64)), atol=1e-6)

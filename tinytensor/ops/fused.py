@@ -78,13 +78,12 @@ class GELULinear(Function):
     def forward(self, x, weight, bias):
         self.x, self.weight = x, weight
         k = kernels_for(x)
-        return k.linear_forward(k.gelu_forward(x, False)[0], weight, bias)
+        return k.linear_forward(k.gelu_forward(x), weight, bias)
 
     def vjp(self, g):
         k = kernels_for(g)
-        hidden, saved = k.gelu_forward(self.x)
-        ghidden, *rest = k.linear_backward(g, hidden, self.weight, self.needs_grad[2])
-        return k.gelu_backward(ghidden, saved), *rest
+        gy, *rest = k.linear_backward(g, k.gelu_forward(self.x), self.weight, self.needs_grad[2])
+        return k.gelu_backward(gy, self.x), *rest
 
 
 class Embedding(Function):
