@@ -71,7 +71,7 @@ def main(argv=None):
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     model = build_model(config.model, run.model, config.seed, device)
     optimizer = build_optimizer(model, config)
-    backward = gradient_function(model, device)
+    backward = gradient_function(model, device, config.batch_size)
     progress, damaged = run.restore(model, optimizer)
     if config.init_from and progress.step == 0:
         start_from(model, config.init_from)

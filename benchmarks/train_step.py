@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def our_step(model: GPTConfig, size: int, threads: int):
     tt.manual_seed(0)
     gpt = GPT(model)
     optimizer = tt.optim.AdamW(decay_groups(gpt.parameters(), DECAY), LR, BETAS)
-    parallel = BatchParallel(gpt)
+    parallel = BatchParallel(gpt, size)
     ids, targets = batch(model, size)
 
     def step():
@@ -158,7 +159,7 @@ def train_as(side: str, name: str, threads: int) -> None:
     step = (our_step if side == "ours" else torch_step)(*SETTINGS[name], threads)
     for line in sys.stdin:
         print(seconds(lambda: [step() for _ in range(int(line))]), flush=True)  # noqa: B023
-    print(own_peak())
+    print(peak_memory())
 
 
 def measure(name: str, rounds: int, threads: int) -> dict:
@@ -178,10 +179,18 @@ def measure(name: str, rounds: int, threads: int) -> dict:
     return row | {"memory": {side: trainer.stop() for side, trainer in trainers.items()}}
 
 
-def own_peak() -> float:
-    """MiB of memory this process has had at most; getrusage would count its parent's from before it was started."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def peak_memory() -> float:
+    """MiB of memory this process and those it has forked have had at most; getrusage would count its parent's as well.
+
+    What a fork maps of files and of shared memory is the same as here; other pages that it still shares count twice.
+    """
+
+    def mib(process, *kinds) -> float:
+        status = Path(f"/proc/{process}/status").read_text()
+        return sum(int(status.split(f"{kind}:")[1].split()[0]) for kind in kinds) / 1024
+
+    forks = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return mib("self", "VmHWM") + sum(mib(fork, "VmHWM") - mib(fork, "RssFile", "RssShmem") for fork in forks)
 
 
 def report(row: dict) -> str:

@@ -87,6 +87,8 @@ def run_command(main, argv=None):
         message = error
     except MemoryError:
         message = "out of memory: lower --batch-size (and raise --accumulation to make up for it), or --block-size"
+    except ChildProcessError as error:
+        message = f"{error}, perhaps for lack of memory: lower --threads or --batch-size"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

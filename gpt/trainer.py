@@ -40,13 +40,13 @@ def open_device(config):
     return device
 
 
-def gradient_function(model, device):
+def gradient_function(model, device, batch_size):
     """A function (ids, targets, scale) that adds the gradients of scale * loss and returns the loss, () on the device.
 
-    On the CPU each thread of `use_threads` takes a share of the batch.
+    On the CPU, batches of `batch_size` rows are shared by as many processes as `use_threads` was told.
     """
     if device.name == "cpu":
-        return BatchParallel(model).backward
+        return BatchParallel(model, batch_size).backward
 
     def backward(ids, targets, scale):
         loss = model(ids, targets)

@@ -1,22 +1,31 @@
-"""Spreads a training step over the cores of a CPU: a thread for each part of the batch.
+"""Spreads a training step over the cores of a CPU: a process for each share of the batch.
 
-Floor 4. NumPy lets go of Python's lock while it computes, so threads that each take some rows of the batch through
-forward and backward keep all cores busy with everything, not only with what BLAS can split. Every thread works on a
-replica of the model that shares the parameters' arrays but has gradients of its own; these are then added in a fixed
-order, so the result for a given number of threads repeats to the bit. A part is also kept small, which bounds the
-memory of a step and keeps more of it in the cache.
+Floor 4. Threads of one Python take turns at whatever is not arithmetic, and each turn costs a thread the time to fall
+asleep and wake up; processes do not wait for each other until the step's end. They are forks of this process, so they
+begin with a copy of the model, and the parameters lie in memory that all of them see. Each puts its gradients into
+memory of that kind too, where they are added in a fixed order, so the result for a given number of processes repeats
+to the bit. A part of a share is kept small, which bounds the memory of a step.
 """
 
 from __future__ import annotations
 
-import copy
+import mmap
 import os
+import signal
+import sys
+import weakref
+from contextlib import suppress
+from itertools import accumulate
+from multiprocessing import Pipe
 
-from kernels.cpu.blocks import spread, thread_count
-from tinytensor.nn import Module, Parameter
+import numpy as np
+
+from kernels.cpu.blocks import alone, spread, thread_count
+from tinytensor.nn import Module
 from tinytensor.random import next_seed, seeded
 
-PART_TOKENS = 2048  # enough rows for the matrix products to run at full speed
+PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive a fork
 
 
 def available_cores() -> int:
@@ -25,63 +34,145 @@ def available_cores() -> int:
 
 
 class BatchParallel:
-    """Computes `model(ids, targets)` and its gradients with the batch split over the threads of `use_threads`."""
+    """Computes `model(ids, targets)` and its gradients, the batch split over as many processes as `use_threads` says.
 
-    def __init__(self, model: Module):
+    They are started here, with the model's layers as they are now (parameters and mode may change), and end with this
+    object. With one row in the batch, and where processes cannot fork, the threads share the work of each operation.
+    """
+
+    def __init__(self, model: Module, batch_size: int):
         self.model = model
-        self._replicas = [model] + [_replica(model) for _ in range(thread_count() - 1)]
+        self._parameters = model.parameters()
+        self._shared = _shared_like(self._parameters)
+        self._share_parameters()
+        others = min(thread_count(), batch_size) - 1 if CAN_FORK else 0
+        self._workers = [_Worker(model, self._parameters) for _ in range(others)]
 
     def backward(self, ids, targets, scale: float = 1.0):
-        """Add the gradients of scale * loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array."""
-        seed = next_seed()
-        threads = min(len(self._replicas), len(ids))
+        """Add the gradients of scale * loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array.
+
+        Raises ChildProcessError if a process was killed, and whatever the model raises, in any process.
+        """
         self._share_parameters()
-
-        def work(thread):
-            return sum(
-                _backward(self._replicas[thread], ids, targets, rows, scale, seed)
-                for rows in _parts(ids.shape, threads, thread)
-            )
-
-        loss = sum(spread(work, range(threads)))
-        self._collect_gradients()
+        workers = self._workers[: max(0, len(ids) - 1)]
+        shares = _slices(0, len(ids), len(workers) + 1)
+        options = scale, next_seed(), self.model.training
+        for worker, rows in zip(workers, shares[1:], strict=True):
+            worker.send(ids, targets, rows, *options)
+        try:
+            loss = _backward(self.model, ids, targets, shares[0], *options, busy=bool(workers))
+        finally:
+            replies = [worker.receive() for worker in workers]  # an unread one would be taken for the next step's
+        for worker, reply in zip(workers, replies, strict=True):
+            loss += worker.add_gradients(self._parameters, reply)
         return loss
 
     def _share_parameters(self) -> None:
-        """Let the replicas see the model's arrays and mode, which may have been replaced since."""
-        for replica in self._replicas[1:]:
-            replica.train(self.model.training)
-            for own, shared in zip(replica.parameters(), self.model.parameters(), strict=True):
-                own.data = shared.data
-
-    def _collect_gradients(self) -> None:
-        def collect(same):  # one parameter in all replicas, the model's first
-            total, *others = same
-            for own in others:
-                if own.grad is not None:
-                    total.grad += own.grad  # the model's own array: nobody else holds a leaf's gradient
-                    own.grad = None
-
-        spread(collect, zip(*(replica.parameters() for replica in self._replicas), strict=True))
+        """Keep the parameters' arrays, which may have been replaced, where all processes see them."""
+        for p, shared in zip(self._parameters, self._shared, strict=True):
+            if p.data is not shared:
+                np.copyto(shared, p.data, casting="no")
+                p.data = shared
 
 
-def _replica(model: Module) -> Module:
-    """A copy of the module tree whose Parameters are new but share the arrays."""
-    return copy.deepcopy(model, {id(p): Parameter(p.data) for p in model.parameters()})
+class _Worker:
+    """A forked process with a share of the batch, seen from the first process."""
+
+    def __init__(self, model, parameters):
+        self._gradients = _shared_like(parameters)
+        self._connection, theirs = Pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._connection.close()
+                _serve(theirs, model, parameters, self._gradients)
+            finally:
+                os._exit(0)  # nothing that the first process has set up for its own end
+        theirs.close()
+        weakref.finalize(self, _end, pid)
+
+    def send(self, *task) -> None:
+        with suppress(OSError):  # it has ended, as `receive` will find
+            self._connection.send(task)
+
+    def receive(self):
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            return ChildProcessError("a process that worked on a share of the batch was ended from outside")
+
+    def add_gradients(self, parameters, reply):
+        """Add what the process has computed to the parameters' gradients; returns its part of the loss."""
+        if isinstance(reply, Exception):
+            raise reply
+        loss, present = reply
+
+        def add(one):
+            p, gradient, there = one
+            if there:
+                p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, out=p.grad)
+
+        spread(add, zip(parameters, self._gradients, present, strict=True))
+        return loss
 
 
-def _parts(shape, threads: int, thread: int) -> list[slice]:
-    """The rows of a (B, T) batch that a thread takes: an equal share, in parts of about PART_TOKENS."""
-    batch, time = shape
-    start, stop = batch * thread // threads, batch * (thread + 1) // threads
-    size = max(1, PART_TOKENS // max(1, time))
-    return [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
+def _serve(connection, model, parameters, gradients) -> None:
+    """What a forked process does until the first one closes the connection or ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # whole groups of processes get these; the first one decides
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        for p in parameters:
+            p.grad = None
+        try:
+            reply = _backward(model, *task, busy=True), [p.grad is not None for p in parameters]
+            for p, gradient in zip(parameters, gradients, strict=True):
+                if p.grad is not None:
+                    np.copyto(gradient, p.grad)
+        except Exception as error:
+            reply = error
+        connection.send(reply)
 
 
-def _backward(model, ids, targets, rows, scale, seed):
-    """Add the gradients of `rows`' share in scale * loss; returns their share in the loss."""
-    with seeded(seed, rows.start):
-        loss = model(ids[rows], targets[rows])
-    share = loss.dtype.type((rows.stop - rows.start) / len(ids))
-    loss.backward((share * loss.dtype.type(scale)).reshape(()))
-    return share * loss.data
+def _backward(model, ids, targets, rows, scale, seed, training, busy):
+    """Add the gradients of some rows' share in scale * loss, part by part; returns their share in the loss."""
+    if model.training != training:
+        model.train(training)
+    total, (count, time) = 0.0, ids.shape
+    with alone(busy):
+        for part in _parts(rows, time):
+            with seeded(seed, part.start):
+                loss = model(ids[part], targets[part])
+            share = loss.dtype.type((part.stop - part.start) / count)
+            loss.backward((share * loss.dtype.type(scale)).reshape(()))
+            total += share * loss.data
+    return total
+
+
+def _parts(rows: slice, time: int) -> list[slice]:
+    """Some rows of T tokens in even parts of about PART_TOKENS."""
+    most = max(1, PART_TOKENS // max(1, time))
+    return _slices(rows.start, rows.stop, -(-(rows.stop - rows.start) // most))
+
+
+def _slices(start: int, stop: int, count: int) -> list[slice]:
+    """range(start, stop) in `count` even slices."""
+    bounds = [start + (stop - start) * i // count for i in range(count + 1)]
+    return list(map(slice, bounds[:-1], bounds[1:]))
+
+
+def _shared_like(parameters) -> list[np.ndarray]:
+    """Arrays for the values or gradients of the parameters, in memory that forks of this process share."""
+    sizes = [-(-p.data.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE for p in parameters]
+    memory = mmap.mmap(-1, max(1, sum(sizes)))
+    starts = accumulate(sizes, initial=0)
+    return [np.ndarray(p.shape, p.dtype, memory, start) for p, start in zip(parameters, starts, strict=False)]
+
+
+def _end(pid: int) -> None:
+    """End a forked process, which holds nothing that is worth keeping."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

@@ -14,6 +14,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 from threadpoolctl import ThreadpoolController
@@ -59,12 +60,19 @@ def spread(work: Callable, items: Iterable) -> list:
     return results + [result for future in futures for result in future.result()]
 
 
-def _work_through(work: Callable, items: list) -> list:
-    _here.busy = True
+@contextmanager
+def alone(busy: bool = True):
+    """Inside, with `busy`, this thread spreads nothing: the cores have work of their own."""
+    before, _here.busy = _here.busy, busy or _here.busy
     try:
-        return [work(item) for item in items]
+        yield
     finally:
-        _here.busy = False
+        _here.busy = before
+
+
+def _work_through(work: Callable, items: list) -> list:
+    with alone():
+        return [work(item) for item in items]
 
 
 def as_rows(x):

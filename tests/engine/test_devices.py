@@ -133,7 +133,7 @@ def _start(device, shape=SHAPE, seed=1):
 def _train(model, optimizer, steps, device, batch_size=4):
     """The loss of each step."""
     batches = Batches(TOKENS, model.config.block_size, batch_size, 1)
-    config, backward = TrainConfig(batch_size=batch_size), gradient_function(model, device)
+    config, backward = TrainConfig(batch_size=batch_size), gradient_function(model, device, batch_size)
     return [float(train_step(backward, optimizer, batches, step, config, device)[0]) for step in steps]
 
 
@@ -174,7 +174,7 @@ def test_a_training_step_never_waits_for_the_device():
     model, optimizer = _start(device)
     batches, config = Batches(TOKENS, SHAPE.block_size, 4, 1), TrainConfig(batch_size=4, accumulation=2)
     with no_synchronization():
-        loss, norm = train_step(gradient_function(model, device), optimizer, batches, 0, config, device)
+        loss, norm = train_step(gradient_function(model, device, 4), optimizer, batches, 0, config, device)
     assert float(loss) > 0
     assert float(norm) > 0
 

@@ -1,6 +1,13 @@
-"""Threads: blocks and batches spread over them give what one thread gives, and repeat to the bit."""
+"""Blocks spread over threads, and batches over processes, give what one of them gives, and repeat to the bit."""
 
+import gc
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,12 +83,12 @@ def test_an_error_in_a_thread_comes_out(threads):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_a_batch_over_threads_has_the_gradients_of_the_whole(threads, size):
+def test_a_batch_over_processes_has_the_gradients_of_the_whole(threads, size):
     ids, targets = batch(size)
     whole, parallel = build(), build()
     loss = whole(ids, targets)
     loss.backward()
-    result = BatchParallel(parallel).backward(ids, targets)
+    result = BatchParallel(parallel, size).backward(ids, targets)
     np.testing.assert_allclose(result, loss.item(), rtol=1e-5)
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -91,7 +98,7 @@ def test_scaled_batches_accumulate(threads):
     ids, targets = batch(6)
     whole, parallel = build(), build()
     whole(ids, targets).backward()
-    spread = BatchParallel(parallel)
+    spread = BatchParallel(parallel, 6)
     for part in (slice(0, 3), slice(3, 6)):
         spread.backward(ids[part], targets[part], scale=0.5)
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
@@ -101,7 +108,7 @@ def test_scaled_batches_accumulate(threads):
 def test_the_bits_repeat(threads):
     def run():
         model = build(dropout=0.3)
-        parallel = BatchParallel(model)
+        parallel = BatchParallel(model, 7)
         optimizer = tt.optim.AdamW(model.parameters(), lr=1e-2)
         losses = []
         for step in range(5):
@@ -118,11 +125,155 @@ def test_the_bits_repeat(threads):
         np.testing.assert_array_equal(a, b)
 
 
-def test_replicas_follow_the_models_mode_and_new_arrays(threads):
+def test_processes_follow_the_models_mode_and_new_arrays(threads):
     model = build(dropout=0.9)
-    parallel = BatchParallel(model)
+    parallel = BatchParallel(model, 4)
     model.eval()
     model.load_state_dict({name: array * 0.5 for name, array in model.state_dict().items()})
     ids, targets = batch(4)
     expected = model(ids, targets).item()
     np.testing.assert_allclose(parallel.backward(ids, targets), expected, rtol=1e-5)
+
+
+def test_a_batch_of_another_size_than_expected(threads):
+    whole, parallel = build(), build()
+    split = BatchParallel(parallel, 3)
+    for size in (1, 2, 7):
+        ids, targets = batch(size)
+        loss = whole(ids, targets)
+        loss.backward()
+        np.testing.assert_allclose(split.backward(ids, targets), loss.item(), rtol=1e-5)
+    for a, b in zip(gradients(parallel), gradients(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_without_fork_there_is_one_process(threads, monkeypatch):
+    monkeypatch.setattr("tinytensor.parallel.CAN_FORK", False)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("this system cannot fork"))
+    whole, parallel = build(), build()
+    ids, targets = batch(5)
+    loss = whole(ids, targets)
+    loss.backward()
+    np.testing.assert_allclose(BatchParallel(parallel, 5).backward(ids, targets), loss.item(), rtol=1e-5)
+    for a, b in zip(gradients(parallel), gradients(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong_row", [0, 3])
+def test_an_error_in_any_process_comes_out_and_work_goes_on(threads, wrong_row):
+    ids, targets = batch(4)
+    wrong = ids.copy()
+    wrong[wrong_row] = 11
+    parallel = BatchParallel(build(), 4)
+    expected = parallel.backward(ids, targets)
+    with pytest.raises(IndexError):
+        parallel.backward(wrong, targets)
+    assert parallel.backward(ids, targets) == expected
+
+
+def test_parameters_of_another_dtype_are_refused(threads):
+    model = build()
+    parallel = BatchParallel(model, 4)
+    model.table.weight.data = model.table.weight.data.astype(np.float64)
+    with pytest.raises(TypeError, match="float64"):
+        parallel.backward(*batch(4))
+
+
+def test_a_parameter_that_takes_no_part_gets_no_gradient(threads):
+    model = build()
+    model.spare = nn.Parameter(np.ones(3, np.float32))
+    BatchParallel(model, 4).backward(*batch(4))
+    assert model.spare.grad is None
+    assert model.table.weight.grad is not None
+
+
+# The life of the processes
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """The ids of the processes that are forked during a test with three of them."""
+    ids, fork = [], os.fork
+
+    def noted():
+        pid = fork()
+        ids.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", noted)
+    blocks.use_threads(3)
+    yield ids
+    blocks.use_threads(1)
+
+
+def is_alive(pid) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_processes_end_with_the_object(forked):
+    parallel = BatchParallel(build(), 4)
+    parallel.backward(*batch(4))
+    assert len(forked) == 2
+    assert all(map(is_alive, forked))
+    del parallel
+    gc.collect()
+    assert not any(map(is_alive, forked))
+
+
+def test_ctrl_c_and_sigterm_are_left_to_the_first_process(forked):
+    parallel = BatchParallel(build(), 4)
+    expected = parallel.backward(*batch(4))
+    for pid in forked:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert parallel.backward(*batch(4)) == expected
+
+
+def test_a_killed_process_is_reported(forked):
+    parallel = BatchParallel(build(), 4)
+    parallel.backward(*batch(4))
+    os.kill(forked[1], signal.SIGKILL)
+    for _ in range(2):  # and again: nothing waits for an answer that cannot come
+        with pytest.raises(ChildProcessError, match="ended from outside"):
+            parallel.backward(*batch(4))
+
+
+ENDLESS = """
+import os, sys, time
+sys.path[:0] = {path!r}
+from kernels.cpu.blocks import use_threads
+from tests.engine.test_parallel import BatchParallel, batch, build
+use_threads(3)
+fork, ids = os.fork, []
+os.fork = lambda: ids.append(fork()) or ids[-1]
+parallel = BatchParallel(build(), 4)
+parallel.backward(*batch(4))
+print(*ids, flush=True)
+while True:
+    parallel.backward(*batch(4))
+"""
+
+
+def test_processes_do_not_outlive_the_first_one_when_it_is_killed():
+    program = ENDLESS.format(path=[str(Path(__file__).resolve().parents[2])])
+    first = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    others = [int(pid) for pid in first.stdout.readline().split()]
+    assert len(others) == 2
+    first.kill()
+    first.wait()
+    deadline = time.monotonic() + 30
+    while any(map(is_running, others)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid) -> bool:
+    """Whether the process is there and not just waiting for someone to read its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -82,6 +82,7 @@ def failing(error):
         (UserError("--x 3: too many"), "error: --x 3: too many\n"),
         (tt.DeviceError("no GPU"), "error: no GPU\n"),
         (MemoryError(), "error: out of memory: lower --batch-size"),
+        (ChildProcessError("gone"), "error: gone, perhaps for lack of memory: lower --threads"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "error: a/b: No space left on device\n"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command as its user meets it: a run from start to end, broken off and resumed in every way, and every mistake."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -90,7 +91,7 @@ def test_60_steps_are_30_and_30_more(flags, whole, tmp_path, capsys):
     assert_same_run(whole, parts, 60)
 
 
-def test_two_threads_repeat_their_bits_too(flags, tmp_path):
+def test_two_processes_repeat_their_bits_too(flags, tmp_path):
     flags = [*flags, "--threads", 2]
     try:
         assert run(*flags, "--out", tmp_path / "whole", "--stop-after", 20) == 0
@@ -161,6 +162,48 @@ def test_a_run_that_was_killed_or_interrupted_goes_on_to_the_same_bits(flags, tm
     assert run("--resume", out, "--stop-after", last) == 0
     assert run(*flags, "--out", tmp_path / "whole", "--stop-after", last) == 0
     assert_same_run(tmp_path / "whole", out, last)
+
+
+@pytest.fixture
+def split(flags, tmp_path):
+    """A run over two processes, under way, and the id of the second."""
+    out = tmp_path / "run"
+    flags = [*flags, "--threads", 2, "--steps", 100_000, "--checkpoint-interval", 10]
+    process = started(*flags, "--out", out, start_new_session=True)
+    wait_for(out / "checkpoints" / "step-000020", process)
+    yield process, int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()), flags
+    process.kill()
+    use_threads(1)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of a run")
+
+
+@linux
+def test_ctrl_c_in_a_terminal_reaches_all_processes_of_a_run_and_it_goes_on_to_the_same_bits(split, tmp_path):
+    process, _, flags = split
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    last = last_step(tmp_path / "run") + 5
+    assert run("--resume", tmp_path / "run", "--stop-after", last) == 0
+    assert run(*flags, "--out", tmp_path / "whole", "--stop-after", last) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run", last)
+
+
+@linux
+def test_a_process_of_a_run_that_is_killed_is_one_sentence_and_nothing_is_lost(split, tmp_path):
+    process, second, _ = split
+    os.kill(second, signal.SIGKILL)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1] == (
+        "error: a process that worked on a share of the batch was ended from outside, perhaps for lack of memory: "
+        "lower --threads or --batch-size"
+    )
+    assert "Traceback" not in errors
+    assert run("--resume", tmp_path / "run", "--stop-after", last_step(tmp_path / "run") + 5) == 0
 
 
 @posix

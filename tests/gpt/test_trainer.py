@@ -32,7 +32,7 @@ def trained(steps, batch_size, accumulation, shape=SHAPE, device=CPU, **recipe):
     model = build_model("gpt", shape, 1, device)
     optimizer = build_optimizer(model, config)
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
-    backward = gradient_function(model, device)
+    backward = gradient_function(model, device, batch_size)
     read = [train_step(backward, optimizer, batches, step, config, device) for step in range(steps)]
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
