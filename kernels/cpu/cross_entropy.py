@@ -57,8 +57,10 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         gx = np.empty(x.shape, x.dtype)
         gweight = np.empty_like(weight) if len(x) else np.zeros_like(weight)  # the first block of rows writes it
     total = x.dtype.type(0)
-    for block in row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES):
-        logits = np.empty((block.stop - block.start, len(weight)), x.dtype)
+    blocks = row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES)
+    buffer = np.empty((max((b.stop - b.start for b in blocks), default=0), len(weight)), x.dtype)
+    for block in blocks:
+        logits = buffer[: block.stop - block.start]
         matmul(x[block], weight.T, logits)  # (n, C) @ (C, V) -> (n, V)
         total += _losses_to_gradients(logits, targets[block], kept[block], 1 / count)
         if with_grad:
