@@ -70,11 +70,13 @@ def product_pass(a, b, out, add, tiled):
 
 
 def _is_plain(x):
-    """Whether x is a matrix as BLAS knows them: not empty, its rows or else its columns contiguous and apart."""
-    down, across = x.strides
-    if across == x.itemsize:
-        return x.size > 0 and down >= x.itemsize * x.shape[1]
-    return x.size > 0 and down == x.itemsize and across >= x.itemsize * x.shape[0]
+    """Whether x is a matrix as BLAS knows them: not empty, its rows or else its columns contiguous and apart.
+
+    Read-only ones are left out as well, since loops are compiled for others.
+    """
+    (down, across), item = x.strides, x.itemsize
+    apart = down >= item * x.shape[1] if across == item else down == item and across >= item * x.shape[0]
+    return apart and x.size > 0 and x.flags.writeable
 
 
 def _vector_product(x, b, out):

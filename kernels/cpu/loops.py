@@ -21,14 +21,19 @@ f = np.float32
 ZERO, HALF, ONE, TWO, SIX = f(0), f(0.5), f(1), f(2), f(6)
 
 # Sums may be reordered, which vectors need; NaN and infinity keep their meaning.
-loop = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+loop = numba.njit(**options)
 exactly = numba.njit(error_model="numpy", fastmath={"contract"})
 without_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})  # else a maximum has no vectors
 
 SGEMM, SMALL_KERNELS = find_sgemm()
-loop_with_products = loop if SGEMM else lambda function: None  # None: there is only the NumPy pass
 if SGEMM:
     binding.add_symbol("tinytensor_sgemm", SGEMM)
+    attention_loop = loop
+    # for matrices of any layout, which would otherwise be a version each to compile
+    product_loop = numba.njit(types.void(*[types.float32[:, :]] * 3, *[types.boolean] * 2), **options)
+else:
+    attention_loop = product_loop = lambda function: None  # there are only the NumPy passes
 _enum, _size, _address = types.int32, types.int64, types.uintp
 _operand = _address, _size  # of a matrix: where it is, and how far its rows (or, transposed, its columns) are apart
 sgemm = types.ExternalFunction(
@@ -220,7 +225,7 @@ def copy(x, scale, out):
                 out[i, j] = x[i, j] * scale
 
 
-@loop_with_products
+@product_loop
 def product_pass(a, b, out, add, tiled):
     if not (tiled and SMALL_KERNELS):
         product(a, b, out, add)
@@ -266,7 +271,7 @@ def parts(start, stop, size):
     return [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
 
 
-@loop_with_products
+@attention_loop
 def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
     time, size = qkv.shape[1], qkv.shape[4]
     many = max(1, MOST // (ROWS * size))  # keys that take part in one product
@@ -296,7 +301,7 @@ def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
                     product(p[:, keys], qkv[b, keys, 2, h], y[b, queries, h], keys.start > 0)
 
 
-@loop_with_products
+@attention_loop
 def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed, gqkv):
     time, size = qkv.shape[1], qkv.shape[4]
     many = max(1, MOST // (ROWS * size))  # keys that take part in one product
