@@ -3,9 +3,9 @@
     python benchmarks/profile_step.py --settings A,B,C,D --plot docs/profile.png
 
 Every primitive is timed while `train_step.py`'s step runs, and what a primitive calls (a matrix product in a linear
-layer) counts as the callee's. Only the main thread's time is looked at: it takes part in all that is done, so its
-shares add up to the whole step. What is left over is the engine itself, NumPy's calls outside primitives, and waiting
-for other threads, for Python's lock among them.
+layer) counts as the callee's. Only the first process's main thread is looked at: it takes part in all that is done, so
+its shares add up to the whole step. What is left over is the engine itself, NumPy's calls outside primitives, and
+waiting for other threads and processes.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from benchmarks.timing import timed
 from gpt.config import GPTConfig
 from gpt.model import GPT
 from kernels.cpu.blocks import spread, use_threads
+from kernels.cpu.linear import matmul
 from kernels.cpu.memory import keep_freed_memory
 from tinytensor.optim import decay_groups
 from tinytensor.parallel import BatchParallel, available_cores
@@ -101,7 +102,8 @@ def torch_step(model: GPTConfig, size: int, threads: int):
 def gemm_floor(model: GPTConfig, size: int, threads: int) -> float:
     """Seconds that the products of one step take alone: forward, dx and dw of each linear layer and of the head.
 
-    The rows are divided among the threads, and each thread's products are timed one by one while the others do theirs.
+    The rows are divided among the threads, and each thread's products are timed one by one while the others do theirs,
+    by the product that the step itself takes (the faster of BLAS's own and its small ones in tiles).
     """
     rows, c = size * model.block_size // threads, model.n_embd
     layers = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)]
@@ -111,8 +113,8 @@ def gemm_floor(model: GPTConfig, size: int, threads: int) -> float:
         for (inputs, outputs), count in [*((shape, model.n_layer) for shape in layers), ((c, model.vocab_size), 1)]:
             x, w, y = (np.ones(shape, np.float32) for shape in ((rows, inputs), (inputs, outputs), (rows, outputs)))
             for a, b, out in ((x, w, y), (y, w.T, x), (x.T, y, np.empty_like(w))):
-                np.matmul(a, b, out=out)  # into the cache, as the layer before leaves them
-                total += count * seconds(lambda: np.matmul(a, b, out=out))  # noqa: B023
+                matmul(a, b, out)  # into the cache, as the layer before leaves them
+                total += count * seconds(lambda: matmul(a, b, out))  # noqa: B023
         return total
 
     return statistics.mean(spread(products, range(threads)))

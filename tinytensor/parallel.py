@@ -43,9 +43,9 @@ class BatchParallel:
     def __init__(self, model: Module, batch_size: int):
         self.model = model
         self._parameters = model.parameters()
-        self._shared = _shared_like(self._parameters)
-        self._share_parameters()
         others = min(thread_count(), batch_size) - 1 if CAN_FORK else 0
+        self._shared = _shared_like(self._parameters) if others else []
+        self._share_parameters()
         self._workers = [_Worker(model, self._parameters) for _ in range(others)]
 
     def backward(self, ids, targets, scale: float = 1.0):
@@ -68,8 +68,8 @@ class BatchParallel:
         return loss
 
     def _share_parameters(self) -> None:
-        """Keep the parameters' arrays, which may have been replaced, where all processes see them."""
-        for p, shared in zip(self._parameters, self._shared, strict=True):
+        """Keep the parameters' arrays, which may have been replaced, where other processes see them, if there are any."""
+        for p, shared in zip(self._parameters, self._shared, strict=False):
             if p.data is not shared:
                 np.copyto(shared, p.data, casting="no")
                 p.data = shared

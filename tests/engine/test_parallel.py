@@ -171,14 +171,6 @@ def test_an_error_in_any_process_comes_out_and_work_goes_on(threads, wrong_row):
     assert parallel.backward(ids, targets) == expected
 
 
-def test_parameters_of_another_dtype_are_refused(threads):
-    model = build()
-    parallel = BatchParallel(model, 4)
-    model.table.weight.data = model.table.weight.data.astype(np.float64)
-    with pytest.raises(TypeError, match="float64"):
-        parallel.backward(*batch(4))
-
-
 def test_a_parameter_that_takes_no_part_gets_no_gradient(threads):
     model = build()
     model.spare = nn.Parameter(np.ones(3, np.float32))
@@ -212,6 +204,15 @@ def is_alive(pid) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.usefixtures("forked")
+def test_parameters_of_another_dtype_are_refused():
+    model = build()
+    parallel = BatchParallel(model, 4)
+    model.table.weight.data = model.table.weight.data.astype(np.float64)
+    with pytest.raises(TypeError, match="float64"):
+        parallel.backward(*batch(4))
 
 
 def test_processes_end_with_the_object(forked):
