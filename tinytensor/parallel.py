@@ -68,7 +68,7 @@ class BatchParallel:
         return loss
 
     def _share_parameters(self) -> None:
-        """Keep the parameters' arrays, which may have been replaced, where other processes see them, if there are any."""
+        """Keep the parameters' arrays, which may have been replaced, where other processes, if any, see them."""
         for p, shared in zip(self._parameters, self._shared, strict=False):
             if p.data is not shared:
                 np.copyto(shared, p.data, casting="no")
