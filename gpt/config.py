@@ -72,7 +72,7 @@ class TrainConfig:
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or emulated")
-    threads: int = option(0, "CPU threads, 0 for all cores; the same number gives the same bits", at_least=0)
+    threads: int = option(0, "cores to use on the CPU, 0 for all; the same number gives the same bits", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)

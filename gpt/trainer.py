@@ -32,7 +32,7 @@ def build_optimizer(model, config):
 
 
 def open_device(config):
-    """The device of a run, made ready: on the CPU, its threads, and its memory kept from step to step."""
+    """The device of a run, made ready: on the CPU, the cores to use, and memory that is kept from step to step."""
     device = tt.device(config.device)
     if device.name == "cpu":
         keep_freed_memory()

@@ -7,18 +7,28 @@ the way back to Python between products, and BLAS can do what NumPy never asks o
 from __future__ import annotations
 
 import ctypes
+import functools
 
 from threadpoolctl import ThreadpoolController
 
-SYMBOL = "scipy_cblas_sgemm64_"  # the name in NumPy's wheels, with sizes of 64 bits
+SGEMM = "scipy_cblas_sgemm64_"  # the name in NumPy's wheels, with sizes of 64 bits
 # the processors for which OpenBLAS multiplies small matrices where they lie, without copying them into another order
 WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
-def find_sgemm() -> tuple[int, bool]:
-    """The address of cblas_sgemm, or 0 if NumPy uses another BLAS; and whether it has kernels for small products."""
-    for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
-        function = getattr(library.dynlib, SYMBOL, None)
-        if function:
-            return ctypes.cast(function, ctypes.c_void_p).value, library.architecture in WITH_SMALL_KERNELS
-    return 0, False
+def sgemm_address() -> int:
+    """Where cblas_sgemm is in this process, or 0 if NumPy uses another BLAS."""
+    library = _library()
+    return ctypes.cast(getattr(library.dynlib, SGEMM), ctypes.c_void_p).value if library else 0
+
+
+def has_small_kernels() -> bool:
+    """Whether it is faster at products of up to about 10^6 multiplications than at larger ones."""
+    return bool(_library()) and _library().architecture in WITH_SMALL_KERNELS
+
+
+@functools.cache
+def _library():
+    """The OpenBLAS that has it, as threadpoolctl knows it, or None."""
+    libraries = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    return next((library for library in libraries if hasattr(library.dynlib, SGEMM)), None)

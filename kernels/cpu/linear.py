@@ -1,13 +1,14 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
 Floor 0. All leading axes of x are taken together, so that each product is one large call to BLAS, or one for each
-thread, on rows or columns of the result.
+thread, on rows or columns of the result; or a loop of small calls, where BLAS is faster at those (`loops.py`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from kernels.cpu.blas import has_small_kernels
 from kernels.cpu.blocks import as_rows, row_blocks, spread, thread_count
 from kernels.cpu.compiled import compiled
 
@@ -53,8 +54,8 @@ def matmul(a, b, out, add=False):
 
 
 def _product(a, b, out, add):
-    """The same on this thread; tiled if it is the only one that works on it, and reordering b pays."""
-    tiled = thread_count() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES
+    """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
+    tiled = thread_count() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
     plain = a.dtype == b.dtype == out.dtype and _is_plain(a) and _is_plain(b)
     (product_pass if plain else product_pass.__wrapped__)(a, b, out, add, tiled)
 

@@ -3,7 +3,8 @@
 Floor 0. Each has the name, the arguments and the results of the NumPy pass it stands for, which says what they are;
 `compiled.py` chooses. Nothing here checks shapes. Constants are float32, as a Python float would make a whole loop
 float64, half as fast. A row's sum is a local variable, so it stays in registers. The loops let go of Python's lock.
-numba keeps their machine code on disk until this file changes, so all that a loop uses is in this file.
+Their products are NumPy's own BLAS (`blas.py`), called from where they are. numba keeps their machine code on disk
+until this file changes, so all that a loop uses is in this file. Read the short ones first, attention last.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from llvmlite import binding
 from numba import types
 
-from kernels.cpu.blas import find_sgemm
+from kernels.cpu.blas import sgemm_address
 
 f = np.float32
 ZERO, HALF, ONE, TWO, SIX = f(0), f(0.5), f(1), f(2), f(6)
@@ -26,9 +27,8 @@ loop = numba.njit(**options)
 exactly = numba.njit(error_model="numpy", fastmath={"contract"})
 without_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})  # else a maximum has no vectors
 
-SGEMM, SMALL_KERNELS = find_sgemm()
-if SGEMM:
-    binding.add_symbol("tinytensor_sgemm", SGEMM)
+if sgemm_address():
+    binding.add_symbol("tinytensor_sgemm", sgemm_address())
     attention_loop = loop
     # for matrices of any layout, which would otherwise be a version each to compile
     product_loop = numba.njit(types.void(*[types.float32[:, :]] * 3, *[types.boolean] * 2), **options)
@@ -227,7 +227,7 @@ def copy(x, scale, out):
 
 @product_loop
 def product_pass(a, b, out, add, tiled):
-    if not (tiled and SMALL_KERNELS):
+    if not tiled:
         product(a, b, out, add)
         return
     (rows, columns), inner = out.shape, a.shape[1]
