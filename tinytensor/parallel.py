@@ -128,10 +128,13 @@ def _serve(connection, model, parameters, gradients) -> None:
         for p in parameters:
             p.grad = None
         try:
-            reply = _backward(model, *task, busy=True), [p.grad is not None for p in parameters]
+            loss = _backward(model, *task, busy=True)
+            present = [p.grad is not None for p in parameters]
             for p, gradient in zip(parameters, gradients, strict=True):
                 if p.grad is not None:
                     np.copyto(gradient, p.grad)
+                    p.grad = None  # as early as can be: it is all there twice
+            reply = loss, present
         except Exception as error:
             reply = error
         connection.send(reply)
