@@ -67,14 +67,11 @@ def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
 @compiled
 def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed, gqkv):
     """Write gqkv of a slice of the batch and a slice of the heads."""
-    time, group = qkv.shape[1], (batches, slice(None), heads)
+    time = qkv.shape[1]
     q, k, v = qkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
     all_gq, gk, gv = gqkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)
-    delta, g, lse = (
-        np.einsum("bthd,bthd->bht", g[group], y[group]) * scale,
-        g[group].swapaxes(1, 2),
-        lse[batches, heads],
-    )
+    g, y, lse = g[batches, :, heads].swapaxes(1, 2), y[batches, :, heads].swapaxes(1, 2), lse[batches, heads]
+    delta = np.vecdot(g, y) * scale  # (b, h, T)
     gq, kt, vt = np.zeros_like(q), _transposed(k, scale), _transposed(v, scale)  # scores and ds are scaled then
     for keys in _blocks(time):
         seeing, n = slice(keys.start, time), keys.stop - keys.start
@@ -104,13 +101,17 @@ def _options(scale, dropout, seed):
 def _groups(qkv) -> list[tuple[slice, slice]]:
     """(slice of B, slice of H): heads to be worked on together, so that a block of their scores has bounded size."""
     batch, time, _, heads, _ = qkv.shape
-    together = max(1, SCORES_BYTES // max(1, min(LONG_BLOCK, time) * time * qkv.itemsize))
+    together = max(1, SCORES_BYTES // max(1, _block_size(time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
     return [(i, j) for i in _slices(batch, b) for j in _slices(heads, h)]
 
 
 def _blocks(time) -> list[slice]:
-    return _slices(time, BLOCK if time <= LONG else LONG_BLOCK)
+    return _slices(time, _block_size(time))
+
+
+def _block_size(time) -> int:
+    return max(1, min(BLOCK if time <= LONG else LONG_BLOCK, time))
 
 
 def _slices(length, size) -> list[slice]:
