@@ -20,7 +20,7 @@ from multiprocessing import Pipe
 
 import numpy as np
 
-from kernels.cpu.blocks import alone, spread, thread_count
+from kernels.cpu.blocks import alone, even_slices, spread, thread_count
 from tinytensor.nn import Module
 from tinytensor.random import next_seed, seeded
 
@@ -55,7 +55,7 @@ class BatchParallel:
         """
         self._share_parameters()
         workers = self._workers[: max(0, len(ids) - 1)]
-        shares = _slices(0, len(ids), len(workers) + 1)
+        shares = even_slices(len(ids), len(workers) + 1)
         options = scale, next_seed(), self.model.training
         for worker, rows in zip(workers, shares[1:], strict=True):
             worker.send(ids, targets, rows, *options)
@@ -158,13 +158,7 @@ def _backward(model, ids, targets, rows, scale, seed, training, busy):
 def _parts(rows: slice, time: int) -> list[slice]:
     """Some rows of T tokens in even parts of about PART_TOKENS."""
     most = max(1, PART_TOKENS // max(1, time))
-    return _slices(rows.start, rows.stop, -(-(rows.stop - rows.start) // most))
-
-
-def _slices(start: int, stop: int, count: int) -> list[slice]:
-    """range(start, stop) in `count` even slices."""
-    bounds = [start + (stop - start) * i // count for i in range(count + 1)]
-    return list(map(slice, bounds[:-1], bounds[1:]))
+    return even_slices(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 
 
 def _shared_like(parameters) -> list[np.ndarray]:

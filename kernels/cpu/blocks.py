@@ -54,7 +54,7 @@ def spread(work: Callable, items: Iterable) -> list:
     parts = min(_Threads.count, len(items))
     if parts <= 1 or _here.busy:
         return [work(item) for item in items]
-    runs = [items[len(items) * i // parts : len(items) * (i + 1) // parts] for i in range(parts)]
+    runs = [items[run] for run in even_slices(len(items), parts)]
     futures = [_Threads.pool.submit(_work_through, work, run) for run in runs[1:]]
     results = _work_through(work, runs[0])
     return results + [result for future in futures for result in future.result()]
@@ -84,8 +84,13 @@ def row_blocks(rows: int, row_bytes: int, block_bytes: int, multiple: int = 1) -
     """Slices that cover range(rows) in order: a `multiple` of about equal ones, of up to `block_bytes` or one row."""
     needed = -(-rows // max(1, block_bytes // max(1, row_bytes)))
     count = max(1, min(rows, -(-needed // multiple) * multiple))
-    bounds = [rows * i // count for i in range(count + 1)]
-    return [slice(*pair) for pair in pairwise(bounds) if pair[0] < pair[1]]
+    return even_slices(rows, count) if rows else []
+
+
+def even_slices(stop: int, count: int, start: int = 0) -> list[slice]:
+    """range(start, stop) in order, in `count` slices of about the same size."""
+    bounds = [start + (stop - start) * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
 def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:

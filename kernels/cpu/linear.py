@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blas import has_small_kernels
-from kernels.cpu.blocks import as_rows, row_blocks, spread, thread_count
+from kernels.cpu.blocks import as_rows, even_slices, row_blocks, spread, thread_count
 from kernels.cpu.compiled import compiled
 
 SPREAD_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
@@ -95,6 +95,4 @@ def _vector_product(x, b, out):
 
 def _cut(length, worthwhile):
     """Slices of range(length): one for each thread if that is worthwhile, else one."""
-    parts = thread_count() if worthwhile else 1
-    bounds = [length * i // parts for i in range(parts + 1)]
-    return list(map(slice, bounds[:-1], bounds[1:]))
+    return even_slices(length, thread_count() if worthwhile else 1)
