@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import weakref
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import accumulate
 from multiprocessing import Pipe
 
@@ -60,7 +60,8 @@ class BatchParallel:
         for worker, rows in zip(workers, shares[1:], strict=True):
             worker.send(ids, targets, rows, *options)
         try:
-            loss = _backward(self.model, ids, targets, shares[0], *options, busy=bool(workers))
+            with alone() if workers else nullcontext():
+                loss = _backward(self.model, ids, targets, shares[0], *options)
         finally:
             replies = [worker.receive() for worker in workers]  # an unread one would be taken for the next step's
         for worker, reply in zip(workers, replies, strict=True):
@@ -85,7 +86,8 @@ class _Worker:
         if pid == 0:
             try:
                 self._connection.close()
-                _serve(theirs, model, parameters, self._gradients)
+                with alone():
+                    _serve(theirs, model, parameters, self._gradients)
             finally:
                 os._exit(0)  # nothing that the first process has set up for its own end
         theirs.close()
@@ -128,7 +130,7 @@ def _serve(connection, model, parameters, gradients) -> None:
         for p in parameters:
             p.grad = None
         try:
-            loss = _backward(model, *task, busy=True)
+            loss = _backward(model, *task)
             present = [p.grad is not None for p in parameters]
             for p, gradient in zip(parameters, gradients, strict=True):
                 if p.grad is not None:
@@ -140,18 +142,17 @@ def _serve(connection, model, parameters, gradients) -> None:
         connection.send(reply)
 
 
-def _backward(model, ids, targets, rows, scale, seed, training, busy):
+def _backward(model, ids, targets, rows, scale, seed, training):
     """Add the gradients of some rows' share in scale * loss, part by part; returns their share in the loss."""
     if model.training != training:
         model.train(training)
     total, (count, time) = 0.0, ids.shape
-    with alone(busy):
-        for part in _parts(rows, time):
-            with seeded(seed, part.start):
-                loss = model(ids[part], targets[part])
-            share = loss.dtype.type((part.stop - part.start) / count)
-            loss.backward((share * loss.dtype.type(scale)).reshape(()))
-            total += share * loss.data
+    for part in _parts(rows, time):
+        with seeded(seed, part.start):
+            loss = model(ids[part], targets[part])
+        share = loss.dtype.type((part.stop - part.start) / count)
+        loss.backward((share * loss.dtype.type(scale)).reshape(()))
+        total += share * loss.data
     return total
 
 

@@ -61,9 +61,9 @@ def spread(work: Callable, items: Iterable) -> list:
 
 
 @contextmanager
-def alone(busy: bool = True):
-    """Inside, with `busy`, this thread spreads nothing: the cores have work of their own."""
-    before, _here.busy = _here.busy, busy or _here.busy
+def alone():
+    """Inside, this thread spreads nothing: the cores have work of their own."""
+    before, _here.busy = _here.busy, True
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ def gelu_forward(x):
 @compiled
 def gelu_pass(x, y):
     """Write GELU of x (n,) to y."""
-    s = np.multiply(_half(x), x, out=y)  # u
+    s = np.multiply(_u_over_x(x), x, out=y)  # u
     np.tanh(s, out=s)
     s += 1
     s *= x
@@ -45,7 +45,7 @@ def gelu_backward(g, x):
 @compiled
 def gelu_backward_pass(g, x, gx):
     """g, x (n,) -> written to gx."""
-    slope, s = _half(x), np.empty_like(x)
+    slope, s = _u_over_x(x), np.empty_like(x)
     np.tanh(slope * x, out=s)
     s += 1
     s *= 0.5
@@ -59,8 +59,8 @@ def gelu_backward_pass(g, x, gx):
     np.multiply(g, slope, out=gx)
 
 
-def _half(x):
-    """u / x = A + A B x^2."""
+def _u_over_x(x):
+    """A + A B x^2."""
     y = x * x
     y *= A * B
     y += A

@@ -244,7 +244,7 @@ def test_a_killed_process_is_reported(forked):
 
 
 ENDLESS = """
-import os, sys, time
+import os, sys
 sys.path[:0] = {path!r}
 from kernels.cpu.blocks import use_threads
 from tests.engine.test_parallel import BatchParallel, batch, build

@@ -85,10 +85,10 @@ def attention_backward_arguments(rows, columns, variant):
 
 
 def product_arguments(rows, columns, variant):
-    """Matrices as they are, transposed, or part of a larger one; `add` and `tiled` in each combination."""
+    """Matrices as they are or transposed; `add` and `tiled` in each combination."""
     inner = 3 * rows * columns % 530 + 1
-    a, b, out = random(rows, (inner, 9 * rows), (columns, inner), (9 * rows, columns + 5))
-    return a.T if rows % 2 else a.T.copy(), b.T if rows % 3 else b.T.copy(), out[:, 2:-3], variant, columns % 2 == 0
+    a, b, out = random(rows, (inner, 9 * rows), (columns, inner), (9 * rows, columns))
+    return a.T if rows % 2 else a.T.copy(), b.T if rows % 3 else b.T.copy(), out, variant, columns % 2 == 0
 
 
 def keep_arguments(rows, columns, variant):
@@ -149,8 +149,9 @@ def softmax_of(values):
     return x[0]
 
 
-@numba.njit
+@numba.njit(**loops.options | {"cache": False})
 def exponentials(x):
+    """exp as it is inside a loop."""
     for i in range(x.size):
         x[i] = loops.exp(x[i])
 
@@ -252,6 +253,21 @@ def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch
         # what rounding can add up to in a sum of so many products, in whatever order (Higham 2002, section 3.1)
         bound = (len(y) + 1) * np.finfo(np.float32).eps * (abs(x).astype(np.float64) @ abs(y) + abs(out))
         assert (abs(result - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("rows", [40, 300])  # as one product, and in tiles
+@pytest.mark.parametrize("add", [False, True])
+def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, add, monkeypatch):
+    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    a, b, before = random(rows, (rows + 5, 500), (480, 205), (rows + 9, 210))
+    a, b, after = a[2:-3, 7:-13], b[:, 5:-1], before.copy()
+    part = slice(4, -5), slice(3, -8)
+    linear.matmul(a, b, after[part], add)
+    expected = before.astype(np.float64)
+    expected[part] = a.astype(np.float64) @ b + (expected[part] if add else 0)
+    np.testing.assert_allclose(after, expected, rtol=0, atol=1e-3)
+    after[part] = before[part]
+    np.testing.assert_array_equal(after, before)
 
 
 def test_products_with_a_single_row_or_column(monkeypatch):
