@@ -1,33 +1,25 @@
 """Makes tensors: from data, constant, in ranges, random.
 
-Floor 3, beside `operators.py`. Floats are float32 unless a dtype is given, integers int64; NumPy arrays keep their
-dtype. Random values come from the current key (`random.py`) and are the same on every device.
+Floats are float32 unless a dtype is given, integers int64; NumPy arrays keep their dtype. Random values come from the current key (`random.py`) and are the same on every device.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tinytensor.backend import Device, device, to_numpy
+from tinytensor.backend import Device, device, device_of, to_numpy
 from tinytensor.random import random_generator
-from tinytensor.tensor import Tensor
-
-DEFAULT_DTYPE = np.float32
+from tinytensor.tensor import DEFAULT_DTYPE, Tensor, TensorLike, as_array
 
 
-def tensor(data, dtype=None, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
+def tensor(data: TensorLike, dtype=None, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
     """A copy of `data` (a number, nested lists, an array or a Tensor) as a Tensor.
 
     dtype: of the data if it is an array; otherwise float32 for floats, int64 for integers, bool for booleans.
-    Raises TypeError if requires_grad is asked for anything but floats.
+    Raises TypeError for data that is not numeric, and if requires_grad is asked for anything but floats.
     """
-    if isinstance(data, Tensor):
-        data = data.data
-    keeps_dtype = hasattr(data, "dtype")
-    array = np.array(to_numpy(data), dtype=dtype)
-    if dtype is None and not keeps_dtype and array.dtype == np.float64:
-        array = array.astype(DEFAULT_DTYPE)
-    return _on(device, array, requires_grad)
+    array = as_array(data, dtype)
+    return _on(device, array.copy(), requires_grad)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -91,40 +83,64 @@ def randint(low, high, shape, dtype=np.int64, device="cpu") -> Tensor:
     return _on(device, random_generator().integers(low, high, _shape((shape,)), dtype))
 
 
-def multinomial(probabilities: Tensor, samples: int, replacement: bool = False) -> Tensor:
+def multinomial(probabilities: TensorLike, samples: int, replacement: bool = False) -> Tensor:
     """Draw indices with the given weights: probabilities (V,) or (N, V), not negative -> (samples,) or (N, samples).
 
-    Rows need not sum to 1. Raises ValueError for a row without enough positive weights.
+    Rows need not sum to 1. Raises ValueError for weights of another shape, for a row without enough positive weights,
+    and for fewer than 1 sample.
     """
-    weights = probabilities.numpy().astype(np.float64)
+    weights = to_numpy(as_array(probabilities)).astype(np.float64)
+    if weights.ndim not in (1, 2):
+        raise ValueError(f"multinomial: weights have shape {weights.shape}: must be (V,) or (N, V)")
+    if samples < 1:
+        raise ValueError(f"multinomial: samples {samples}: must be at least 1")
     rows = np.atleast_2d(weights)
     enough = 1 if replacement else samples
     if (rows < 0).any() or not np.isfinite(rows).all() or ((rows > 0).sum(axis=1) < enough).any():
         raise ValueError(f"multinomial: each row needs finite weights >= 0, at least {enough} of them positive")
+    rows = rows / rows.max(axis=1, keepdims=True)  # so that sums and quotients neither overflow nor vanish
     uniform = random_generator().random((len(rows), samples if replacement else rows.shape[1]))
     if replacement:  # invert the cumulative distribution
         cumulative = rows.cumsum(axis=1)
         cumulative /= cumulative[:, -1:]  # ends in exactly 1, above every u
         picks = np.stack([np.searchsorted(c, u, side="right") for c, u in zip(cumulative, uniform, strict=True)])
     else:  # the first arrivals of exponential clocks with these rates (Efraimidis & Spirakis 2006)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             picks = np.argsort(-np.log1p(-uniform) / rows, axis=1, kind="stable")[:, :samples]
-    return _on(probabilities.device, picks.reshape(*weights.shape[:-1], samples))
+    return _on(device_of(as_array(probabilities)), picks.reshape(*weights.shape[:-1], samples))
 
 
-def _like(create):
-    def create_like(x: Tensor, *args, dtype=None, **kwargs) -> Tensor:
-        return create(x.shape, *args, dtype=dtype or x.dtype, device=x.device, **kwargs)
-
-    create_like.__doc__ = f"`{create.__name__}` with the shape, dtype and device of x."
-    return create_like
+def zeros_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+    """Zeros with the shape, dtype and device of x."""
+    return zeros(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-zeros_like, ones_like, full_like, empty_like = map(_like, (zeros, ones, full, empty))
-rand_like, randn_like = map(_like, (rand, randn))
+def ones_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+    """Ones with the shape, dtype and device of x."""
+    return ones(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def randint_like(x: Tensor, low, high) -> Tensor:
+def full_like(x: Tensor, value, dtype=None, requires_grad: bool = False) -> Tensor:
+    """`value` everywhere, with the shape, dtype and device of x."""
+    return full(x.shape, value, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
+
+
+def empty_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+    """Whatever the memory held, with the shape, dtype and device of x."""
+    return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
+
+
+def rand_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+    """Uniform in [0, 1), with the shape, dtype and device of x."""
+    return rand(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
+
+
+def randn_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+    """Normal with mean 0 and variance 1, with the shape, dtype and device of x."""
+    return randn(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
+
+
+def randint_like(x: Tensor, low: int, high: int) -> Tensor:
     """`randint` with the shape and device of x."""
     return randint(low, high, x.shape, device=x.device)
 

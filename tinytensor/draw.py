@@ -1,6 +1,6 @@
 """Draws the graph behind a tensor, for looking at what `backward` will walk.
 
-Floor 4. Needs the package `graphviz` (extra `plot`), and Graphviz' own `dot` program to turn DOT into SVG or PNG.
+Needs the package `graphviz` (extra `plot`), and Graphviz' own `dot` program to turn DOT into SVG or PNG.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def draw(tensor: Tensor):
     try:
         import graphviz
     except ImportError:
-        raise ImportError("draw needs the package graphviz; install it with pip install 'tinytensor[plot]'") from None
+        raise ImportError("draw needs the package graphviz; install it with pip install -e '.[plot]'") from None
     graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"fontname": "monospace", "fontsize": "10"})
     root = tensor.function or tensor
     _add_node(graph, root)
     seen, stack = {root}, [root]
     while stack:
         function = stack.pop()
-        for node, shape, _ in filter(None, getattr(function, "edges", None) or ()):
+        for node, shape, _ in filter(None, getattr(function, "_edges", None) or ()):
             graph.edge(_id(node), _id(function), label=" x ".join(map(str, shape)) or "scalar")
             if node not in seen:
                 seen.add(node)
@@ -39,6 +39,6 @@ def _id(node: Function | Tensor) -> str:
 
 def _add_node(graph, node: Function | Tensor) -> None:
     if isinstance(node, Function):
-        graph.node(_id(node), node.name)
+        graph.node(_id(node), type(node).__name__)
     else:
         graph.node(_id(node), f"{type(node).__name__}\n{tuple(node.shape)} {node.dtype}", shape="box")

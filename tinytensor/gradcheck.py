@@ -1,20 +1,22 @@
 """Checks a VJP against finite differences: the proof that a gradient is right.
 
-Floor 4. For a function f and any direction u, the derivative along u can be had in two ways:
+For a function f and any direction u, the derivative along u can be had in two ways:
 
     numeric   (f(x + h u) - f(x - h u)) / 2h . g        analytic   <vjp(g), u>
 
 which must agree for a random g. With few inputs, u runs through all unit vectors; with many, through random ones,
 since a wrong gradient is almost surely seen along a random direction. Use it on your own Function:
 
-    gradcheck(lambda x: Scale(3.0)(x), np.random.randn(4, 5))
+    gradcheck(lambda x: Square(3.0)(x), np.random.randn(4, 5))
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tinytensor.tensor import Tensor
+from tinytensor.tensor import Tensor, TensorLike, raw
 
 FULL_SIZE = 64  # inputs of up to this many elements are checked one element at a time
 DIRECTIONS = 8
@@ -24,29 +26,45 @@ class GradientMismatch(AssertionError):
     """An analytic gradient disagrees with finite differences; the message shows both."""
 
 
-def gradcheck(fn, *inputs, rtol: float = 1e-5, atol: float = 1e-7, step: float = 1e-5, seed: int = 0) -> None:
+def gradcheck(
+    fn: Callable, *inputs: TensorLike, rtol: float = 1e-5, atol: float = 1e-7, step: float = 1e-5, seed: int = 0
+) -> None:
     """Raise GradientMismatch unless the gradients of `fn` at `inputs` agree with central differences.
 
     fn: takes one Tensor per input and returns one Tensor, of any shape.
-    inputs: float64 arrays (anything else is passed on unchanged, as a constant); keep them off kinks and poles.
+    inputs: floating-point arrays, Tensors or lists, checked in float64 whatever their dtype (finite differences need
+        it); anything else is passed on unchanged, as a constant. Keep them off kinks and poles.
     rtol, atol: the bound on |numeric - analytic|, relative to the larger of the two and absolute.
     step: the h of the central difference, relative to 1; its error is of the order of h^2 + 1e-16 / h.
+    Raises ValueError if there is nothing to check, TypeError if `fn` does not return a Tensor.
     """
     rng = np.random.default_rng(seed)
-    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    arrays = [_checked(x) for x in inputs]
+    if not any(map(_is_checked, arrays)):
+        raise ValueError("gradcheck: none of the inputs is floating-point, so there is no gradient to check")
     tensors = [Tensor(x, requires_grad=True) if _is_checked(x) else x for x in arrays]
     y = fn(*tensors)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"gradcheck: {_describe(fn, arrays)} returned a {type(y).__name__}: must be a Tensor")
     g = rng.standard_normal(y.shape)
     try:
         y.backward(g)
-    except (RuntimeError, ValueError) as error:  # a gradient that is missing, or of the wrong size
+    except (RuntimeError, TypeError, ValueError) as error:  # a gradient that is missing, or of the wrong shape
         raise GradientMismatch(f"{_describe(fn, arrays)}: {error}") from error
     for i, x in enumerate(arrays):
         if _is_checked(x):
-            analytic = np.zeros_like(x) if tensors[i].grad is None else tensors[i].grad
+            grad = tensors[i].grad
+            analytic = np.zeros_like(x) if grad is None else grad
             for u in _directions(x, rng):
                 numeric = _central_difference(fn, arrays, i, step * u, g) / step
                 _compare(fn, arrays, i, u, numeric, float(np.sum(analytic * u)), rtol, atol)
+
+
+def _checked(x):
+    """A floating-point input in float64; anything else as it is."""
+    x = raw(x)
+    x = np.asarray(x) if isinstance(x, (list, float)) else x
+    return x.astype(np.float64, copy=False) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
 def _is_checked(x) -> bool:

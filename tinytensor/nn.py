@@ -1,26 +1,27 @@
 """Modules: parameters with names, and the layers of a GPT.
 
-Floor 4, on the operations. A Module finds its parameters among its attributes, in the order they were assigned, so
-order and names never depend on anything but the source. Read `optim.py` next.
+A Module finds its parameters among its attributes, in the order they were assigned, so order and names never depend on
+anything but the source. Read `optim/` next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tinytensor.backend import Device, array_module, device, device_of
 from tinytensor.creation import ones, randn, zeros
 from tinytensor.ops import elementwise, fused
-from tinytensor.tensor import Tensor
+from tinytensor.tensor import Tensor, TensorLike, as_array
 
 
 class Parameter(Tensor):
-    """A Tensor that a Module owns and an optimiser updates, contiguous in memory."""
+    """A Tensor that a Module owns and an optimizer updates, contiguous in memory."""
 
     __slots__ = ()
 
-    def __init__(self, data, requires_grad: bool = True):
-        array = data.data if isinstance(data, Tensor) else data
+    def __init__(self, data: TensorLike, requires_grad: bool = True):
+        array = as_array(data)
         super().__init__(array_module(array).asarray(array, order="C"), requires_grad)
 
 
@@ -29,15 +30,32 @@ class Module:
 
     training = True
 
-    def forward(self, *args):
+    def forward(self, *args: Any) -> Any:
         raise NotImplementedError
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
+
+    def _members(self) -> Iterator[tuple[str, Module | Parameter]]:
+        """(name, value) for each attribute that is a Module or a Parameter.
+
+        Raises TypeError for one that hides in a plain list, tuple or dict, where nothing else would find it.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, (Module, Parameter)):
+                yield name, value
+            elif isinstance(value, (list, tuple, dict)):
+                items = value.values() if isinstance(value, dict) else value
+                if any(isinstance(item, (Module, Parameter)) for item in items):
+                    kind = type(value).__name__
+                    raise TypeError(
+                        f"{type(self).__name__}.{name} is a plain {kind} of modules or parameters, which would not be "
+                        "trained or saved: use nn.ModuleList"
+                    )
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) for each Module directly below this one."""
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+        return ((name, value) for name, value in self._members() if isinstance(value, Module))
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, parents first."""
@@ -46,10 +64,10 @@ class Module:
             yield from child.modules()
 
     def _all_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        for name, value in vars(self).items():
+        for name, value in self._members():
             if isinstance(value, Parameter):
                 yield prefix + name, value
-            elif isinstance(value, Module):
+            else:
                 yield from value._all_parameters(f"{prefix}{name}.")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -64,8 +82,23 @@ class Module:
         """All parameters, each once."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def num_parameters(self) -> int:
+        """How many numbers the parameters hold together."""
+        return sum(parameter.data.size for parameter in self.parameters())
+
+    def __repr__(self) -> str:
+        """The tree of modules, with what each layer adds in `extra_repr`."""
+        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.children()]
+        inside = "".join(f"\n  {line}" for line in lines)
+        return f"{type(self).__name__}({self.extra_repr()}{inside}" + ("\n)" if lines else ")")
+
+    def extra_repr(self) -> str:
+        """The settings of this module, for `repr`; here the shapes of its own parameters."""
+        own = [(name, value) for name, value in self._members() if isinstance(value, Parameter)]
+        return ", ".join(f"{name} {value.shape}" for name, value in own)
+
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set every grad to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -92,10 +125,11 @@ class Module:
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Copy arrays from any device into the parameters, in the parameters' dtype.
+        """Copy arrays (raw, from any device, Tensors or lists) into the parameters, in the parameters' dtype.
 
         Raises ValueError that lists every missing, unexpected and misshaped name, before anything is changed.
         """
+        state = {name: as_array(value) for name, value in state.items()}
         own = dict(self.named_parameters())
         aliases = {name for name, _ in self._all_parameters()}
         problems = [f"missing {name}" for name in own if name not in state]
@@ -122,7 +156,7 @@ class Linear(Module):
         self.weight = Parameter(randn(inputs, outputs) * (inputs**-0.5 if std is None else std))
         self.bias = Parameter(zeros(outputs)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return fused.linear(x, self.weight, self.bias)
 
 
@@ -132,7 +166,7 @@ class Embedding(Module):
     def __init__(self, rows: int, width: int, std: float = 1.0):
         self.weight = Parameter(randn(rows, width) * std)
 
-    def forward(self, ids):
+    def forward(self, ids: TensorLike) -> Tensor:
         return fused.embedding(ids, self.weight)
 
 
@@ -144,45 +178,70 @@ class LayerNorm(Module):
         self.bias = Parameter(zeros(width)) if bias else None
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return fused.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Dropout(Module):
-    """In training, zeroes each element with probability p and scales the others by 1 / (1 - p)."""
+    """In training, zeroes each element with probability p (0 <= p < 1) and scales the others by 1 / (1 - p)."""
 
     def __init__(self, p: float):
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: probability {p}: must be at least 0 and less than 1")
         self.p = p
 
-    def forward(self, x):
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+    def forward(self, x: Tensor) -> Tensor:
         return fused.dropout(x, self.p) if self.training else x
 
 
 class GELU(Module):
     """GPT-2's activation, elementwise."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return elementwise.gelu(x)
 
 
 class ReLU(Module):
     """max(x, 0), elementwise."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return elementwise.relu(x)
 
 
-class Sequential(Module):
-    """Modules applied one after the other; named "0", "1", ... and iterable."""
+class ModuleList(Module):
+    """A list of Modules whose parameters are found; named "0", "1", ...; calling them is up to you."""
 
-    def __init__(self, *modules: Module):
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
+    def __init__(self, modules: Iterable[Module] = ()):
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> None:
+        """Add a Module at the end. Raises TypeError for anything else."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}: {module!r:.40} is a {type(module).__name__}, must be a Module")
+        setattr(self, str(len(self)), module)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
 
     def __iter__(self) -> Iterator[Module]:
         return (module for _, module in self.children())
 
-    def forward(self, x):
+    def __getitem__(self, index: int) -> Module:
+        """Number `index`, from either end."""
+        return list(self)[index]
+
+
+class Sequential(ModuleList):
+    """Modules applied one after the other; it can be indexed and iterated."""
+
+    def __init__(self, *modules: Module):
+        super().__init__(modules)
+
+    def forward(self, x: Any) -> Any:
         for module in self:
             x = module(x)
         return x

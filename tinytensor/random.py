@@ -1,11 +1,12 @@
 """Randomness as a pure function of a key: nothing hidden to save, nothing to lose on resume.
 
-Floor 1, beside `tensor.py`. Every draw (initial weights, dropout, sampling) takes its 64-bit seed from the current
+Every draw (initial weights, dropout, sampling) takes its 64-bit seed from the current
 key and the number of draws made under it, so that
 
     with seeded(seed, "dropout", step): ...
 
-gives the same bits whenever it is run again. The key is per thread. Draws are made on the CPU by NumPy's
+gives the same bits whenever it is run again. The key is per thread. Where a batch is worked on in parts,
+`batch_rows` says which rows a part holds, and every part draws what it would in the whole batch. Draws are made on the CPU by NumPy's
 counter-based Philox generator, hence the same on every device; dropout masks come from an equally stateless hash
 inside the kernels.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,11 +29,12 @@ def fold(*key: int | str) -> int:
 
 
 class _Stream(threading.local):
-    """The current thread's key, and how many draws were made under it."""
+    """The current thread's key, how many draws were made under it, and the first row of the batch in hand."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.key: tuple = ("unseeded", secrets.randbits(64))
         self.draws = 0
+        self.first_row = 0
 
 
 _stream = _Stream()
@@ -43,14 +46,29 @@ def manual_seed(seed: int) -> None:
 
 
 @contextmanager
-def seeded(*key: int | str):
-    """Draws inside are a pure function of `key` and their order; afterwards the outer stream goes on."""
+def seeded(*key: int | str) -> Iterator[None]:
+    """Draws inside are a pure function of `key` and their order; afterwards the outer stream continues."""
     outer = _stream.key, _stream.draws
     _stream.key, _stream.draws = key, 0
     try:
         yield
     finally:
         _stream.key, _stream.draws = outer
+
+
+@contextmanager
+def batch_rows(first: int) -> Iterator[None]:
+    """Inside, the tensors that are dropped out hold rows `first`, first + 1, ... of a larger batch on their axis 0."""
+    outer, _stream.first_row = _stream.first_row, first
+    try:
+        yield
+    finally:
+        _stream.first_row = outer
+
+
+def first_row() -> int:
+    """What `batch_rows` says in this thread, else 0."""
+    return _stream.first_row
 
 
 def next_seed() -> int:

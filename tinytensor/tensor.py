@@ -1,13 +1,13 @@
-"""The autograd engine: a Tensor remembers the Function that made it, and `backward` walks those back.
+"""The autograd engine: a Tensor remembers the Function that made it, and `backward` walks the graph in reverse.
 
-Floor 1; it knows of no particular operation. A forward pass builds a graph as it runs:
+The engine knows of no particular operation. A forward pass records a graph as it runs:
 
     Tensor x --+
                +--> Function (Mul) --> Tensor y        y.function is the Mul, and the Mul's inputs are (x, w)
     Tensor w --+
 
 The loss is one number L, and each Function holds a vector-Jacobian product (VJP): given g = dL/dy it returns dL/dx
-for each of its inputs x. `backward` calls the VJPs in reverse topological order, summing what reaches a tensor by
+for each of its inputs x. `backward` calls the VJPs in reverse topological order and sums what reaches a tensor along
 several paths, which is the chain rule. First-order gradients only: VJPs compute on raw arrays and are not recorded.
 
 Read `ops/elementwise.py` next, where each operation is a forward and a VJP side by side.
@@ -16,12 +16,26 @@ Read `ops/elementwise.py` next, where each operation is a forward and a VJP side
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
+from collections import Counter
+from collections.abc import Callable
 from contextlib import ContextDecorator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinytensor.backend import array_module, to_numpy
+from tinytensor.backend import array_module, device_of, to_numpy
+
+if TYPE_CHECKING:  # methods call operations, which are made of Tensors: `methods.py` adds them once all of it exists
+    from tinytensor.methods import Methods
+else:
+    Methods = object
+
+Array = Any  # a raw array: numpy.ndarray, cupy.ndarray, or that of the emulated device
+TensorLike = Any  # a Tensor, a raw array, or numbers
+DEFAULT_DTYPE = np.float32
 
 
 class _GradMode(threading.local):
@@ -29,57 +43,67 @@ class _GradMode(threading.local):
 
 
 _grad_mode = _GradMode()
+_leaf_lock = threading.Lock()  # two threads may run backward into one leaf
 
 
 class no_grad(ContextDecorator):
     """Inside `with no_grad():`, or in a function under `@no_grad()`, no graph is recorded (in this thread)."""
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._before = _grad_mode.enabled
         _grad_mode.enabled = False
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         _grad_mode.enabled = self._before
 
-    def _recreate_cm(self):
+    def _recreate_cm(self) -> no_grad:
         return no_grad()  # a fresh one for each call of a decorated function, which may call itself
 
 
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread."""
+    return _grad_mode.enabled
+
+
 class Version:
-    """Counts the in-place changes of one array, for `backward` to see whether an array it needs was overwritten."""
+    """Counts the in-place changes of some memory; all views of it share one, so none can go stale unnoticed."""
 
     __slots__ = ("changes",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.changes = 0
 
 
-class Tensor:
+class Tensor(Methods):
     """An array, and how it came to be.
 
     data: the raw array (NumPy, CuPy or emulated), of any shape and dtype.
     grad: None, or dL/d(this tensor) as a raw array of the same shape and dtype, after `backward` (leaves only).
     function: the Function that computed it, None for a leaf.
+
+    `Tensor(array)` shares the array's memory; numbers and nested lists become float32, int64 or bool arrays.
+    Raises TypeError for data that is not numeric, and for requires_grad of anything but floats.
     """
 
     __slots__ = ("__weakref__", "_data", "function", "grad", "requires_grad", "version")
     __array_ufunc__ = None  # makes `ndarray * Tensor` call Tensor.__rmul__
+    __hash__ = object.__hash__  # the engine keys dictionaries by identity, whatever == says
 
-    def __init__(self, data, requires_grad: bool = False):
-        self._data = data if not isinstance(data, np.generic) else np.asarray(data)
+    def __init__(self, data: TensorLike, requires_grad: bool = False):
+        self._data = data if type(data) is np.ndarray and data.dtype.kind in "fiub" else as_array(data)
         if requires_grad and self._data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
         self.requires_grad = requires_grad
-        self.grad = None
+        self.grad: Array | None = None
         self.function: Function | None = None
         self.version = Version()
 
     @property
-    def data(self):
+    def data(self) -> Array:
         return self._data
 
     @data.setter
-    def data(self, array):
+    def data(self, array: Array) -> None:
         if array is self._data:  # as after `t.data -= step`: Python assigns what the in-place operation returned
             self.mark_changed()
         else:
@@ -94,12 +118,25 @@ class Tensor:
         return self._data.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self._data.dtype
 
     @property
     def ndim(self) -> int:
         return self._data.ndim
+
+    @property
+    def device(self) -> str:
+        """Where the array is: "cpu", "cuda:0", "emulated"."""
+        return device_of(self._data).name
+
+    def size(self, axis: int | None = None):
+        """The shape, or the length of one axis."""
+        return self.shape if axis is None else self.shape[axis]
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self._data.size
 
     def __len__(self) -> int:
         return len(self._data)
@@ -112,7 +149,7 @@ class Tensor:
         values = np.array2string(to_numpy(self._data), separator=", ", prefix="tensor(", precision=4, threshold=100)
         grad = ", requires_grad=True" if self.requires_grad else ""
         if self.function:
-            grad = f", function={self.function.name}"
+            grad = f", function={type(self.function).__name__}"
         shape = "" if self._data.size else f", shape={self.shape}"
         dtype = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
         return f"tensor({values}{shape}{dtype}{grad})"
@@ -121,99 +158,156 @@ class Tensor:
         """The values as a NumPy array; on the CPU it shares this tensor's memory."""
         return to_numpy(self._data)
 
+    def tolist(self):
+        """The values as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
     def item(self) -> float | int | bool:
-        """The value of a tensor with one element, as a Python number (waits for the device)."""
+        """The value of a tensor with one element, as a Python number (synchronizes the device)."""
         return self._data.item()
 
-    def detach(self) -> Tensor:
-        """The same data as a constant: gradients stop here."""
-        return Tensor(self._data)
+    def __bool__(self) -> bool:
+        return bool(self._data)
 
-    def backward(self, gradient=None) -> None:
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.ndim or self.dtype.kind not in "iu":
+            raise TypeError(f"a tensor of shape {self.shape} and dtype {self.dtype} is not an integer")
+        return int(self.item())
+
+    def detach(self) -> Tensor:
+        """The same memory as a constant: gradients stop here."""
+        constant = Tensor(self._data)
+        constant.version = self.version
+        return constant
+
+    def backward(self, gradient: TensorLike = None) -> None:
         """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
 
         gradient: dL/d(this tensor), an array or Tensor of this shape; may be left out for a scalar, where it is 1.
         Raises RuntimeError if nothing here requires a gradient, if part of the graph was freed by an earlier call or an
-        array in it changed in place (no `grad` changes then, but run forward again); ValueError for a misfit gradient.
+        array in it changed in place (no `grad` changes then, but run forward again); ValueError for a gradient of the
+        wrong shape; TypeError for a VJP that returns something else than a tuple of arrays.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient (set requires_grad=True)")
         _propagate(self, _seed_gradient(self, gradient))
 
 
+@dataclass(frozen=True)
+class ScatterAdd:
+    """A sparse gradient: `add_into(total)` adds it in place to a contiguous array of the input's shape."""
+
+    add_into: Callable[[Array], None]
+
+
 class Function:
-    """One application of a differentiable operation; subclass it to make your own.
+    """One application of a differentiable operation; subclass it to make your own, and apply each object once.
 
-    `forward(*arrays)` computes the result from raw arrays and keeps on `self` what the VJP will need.
-    `vjp(g)` gets dL/dy and returns a tuple with dL/dx per input: arrays it has just made, or views of g, never g
-    changed in place, and None where `self.needs_grad[i]` is false. An input that was broadcast may get a gradient
-    of the result's shape; the engine sums it down. Instead of an array that is mostly zeros, it may return a function
-    that adds the rest into an array of the input's shape. Options go to `__init__`:
+    `forward(*arrays)` computes the result from raw arrays. What the VJP will need of them goes through `save`, which
+    lets the engine notice if it is changed in place before it is used.
+    `vjp(g)` gets dL/dy and returns a tuple with dL/dx for each input: arrays it has just made, or views of g, but g is
+    never changed in place; None where `self.needs_grad[i]` is false. Where an input was broadcast, a gradient of the
+    result's shape will do: the engine sums it down. A sparse gradient is a `ScatterAdd`. Options go to `__init__`:
 
-        class Scale(Function):
-            '''y = c x;  gx = c g'''
+        class Square(Function):
+            '''y = c x^2;  gx = 2 c g x'''
             def __init__(self, c): self.c = c
-            def forward(self, x): return self.c * x
-            def vjp(self, g): return (self.c * g,)
+            def forward(self, x):
+                self.x = self.save(x)
+                return self.c * x * x
+            def vjp(self, g): return (2 * self.c * g * self.x,)
 
-        y = Scale(3.0)(x)
+        y = Square(3.0)(x)
     """
 
-    edges: list | None = None  # set when recorded in a graph, None again once backward has freed it
-    _depth = 0  # one more than that of the deepest Function whose result this one was given
+    needs_grad: tuple[bool, ...] | None = None  # for each input; None until the Function is applied
+    _saved: tuple = ()
+    _depth = 0  # topological depth: 1 + the largest depth of the Functions that made the inputs
+    # when recorded, (Function or leaf, shape, dtype) for each input that needs a gradient; None when not, or once freed
+    _edges: list | None = None
+    _guards: list = []  # noqa: RUF012  replaced, never changed
+    _freed_by: _Backward | None = None
 
-    def forward(self, *arrays):
+    def forward(self, *arrays: Array) -> Array:
         raise NotImplementedError
 
-    def vjp(self, g) -> tuple:
+    def vjp(self, g: Array) -> tuple:
         raise NotImplementedError
 
-    @property
-    def name(self) -> str:
-        return type(self).__name__
+    def save(self, *arrays: Array) -> Any:
+        """Keep arrays (anything else passes through) for the VJP; returns them, or the one if there is one."""
+        self._saved += arrays
+        return arrays[0] if len(arrays) == 1 else arrays
 
-    def __call__(self, *inputs) -> Tensor:
+    def __call__(self, *inputs: TensorLike) -> Tensor:
         """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
-        arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
+        self._require_unused()
+        arrays = _raw_arrays(inputs)
         self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         try:
-            y = Tensor(self.forward(*arrays))
+            result = self.forward(*arrays)
         except (ValueError, TypeError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
-            raise kind(f"{self.name} of {' and '.join(map(_describe, arrays))}: {error}") from error
+            raise kind(f"{type(self).__name__} of {' and '.join(map(_describe, arrays))}: {error}") from error
+        if not is_array(result) and not isinstance(result, np.generic):
+            raise TypeError(f"{type(self).__name__}.forward returned a {type(result).__name__}: must be an array")
+        y = Tensor(result)
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        if y._data.base is not None:
+            _share_version(y, tensors)
         if True in self.needs_grad:
             y.function, y.requires_grad = self, True
-            tensors = [x for x in inputs if isinstance(x, Tensor)]
-            self.guards = self._guards(tensors, y)
+            self._guards = self._make_guards(tensors, y)
             self._depth = 1 + max([x.function._depth for x in tensors if x.function], default=0)
-            # where gradients go, and what they must fit; not the Tensors, which would keep all their arrays alive
-            self.edges = [
+            # not the Tensors themselves, which would keep all their arrays alive
+            self._edges = [
                 (x.function or x, x.shape, x.dtype) if needed else None
                 for x, needed in zip(inputs, self.needs_grad, strict=True)
             ]
         return y
 
-    def _guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
-        """What to compare before the VJP for each array that was kept: its version now, and words to name it."""
-        kept = [id(v) for value in vars(self).values() for v in (value if isinstance(value, tuple) else (value,))]
+    def _require_unused(self) -> None:
+        name = type(self).__name__
+        if self.needs_grad is not None:
+            raise RuntimeError(f"{name}: was applied before; a Function object holds what one application saved")
+        if taken := _RESERVED & vars(self).keys():
+            raise TypeError(f"{name}: has an option named {min(taken)!r}, which is the engine's; choose another name")
+
+    def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
+        """What to compare before the VJP for each array that was saved: its version now, and words to name it."""
+        if not self._saved:
+            return []
+        saved = {id(_owner(a)) for a in _flat(self._saved) if is_array(a)}
         roles = [(x, "an input") for x in inputs] + [(y, "the result")]
-        return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(x._data) in kept]
+        return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(_owner(x._data)) in saved]
 
     def _check(self) -> None:
-        """Raise RuntimeError if what was kept is no longer there, or an array of it was changed in place."""
-        if self.edges is None:
+        """Raise RuntimeError if what was saved is no longer there, or was changed in place."""
+        name = type(self).__name__
+        if self._edges is None:
+            cause = self._freed_by.failure if self._freed_by else None
+            happened = f"failed in {cause}" if cause else "freed it"
             raise RuntimeError(
-                f"backward: the graph through this {self.name} was freed by an earlier backward; run forward again"
+                f"backward: the graph through this {name} is gone, an earlier backward {happened}; run forward again"
             )
-        for version, changes, role, shape in self.guards:
+        for version, changes, role, shape in self._guards:
             if version.changes != changes:
-                raise RuntimeError(
-                    f"backward: {role} of {self.name}, shape {shape}, was changed in place after it was used"
-                )
+                raise RuntimeError(f"backward: {role} of {name}, shape {shape}, was changed in place after it was used")
 
-    def __lt__(self, other: Function) -> bool:
-        """The deepest comes first in a heap."""
-        return self._depth > other._depth
+    def _free(self, walk: _Backward) -> None:
+        """Drop the saved arrays and the graph."""
+        vars(self).clear()
+        self.needs_grad, self._freed_by = (), walk
+
+
+# what a subclass must leave alone
+_RESERVED = {name for name in vars(Function) if not name.startswith("__")}
 
 
 def as_function(operation: type[Function]):
@@ -226,86 +320,214 @@ def as_function(operation: type[Function]):
     return apply
 
 
-def _describe(x) -> str:
-    return f"{x.shape} {x.dtype}" if hasattr(x, "shape") else repr(x)
+# ---- arrays ----
 
 
-def _seed_gradient(y: Tensor, gradient):
+def is_array(x: object) -> bool:
+    """Whether x is a raw array of any device."""
+    return isinstance(x, np.ndarray) or (hasattr(x, "dtype") and array_module(x) is not np)
+
+
+def as_array(data: TensorLike, dtype=None) -> Array:
+    """`data` as an array, without a copy where it is one of that dtype.
+
+    Python numbers and nested lists become float32, int64 or bool; arrays and NumPy's scalars keep their dtype unless
+    another is asked for. Raises TypeError for what is not numeric, ValueError for ragged lists.
+    """
+    if isinstance(data, Tensor):
+        data = data._data
+    if is_array(data):
+        array = data if dtype is None else data.astype(dtype, copy=False)
+    else:
+        array = np.asarray(data, dtype)
+        if dtype is None and array.dtype == np.float64 and not isinstance(data, np.generic):
+            array = array.astype(DEFAULT_DTYPE)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a tensor holds real numbers or booleans, not {array.dtype} as in {data!r:.40}")
+    return array
+
+
+def raw(x: TensorLike) -> Array:
+    """The array of a Tensor; anything else as it is."""
+    return x._data if isinstance(x, Tensor) else x
+
+
+def _raw_arrays(inputs: tuple) -> list:
+    """What `forward` gets: arrays, and beside an array also None and Python numbers, which take its dtype."""
+    arrays = [x._data if isinstance(x, Tensor) else _plain(x) for x in inputs]
+    if not any(map(is_array, arrays)):
+        arrays = [x if x is None else as_array(x) for x in arrays]
+    return arrays
+
+
+def _plain(x: object) -> Any:
+    """A constant: lists as arrays, NumPy's scalars as Python numbers, so that a float64 one does not widen float32."""
+    if isinstance(x, np.generic):
+        return x.item()
+    return as_array(x) if isinstance(x, (list, tuple)) else x
+
+
+def _flat(arrays):
+    """The arrays in tuples and lists, however deep."""
+    for a in arrays:
+        if isinstance(a, (tuple, list)):
+            yield from _flat(a)
+        else:
+            yield a
+
+
+def _owner(array: Array) -> Array:
+    """The array that owns the memory `array` is a view of."""
+    while hasattr(array.base, "shape"):
+        array = array.base
+    return array
+
+
+def _share_version(y: Tensor, inputs: list[Tensor]) -> None:
+    """If y is a view of an input's memory, a change of either is a change of both."""
+    owner = _owner(y._data)
+    for x in inputs:
+        if _owner(x._data) is owner:
+            y.version = x.version
+
+
+def _describe(x: object) -> str:
+    return f"{x.shape} {x.dtype}" if hasattr(x, "shape") and hasattr(x, "dtype") else repr(x)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` can be broadcast to the shape `to`."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """g summed over the axes along which an array of `shape` was broadcast to g's shape (the VJP of broadcasting)."""
+    if g.shape == shape:
+        return g
+    extra = g.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
+    return g.sum(axis=axes).reshape(shape)
+
+
+# ---- backward ----
+
+
+class _Backward:
+    """One walk over a graph: the gradients accumulated so far but not yet propagated, and how it ended."""
+
+    def __init__(self) -> None:
+        self.sums: dict = {}  # Function or leaf -> (sum so far, whether that array is ours to add into)
+        self.failure = ""  # the Function whose VJP raised
+
+    def add(self, node: Function | Tensor, g: Array, fresh: bool) -> None:
+        if node not in self.sums:
+            self.sums[node] = g, fresh
+            return
+        total, owned = self.sums[node]
+        # never into an array that another node may hold; 0-d sums come back as NumPy scalars without out=
+        out = total if owned else g if fresh else array_module(g).empty_like(g)
+        self.sums[node] = array_module(g).add(total, g, out=out), True
+
+    def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape, dtype, xp) -> None:
+        """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
+        total, owned = self.sums[node] if node in self.sums else (xp.zeros(shape, dtype=dtype), True)
+        if not owned or not total.flags.c_contiguous:
+            total = total.copy(order="C")
+        sparse.add_into(total)
+        self.sums[node] = total, True
+
+
+def _seed_gradient(y: Tensor, gradient: TensorLike) -> Array:
     xp = array_module(y.data)
     if gradient is None:
         if y.data.size != 1:
             raise RuntimeError(f"backward: a tensor of shape {y.shape} is not a scalar; pass gradient=, its dL/dy")
         return xp.ones(y.shape, dtype=y.dtype)
-    g = xp.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=y.dtype)
+    g = xp.asarray(raw(gradient), dtype=y.dtype)
     if g.shape != y.shape:
         raise ValueError(f"backward: gradient has shape {g.shape}, the tensor has {y.shape}")
     return g
 
 
-def _propagate(root: Tensor, g) -> None:
-    """Visit Functions from the deepest on, so that all that used a Function's result come before it."""
-    sums = _Sums()
-    sums.add(root.function or root, g, fresh=False)
-    waiting = [root.function] if root.function else []
-    while waiting:
-        function = heapq.heappop(waiting)
-        _pull_back(function, sums, waiting)
-        vars(function).clear()  # frees the arrays it kept, and the graph
-    for leaf, (g, owned) in sums.items():
-        if leaf.grad is not None:
-            leaf.grad = array_module(g).add(leaf.grad, g, out=g if owned else None)
-        else:
-            leaf.grad = g if owned else g.copy()
+def _propagate(root: Tensor, g: Array) -> None:
+    """Visit Functions in reverse topological order: when one is visited, all uses of its result have been."""
+    walk, order = _Backward(), itertools.count()
+    walk.add(root.function or root, g, fresh=False)
+    # a heap, deepest Function first; the count settles ties, in the same order every time
+    heap: list[tuple[int, int, Function]] = []
+    if root.function:
+        heap.append((-root.function._depth, next(order), root.function))
+    while heap:
+        function = heapq.heappop(heap)[-1]
+        try:
+            reached = _pull_back(function, walk)
+        except BaseException:
+            walk.failure = type(function).__name__
+            raise
+        function._free(walk)
+        for parent in reached:
+            heapq.heappush(heap, (-parent._depth, next(order), parent))
+    for leaf, (total, owned) in walk.sums.items():
+        with _leaf_lock:
+            if leaf.grad is None:
+                leaf.grad = total if owned else total.copy()
+            else:
+                leaf.grad = array_module(total).add(leaf.grad, total, out=total if owned else None)
 
 
-def _pull_back(function: Function, sums: _Sums, waiting: list[Function]) -> None:
-    """Take one Function's gradient from `sums`, add there what its VJP makes of it, and let what it reached wait."""
+def _pull_back(function: Function, walk: _Backward) -> list[Function]:
+    """Call one Function's VJP and add its gradients to those of the inputs; returns the Functions reached first."""
     function._check()
-    g, _ = sums.pop(function)
-    gradients = function.vjp(g)
-    for edge, gx in zip(function.edges, gradients, strict=True):
+    g, _ = walk.sums.pop(function)
+    gradients = _require_tuple(function, function.vjp(g))
+    # g itself, a view, a saved array, or one array for two inputs may be held elsewhere: not ours to add into
+    uses = Counter(map(id, (g, *gradients, *_flat(function._saved))))
+    reached = []
+    for i, (edge, gx) in enumerate(zip(function._edges or (), gradients, strict=True)):
         if edge is None:
             continue
         node, shape, dtype = edge
-        if isinstance(node, Function) and node not in sums:
-            heapq.heappush(waiting, node)
-        if gx is None:
-            raise RuntimeError(f"backward: {function.name} gave no gradient for its input of shape {shape}")
-        if callable(gx):
-            sums.add_by(gx, node, shape, dtype, array_module(g))
-            continue
-        # g itself, a view, or one array for two inputs may be held elsewhere: those are not ours to add into
-        fresh = gx is not g and gx.base is None and sum(gx is other for other in gradients) == 1
-        sums.add(node, *_fit(gx, shape, dtype, fresh))
+        if isinstance(node, Function) and node not in walk.sums:
+            reached.append(node)
+        if isinstance(gx, ScatterAdd):
+            walk.scatter_add(node, gx, shape, dtype, array_module(g))
+        else:
+            gx = _require_gradient(function, i, gx, shape, g.shape)
+            fresh = uses[id(gx)] <= 1 and gx.base is None
+            walk.add(node, *_fit(gx, shape, dtype, fresh))
+    return reached
 
 
-def _fit(gx, shape, dtype, fresh: bool):
-    """Bring a VJP's result to the shape and dtype of its input: sum over the axes that forward broadcast."""
+def _require_tuple(function: Function, gradients: object) -> tuple:
+    """What a VJP returned, if it is one gradient for each input."""
+    name, count = type(function).__name__, len(function._edges or ())
+    if not isinstance(gradients, tuple):
+        kind = type(gradients).__name__
+        raise TypeError(f"backward: {name}.vjp returned a {kind}: must be a tuple, such as `return (gx,)`")
+    if len(gradients) != count:
+        raise RuntimeError(f"backward: {name}.vjp returned {len(gradients)} gradients: must be {count}, one per input")
+    return gradients
+
+
+def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_shape: tuple) -> Array:
+    """Gradient number i of a VJP, if it is an array of its input's shape, or of the result's where that broadcast."""
+    name = type(function).__name__
+    if gx is None:
+        raise RuntimeError(f"backward: {name}.vjp gave no gradient for input {i}, of shape {shape}")
+    if isinstance(gx, np.generic):  # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
+        gx = np.asarray(gx)
+    if not is_array(gx):
+        kind = type(gx).__name__
+        raise TypeError(f"backward: {name}.vjp gave a {kind} as the gradient of input {i}: must be an array")
+    if gx.shape != shape and not (gx.shape == result_shape and _broadcasts(shape, result_shape)):
+        raise ValueError(f"backward: {name}.vjp gave input {i}, of shape {shape}, a gradient of shape {gx.shape}")
+    return gx
+
+
+def _fit(gx: Array, shape: tuple, dtype, fresh: bool) -> tuple[Array, bool]:
+    """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
     if gx.shape != shape:
-        extra = gx.ndim - len(shape)
-        axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
-        gx, fresh = gx.sum(axis=axes).reshape(shape), True
+        gx, fresh = unbroadcast(gx, shape), True
     if gx.dtype != dtype:
         gx, fresh = gx.astype(dtype), True
-    # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
     return (np.asarray(gx) if isinstance(gx, np.generic) else gx), fresh
-
-
-class _Sums(dict):
-    """Gradients under way: Function or leaf -> (sum so far, whether that array is ours to add into)."""
-
-    def add(self, key, g, fresh: bool) -> None:
-        if key not in self:
-            self[key] = g, fresh
-            return
-        total, owned = self[key]
-        # never into an array that another node may hold; 0-d sums come back as NumPy scalars without out=
-        out = total if owned else g if fresh else array_module(g).empty_like(g)
-        self[key] = array_module(g).add(total, g, out=out), True
-
-    def add_by(self, add_into, key, shape, dtype, xp) -> None:
-        """Let `add_into` add a gradient that is mostly zeros into the sum, a contiguous array that is ours."""
-        total, owned = self[key] if key in self else (xp.zeros(shape, dtype=dtype), True)
-        total = xp.ascontiguousarray(total) if owned else total.copy(order="C")
-        add_into(total)
-        self[key] = total, True

@@ -1,5 +1,5 @@
-"""Floor 2: the differentiable operations, one Function each, forward and VJP side by side.
+"""The differentiable operations, one Function each, forward and VJP side by side.
 
-`elementwise.py` shows the pattern; `reduce.py`, `shape.py` and `linalg.py` follow it, and `fused.py` holds what a GPT
-needs in one piece, computed by the primitives of floor 0.
+`elementwise.py` shows the pattern; `reduce.py`, `shape.py` and `linalg.py` follow it. `composed.py` writes what a GPT
+needs in elementary operations, and `fused.py` has the same in one piece each, computed by the primitives of `kernels`.
 """

@@ -1,20 +1,23 @@
-"""Elementwise operations with NumPy's broadcasting and dtype rules.
+"""Elementwise operations with NumPy's broadcasting.
 
-Floor 2, on `tensor.py`. Each class is one operation: `forward`, then its VJP, with the formula in the docstring
-(g = dL/dy, gx = dL/dx). Where the inputs broadcast, a VJP returns gradients of the result's shape and the engine
-sums them down, so `Add.vjp` is just `g, g`. The public functions follow at the end of the file. Read `reduce.py` next.
+Each class is one operation: `forward`, then its VJP, with the formula in the docstring (g = dL/dy, gx = dL/dx). Where
+the inputs broadcast, a VJP returns gradients of the result's shape and the engine sums them down, so `Add.vjp` is just
+`g, g`. Dtypes are NumPy's, but for integers that meet floats: as in PyTorch they take the float's dtype, or float32
+where a function makes floats of them, so nothing becomes float64 unasked. The public functions follow at the end of
+the file. Read `reduce.py` next.
 """
 
 from __future__ import annotations
 
 from tinytensor.backend import array_module, kernels_for
-from tinytensor.tensor import Function, Tensor, as_function
+from tinytensor.tensor import DEFAULT_DTYPE, Function, Tensor, TensorLike, raw
 
 
 class Add(Function):
     """y = a + b;  ga = g,  gb = g"""
 
     def forward(self, a, b):
+        a, b = promoted(a, b)
         return a + b
 
     def vjp(self, g):
@@ -25,6 +28,7 @@ class Sub(Function):
     """y = a - b;  ga = g,  gb = -g"""
 
     def forward(self, a, b):
+        a, b = promoted(a, b)
         return a - b
 
     def vjp(self, g):
@@ -35,8 +39,8 @@ class Mul(Function):
     """y = a b;  ga = g b,  gb = g a"""
 
     def forward(self, a, b):
-        self.a, self.b = a, b
-        return a * b
+        self.a, self.b = self.save(*promoted(a, b))
+        return self.a * self.b
 
     def vjp(self, g):
         return g * self.b if self.needs_grad[0] else None, g * self.a if self.needs_grad[1] else None
@@ -46,7 +50,8 @@ class Div(Function):
     """y = a / b;  ga = g / b,  gb = -g y / b"""
 
     def forward(self, a, b):
-        self.b, self.y = b, a / b
+        a, b = promoted(a, b)
+        self.b, self.y = self.save(b, floating(a) / floating(b))
         return self.y
 
     def vjp(self, g):
@@ -58,7 +63,8 @@ class Pow(Function):
     """y = a^b;  ga = g b a^(b-1),  gb = g y log(a), and 0 where a = 0 (y is constant in b there)"""
 
     def forward(self, a, b):
-        self.a, self.b, self.y = a, b, a**b
+        a, b = promoted(a, b)
+        self.a, self.b, self.y = self.save(a, b, a**b)
         return self.y
 
     def vjp(self, g):
@@ -82,7 +88,7 @@ class Exp(Function):
     """y = exp(x);  gx = g y"""
 
     def forward(self, x):
-        self.y = array_module(x).exp(x)
+        self.y = self.save(array_module(x).exp(floating(x)))
         return self.y
 
     def vjp(self, g):
@@ -93,8 +99,8 @@ class Log(Function):
     """y = log(x);  gx = g / x"""
 
     def forward(self, x):
-        self.x = x
-        return array_module(x).log(x)
+        self.x = self.save(x)
+        return array_module(x).log(floating(x))
 
     def vjp(self, g):
         return (g / self.x,)
@@ -104,7 +110,7 @@ class Sqrt(Function):
     """y = sqrt(x);  gx = g / (2 y)"""
 
     def forward(self, x):
-        self.y = array_module(x).sqrt(x)
+        self.y = self.save(array_module(x).sqrt(floating(x)))
         return self.y
 
     def vjp(self, g):
@@ -115,7 +121,7 @@ class Tanh(Function):
     """y = tanh(x);  gx = g (1 - y^2)"""
 
     def forward(self, x):
-        self.y = array_module(x).tanh(x)
+        self.y = self.save(array_module(x).tanh(floating(x)))
         return self.y
 
     def vjp(self, g):
@@ -127,7 +133,7 @@ class Sigmoid(Function):
 
     def forward(self, x):
         # the same function through tanh, which cannot overflow
-        self.y = 0.5 + 0.5 * array_module(x).tanh(0.5 * x)
+        self.y = self.save(0.5 + 0.5 * array_module(x).tanh(0.5 * floating(x)))
         return self.y
 
     def vjp(self, g):
@@ -138,7 +144,7 @@ class ReLU(Function):
     """y = max(x, 0);  gx = g where x > 0, else 0"""
 
     def forward(self, x):
-        self.y = array_module(x).maximum(x, 0)
+        self.y = self.save(array_module(x).maximum(x, x.dtype.type(0)))
         return self.y
 
     def vjp(self, g):
@@ -146,11 +152,14 @@ class ReLU(Function):
 
 
 class GELU(Function):
-    """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)"""
+    """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+
+    In elementary operations: `tinytensor.ops.composed.gelu`.
+    """
 
     def forward(self, x):
-        self.x = x
-        return kernels_for(x).gelu_forward(x)
+        self.x = self.save(floating(x))
+        return kernels_for(x).gelu_forward(self.x)
 
     def vjp(self, g):
         return (kernels_for(g).gelu_backward(g, self.x),)
@@ -160,7 +169,7 @@ class Abs(Function):
     """y = |x|;  gx = g sign(x), which is 0 at x = 0"""
 
     def forward(self, x):
-        self.x = x
+        self.x = self.save(x)
         return array_module(x).abs(x)
 
     def vjp(self, g):
@@ -168,23 +177,39 @@ class Abs(Function):
 
 
 class Maximum(Function):
-    """y = max(a, b);  g goes to the larger one, half to each where they are equal"""
+    """y = max(a, b);  g goes to the larger one, half to each where they are equal, and to a NaN, which y is then"""
 
     def forward(self, a, b):
-        self.a, self.b = a, b
-        return array_module(a if hasattr(a, "dtype") else b).maximum(a, b)
+        self.a, self.b = self.save(*promoted(a, b))
+        return module_of(a, b).maximum(self.a, self.b)
+
+    def wins(self, a, b):
+        """Where y is a. A NaN is the only number that differs from itself."""
+        return (a >= b) | (a != a)
 
     def vjp(self, g):
-        share = (self.a > self.b) + (self.a == self.b) * g.dtype.type(0.5)
+        a_wins, b_wins = self.wins(self.a, self.b), self.wins(self.b, self.a)
+        share = a_wins / (a_wins.astype(g.dtype) + b_wins)
         return g * share, g * (1 - share)
+
+
+class Minimum(Maximum):
+    """y = min(a, b);  g goes to the smaller one, half to each where they are equal, and to a NaN, which y is then"""
+
+    def forward(self, a, b):
+        self.a, self.b = self.save(*promoted(a, b))
+        return module_of(a, b).minimum(self.a, self.b)
+
+    def wins(self, a, b):
+        return (a <= b) | (a != a)
 
 
 class Where(Function):
     """y = a where condition else b;  ga = g where condition else 0,  gb = 0 where condition else g"""
 
     def forward(self, condition, a, b):
-        self.condition = condition
-        return array_module(condition).where(condition, a, b)
+        self.condition = self.save(condition)
+        return module_of(condition, a, b).where(condition, *promoted(a, b))
 
     def vjp(self, g):
         xp = array_module(g)
@@ -205,28 +230,134 @@ class Cast(Function):
         return (g,)
 
 
-add, sub, mul, div, pow, neg = map(as_function, (Add, Sub, Mul, Div, Pow, Neg))
-exp, log, sqrt, abs, tanh, sigmoid = map(as_function, (Exp, Log, Sqrt, Abs, Tanh, Sigmoid))
-relu, gelu, maximum, where = map(as_function, (ReLU, GELU, Maximum, Where))
+def floating(x):
+    """x, or if it is an array of integers or booleans, that array in float32."""
+    return x.astype(DEFAULT_DTYPE) if hasattr(x, "dtype") and x.dtype.kind != "f" else x
 
 
-def minimum(a, b) -> Tensor:
-    """The smaller of a and b; where they are equal, each gets half of g."""
-    return -maximum(-a, -b)
+def promoted(a, b):
+    """a and b, where an array of integers that meets floats is cast to their dtype, and to float32 beside a number."""
+    if is_floating(a) and not is_floating(b) and hasattr(b, "dtype"):
+        return a, b.astype(getattr(a, "dtype", DEFAULT_DTYPE))
+    if is_floating(b) and not is_floating(a) and hasattr(a, "dtype"):
+        return a.astype(getattr(b, "dtype", DEFAULT_DTYPE)), b
+    return a, b
 
 
-def masked_fill(x, mask, value) -> Tensor:
-    """x with `value` where `mask` (boolean, broadcast) is true."""
-    return where(mask, value, x)
+def is_floating(x) -> bool:
+    """Whether x is an array of floats, or a Python float."""
+    return x.dtype.kind == "f" if hasattr(x, "dtype") else isinstance(x, float)
 
 
-def clip(x, low=None, high=None) -> Tensor:
-    """x limited to [low, high], with no gradient beyond; None means no limit on that side."""
-    x = x if low is None else where(x.data < low, low, x)
-    return x if high is None else where(x.data > high, high, x)
+def module_of(*operands):
+    """The namespace of the first operand that is an array; the others are numbers, or on the same device."""
+    return array_module(next((x for x in operands if hasattr(x, "dtype")), 0))
 
 
-def cast(x, dtype) -> Tensor:
+def add(a: TensorLike, b: TensorLike) -> Tensor:
+    """a + b, elementwise."""
+    return Add()(a, b)
+
+
+def sub(a: TensorLike, b: TensorLike) -> Tensor:
+    """a - b, elementwise."""
+    return Sub()(a, b)
+
+
+def mul(a: TensorLike, b: TensorLike) -> Tensor:
+    """a * b, elementwise."""
+    return Mul()(a, b)
+
+
+def div(a: TensorLike, b: TensorLike) -> Tensor:
+    """a / b, elementwise; integers give float32."""
+    return Div()(a, b)
+
+
+def pow(a: TensorLike, b: TensorLike) -> Tensor:
+    """a ** b, elementwise."""
+    return Pow()(a, b)
+
+
+def neg(x: TensorLike) -> Tensor:
+    """-x, elementwise."""
+    return Neg()(x)
+
+
+def exp(x: TensorLike) -> Tensor:
+    """e ** x, elementwise; integers give float32."""
+    return Exp()(x)
+
+
+def log(x: TensorLike) -> Tensor:
+    """The natural logarithm, elementwise; integers give float32."""
+    return Log()(x)
+
+
+def sqrt(x: TensorLike) -> Tensor:
+    """The square root, elementwise; integers give float32."""
+    return Sqrt()(x)
+
+
+def abs(x: TensorLike) -> Tensor:
+    """|x|, elementwise; its gradient at 0 is 0."""
+    return Abs()(x)
+
+
+def tanh(x: TensorLike) -> Tensor:
+    """The hyperbolic tangent, elementwise; integers give float32."""
+    return Tanh()(x)
+
+
+def sigmoid(x: TensorLike) -> Tensor:
+    """1 / (1 + exp(-x)), elementwise; integers give float32."""
+    return Sigmoid()(x)
+
+
+def relu(x: TensorLike) -> Tensor:
+    """max(x, 0), elementwise; its gradient at 0 is 0."""
+    return ReLU()(x)
+
+
+def gelu(x: TensorLike) -> Tensor:
+    """GPT-2's activation, x Phi(x) with Phi approximated by tanh, elementwise."""
+    return GELU()(x)
+
+
+def maximum(a: TensorLike, b: TensorLike) -> Tensor:
+    """The larger of a and b, elementwise, and NaN where either is; where they are equal, each gets half of g."""
+    return Maximum()(a, b)
+
+
+def minimum(a: TensorLike, b: TensorLike) -> Tensor:
+    """The smaller of a and b, elementwise, and NaN where either is; where they are equal, each gets half of g."""
+    return Minimum()(a, b)
+
+
+def where(condition: TensorLike, a: TensorLike, b: TensorLike) -> Tensor:
+    """a where `condition` (boolean, broadcast) is true, else b. Raises TypeError for another condition."""
+    return Where()(_boolean("where", "condition", condition), a, b)
+
+
+def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
+    """x with `value` where `mask` (boolean, broadcast) is true. Raises TypeError for another mask."""
+    return where(_boolean("masked_fill", "mask", mask), value, x)
+
+
+def clip(x: TensorLike, low: TensorLike = None, high: TensorLike = None) -> Tensor:
+    """x limited to [low, high], with no gradient beyond; None means no limit on that side. NaN stays NaN."""
+    x = x if low is None else where(raw(x) < raw(low), low, x)
+    return x if high is None else where(raw(x) > raw(high), high, x)
+
+
+def cast(x: TensorLike, dtype) -> Tensor:
     """A copy of x in another dtype; gradients come back in x's own. Anything but floats is a constant."""
     y = Cast(dtype)(x)
     return y if y.dtype.kind == "f" else y.detach()
+
+
+def _boolean(name: str, argument: str, mask: TensorLike) -> TensorLike:
+    dtype = getattr(mask, "dtype", type(mask))
+    if dtype != bool:
+        raise TypeError(f"{name}: {argument} of dtype {dtype}: must be boolean, such as x > 0")
+    return mask

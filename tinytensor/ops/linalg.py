@@ -1,13 +1,14 @@
 """The matrix product, in all of NumPy's forms.
 
-Floor 2, beside `elementwise.py`. Read `fused.py` next.
+Read `fused.py` next.
 """
 
 from __future__ import annotations
 
 import math
 
-from tinytensor.tensor import Function, Tensor
+from tinytensor.ops.elementwise import promoted
+from tinytensor.tensor import Function, Tensor, TensorLike, unbroadcast
 
 
 class MatMul(Function):
@@ -17,8 +18,8 @@ class MatMul(Function):
     """
 
     def forward(self, a, b):
-        self.a, self.b = a, b
-        return a @ b
+        self.a, self.b = self.save(*promoted(a, b))
+        return self.a @ self.b
 
     def vjp(self, g):
         row, column = self.a.ndim == 1, self.b.ndim == 1
@@ -26,15 +27,15 @@ class MatMul(Function):
         b = self.b[:, None] if column else self.b  # (..., K, N)
         g = g[..., None] if column else g
         g = g[..., None, :] if row else g  # (..., M, N)
-        ga = g @ b.swapaxes(-1, -2)  # (..., M, N) @ (..., N, K) -> (..., M, K)
+        ga = unbroadcast(g @ b.swapaxes(-1, -2), a.shape)  # (..., M, N) @ (..., N, K) -> (..., M, K)
         if b.ndim == 2:  # one product over all batches, instead of one for each to be summed later
             rows = math.prod(a.shape[:-1])  # not -1, which an empty array leaves undefined
             gb = a.reshape(rows, a.shape[-1]).T @ g.reshape(rows, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
         else:
-            gb = a.swapaxes(-1, -2) @ g  # (..., K, M) @ (..., M, N) -> (..., K, N)
+            gb = unbroadcast(a.swapaxes(-1, -2) @ g, b.shape)  # (..., K, M) @ (..., M, N) -> (..., K, N)
         return ga[..., 0, :] if row else ga, gb[..., 0] if column else gb
 
 
-def matmul(a, b) -> Tensor:
+def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     """a @ b: vectors, matrices and batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N)."""
     return MatMul()(a, b)

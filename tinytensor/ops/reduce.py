@@ -1,28 +1,32 @@
 """Reductions over one, several or all axes, with NumPy's meaning of `axis` and `keepdims`.
 
-Floor 2, beside `elementwise.py`. Every VJP first gives g its reduced axes back with length 1 (`_keep`), after which
-the rest is broadcasting. Read `shape.py` next.
+Every VJP first gives g its reduced axes back with length 1 (`_keep`), after which the rest is broadcasting. All take
+PyTorch's `dim` and `keepdim` as well. Read `shape.py` next.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinytensor.backend import array_module
-from tinytensor.tensor import Function, Tensor
+from tinytensor.ops.arguments import all_axes, one_axis, torch_names
+from tinytensor.ops.elementwise import cast, floating, sqrt
+from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
 
 class _Reduction(Function):
-    """Options common to all reductions. axis: None (all axes), an int or a tuple of ints."""
+    """Options common to all reductions. axis: None (all axes), an int or a sequence of ints."""
 
     def __init__(self, axis=None, keepdims=False):
         self.axis, self.keepdims = axis, keepdims
 
-    def _axes(self, shape) -> tuple[int, ...]:
-        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        return tuple(range(len(shape))) if self.axis is None else tuple(axis % len(shape) for axis in axes)
+    def axes(self, shape) -> tuple[int, ...] | None:
+        """The axes that are reduced, of an array of `shape`: each counted from the front, or None for all."""
+        return None if self.axis is None else all_axes(type(self).__name__.lower(), self.axis, len(shape))
 
-    def _keep(self, g, shape):
+    def keep(self, g, shape):
         """g with the reduced axes of `shape` as axes of length 1."""
-        axes = self._axes(shape)
+        axes = self.axes(shape) if self.axis is not None else range(len(shape))
         return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
 
 
@@ -31,73 +35,156 @@ class Sum(_Reduction):
 
     def forward(self, x):
         self.shape = x.shape
-        return x.sum(axis=self.axis, keepdims=self.keepdims)
+        return x.sum(axis=self.axes(x.shape), keepdims=self.keepdims)
 
     def vjp(self, g):
-        return (array_module(g).broadcast_to(self._keep(g, self.shape), self.shape),)
+        return (array_module(g).broadcast_to(self.keep(g, self.shape), self.shape),)
 
 
 class Max(_Reduction):
-    """y = max_i x_i;  g goes to the largest x_i, in equal parts where several are"""
+    """y = max_i x_i;  g goes to the largest x_i, in equal parts where several are, and to a NaN, which y is then"""
 
     def forward(self, x):
-        self.x, self.y = x, x.max(axis=self.axis, keepdims=self.keepdims)
-        return self.y
+        y = x.max(axis=self.axes(x.shape), keepdims=self.keepdims)
+        self.x, self.y = self.save(x, as_array(y))
+        return y
 
     def vjp(self, g):
-        largest = self.x == self._keep(self.y, self.x.shape)
-        ties = largest.sum(axis=self._axes(self.x.shape), keepdims=True).astype(g.dtype)
-        return (largest * (self._keep(g, self.x.shape) / ties),)
+        x, y = self.x, self.keep(self.y, self.x.shape)
+        selected = (x == y) | (x != x)  # NaN is the only number that differs from itself
+        count = selected.sum(axis=self.axes(x.shape), keepdims=True).astype(g.dtype)
+        return (selected * (self.keep(g, x.shape) / count),)
+
+
+class Min(Max):
+    """y = min_i x_i;  g goes to the smallest x_i, in equal parts where several are, and to a NaN, which y is then"""
+
+    def forward(self, x):
+        y = x.min(axis=self.axes(x.shape), keepdims=self.keepdims)
+        self.x, self.y = self.save(x, as_array(y))
+        return y
 
 
 class LogSumExp(_Reduction):
     """y = log sum_i exp(x_i);  gx_i = g exp(x_i - y)"""
 
     def forward(self, x):
-        xp = array_module(x)
+        xp, x, axes = array_module(x), floating(x), self.axes(x.shape)
         # subtract the maximum first: exp overflows float32 above 88; if it is infinite there is nothing to subtract
-        top = x.max(axis=self.axis, keepdims=True)
+        top = x.max(axis=axes, keepdims=True)
         top = xp.where(xp.isfinite(top), top, 0).astype(x.dtype)
-        self.x, self.y = x, xp.log(xp.exp(x - top).sum(axis=self.axis, keepdims=True)) + top
-        return self.y if self.keepdims else self.y.squeeze(self._axes(x.shape))
+        self.x, self.y = self.save(x, xp.log(xp.exp(x - top).sum(axis=axes, keepdims=True)) + top)
+        return self.y if self.keepdims else self.y.squeeze(axes)
 
     def vjp(self, g):
-        return (self._keep(g, self.x.shape) * array_module(g).exp(self.x - self.y),)
+        return (self.keep(g, self.x.shape) * array_module(g).exp(self.x - self.y),)
 
 
-def sum(x, axis=None, keepdims=False) -> Tensor:
+@torch_names
+def sum(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
     """The sum over `axis` (None: over everything)."""
     return Sum(axis, keepdims)(x)
 
 
-def mean(x, axis=None, keepdims=False) -> Tensor:
-    """The mean over `axis`."""
-    total = sum(x, axis, keepdims)
-    return total / _summands(x, total)
+@torch_names
+def mean(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+    """The mean over `axis`; integers give float32, float16 is added up in float32."""
+    wide = _wide(x)
+    total = sum(wide, axis, keepdims)
+    return _narrow(total / _count(wide, total), x)
 
 
-def max(x, axis=None, keepdims=False) -> Tensor:
-    """The maximum over `axis`."""
+@torch_names
+def max(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+    """The maximum over `axis`, NaN where there is one."""
     return Max(axis, keepdims)(x)
 
 
-def min(x, axis=None, keepdims=False) -> Tensor:
-    """The minimum over `axis`."""
-    return -max(-x, axis, keepdims)
+@torch_names
+def min(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+    """The minimum over `axis`, NaN where there is one."""
+    return Min(axis, keepdims)(x)
 
 
-def var(x, axis=None, keepdims=False, ddof=0) -> Tensor:
-    """The variance over `axis`: the mean squared deviation, with n - ddof as divisor."""
-    centred = x - mean(x, axis, keepdims=True)
-    total = sum(centred * centred, axis, keepdims)
-    return total / (_summands(x, total) - ddof)
+@torch_names
+def var(x: TensorLike, axis=None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    """The variance over `axis`: the sum of squared deviations divided by n - ddof.
+
+    The default is NumPy's, ddof = 0; PyTorch's is 1. With n <= ddof the result is infinite or NaN, as in both.
+    """
+    wide = _wide(x)
+    centered = wide - mean(wide, axis, keepdims=True)
+    total = sum(centered * centered, axis, keepdims)
+    count = _count(wide, total)
+    return _narrow(total / (count - ddof if count > ddof else 0), x)
 
 
-def logsumexp(x, axis=None, keepdims=False) -> Tensor:
+@torch_names
+def std(x: TensorLike, axis=None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    """The standard deviation over `axis`, the square root of `var`; the default is NumPy's, ddof = 0."""
+    return sqrt(var(x, axis, keepdims, ddof))
+
+
+@torch_names
+def logsumexp(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
     return LogSumExp(axis, keepdims)(x)
 
 
-def _summands(x, total) -> int:
+def _wide(x: TensorLike) -> Tensor:
+    """x in a dtype that sums do not overflow: float32 for float16 and integers."""
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    return cast(x, np.float32) if x.dtype == np.float16 or x.dtype.kind != "f" else x
+
+
+def _narrow(y: Tensor, x: TensorLike) -> Tensor:
+    """y in float16 if x is."""
+    return cast(y, np.float16) if getattr(raw(x), "dtype", None) == np.float16 else y
+
+
+def _count(x: Tensor, total: Tensor) -> int:
     """How many elements of x each element of `total` is the sum of."""
     return x.data.size // (total.data.size or 1)
+
+
+# ---- without a gradient ----
+
+
+@torch_names
+def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Where the maximum is along `axis` (the first of several), or in the flattened x if None."""
+    return _without_gradient("argmax", x, axis, keepdims)
+
+
+@torch_names
+def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Where the minimum is along `axis` (the first of several), or in the flattened x if None."""
+    return _without_gradient("argmin", x, axis, keepdims)
+
+
+@torch_names
+def argsort(x: TensorLike, axis: int = -1) -> Tensor:
+    """The order that sorts the elements along `axis`, equal ones kept in their order."""
+    array = as_array(x)
+    if not array.ndim:
+        return Tensor(array_module(array).zeros((), dtype=np.int64))
+    return Tensor(array.argsort(axis=one_axis("argsort", axis, array.ndim), kind="stable"))
+
+
+@torch_names
+def all(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over `axis` are true (not zero)."""
+    return _without_gradient("all", x, axis, keepdims)
+
+
+@torch_names
+def any(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+    """Whether any element over `axis` is true (not zero)."""
+    return _without_gradient("any", x, axis, keepdims)
+
+
+def _without_gradient(name: str, x: TensorLike, axis, keepdims: bool) -> Tensor:
+    array = as_array(x)
+    if axis is not None:
+        axis = one_axis(name, axis, array.ndim) if name.startswith("arg") else all_axes(name, axis, array.ndim)
+    return Tensor(getattr(array, name)(axis=axis if array.ndim else None, keepdims=keepdims))

@@ -1,16 +1,20 @@
 """Operations that move, select or join elements without computing on them.
 
-Floor 2, beside `elementwise.py`. Most forwards and VJPs are views and cost nothing. Read `linalg.py` next.
+Most forwards and VJPs are views and cost nothing. Read `linalg.py` next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
-from tinytensor.backend import array_module, kernels_for
+import numpy as np
+
+from tinytensor.backend import array_module, device_of, kernels_for
+from tinytensor.ops.arguments import all_axes, flat, one_axis, torch_names
 from tinytensor.ops.elementwise import where
-from tinytensor.tensor import Function, Tensor
+from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, as_array, raw
 
 
 class Reshape(Function):
@@ -34,9 +38,7 @@ class Transpose(Function):
         self.axes = axes
 
     def forward(self, x):
-        y = x.transpose(self.axes)  # raises if they are not x's axes
-        self.axes = tuple(axis % x.ndim for axis in self.axes)
-        return y
+        return x.transpose(self.axes)
 
     def vjp(self, g):
         # the inverse permutation lists where each axis went
@@ -67,114 +69,212 @@ class Concat(Function):
         return array_module(xs[0]).concatenate(xs, axis=self.axis)
 
     def vjp(self, g):
-        before = (slice(None),) * (self.axis % g.ndim)
+        before = (slice(None),) * self.axis
         stops = accumulate(self.sizes)
         return tuple(g[(*before, slice(stop - n, stop))] for n, stop in zip(self.sizes, stops, strict=True))
 
 
 class GetItem(Function):
-    """y = x[index];  gx = 0, with g added at index (an element selected twice gets both gradients)"""
+    """y = x[index];  gx = 0, with g added at index (an element selected twice gets both gradients)
 
-    def __init__(self, index):
+    The arrays of an index are inputs, so that a change of them is noticed; `index` has ARRAY in their places.
+    """
+
+    ARRAY = object()
+
+    def __init__(self, index: tuple):
         self.index = index
 
-    def forward(self, x):
-        return x[self.index]
+    def forward(self, x, *arrays):
+        rest = iter(self.save(x.shape, *arrays)[1:])
+        self.selected = tuple([next(rest) if part is GetItem.ARRAY else part for part in self.index])
+        return x[self.selected]
 
     def vjp(self, g):
-        return (partial(self._add_into, g),)
+        return (ScatterAdd(partial(self._add_into, g)), *[None] * (len(self.needs_grad) - 1))
 
     def _add_into(self, g, gx):
-        if _is_basic(self.index):  # slices select no element twice
-            gx[self.index] += g
+        if GetItem.ARRAY not in self.index:  # numbers and slices select no element twice
+            gx[self.selected] += g
         else:  # number the elements, select the numbers, and add g there: one scatter serves every kind of index
-            positions = array_module(g).arange(gx.size).reshape(gx.shape)[self.index]
+            positions = array_module(g).arange(gx.size).reshape(gx.shape)[self.selected]
             kernels_for(g).embedding_backward(g[..., None], positions, gx.reshape(gx.size, 1))
 
 
-def _is_basic(index) -> bool:
-    """Whether the tuple `index` has only integers, slices, None and Ellipsis, for which NumPy gives a view."""
-    return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in index)
-
-
-def reshape(x, *shape) -> Tensor:
+def reshape(x: TensorLike, *shape) -> Tensor:
     """x with another shape of the same size: reshape(x, 2, 3) or reshape(x, (2, 3)); one length may be -1."""
-    return Reshape(_flat(shape))(x)
+    return Reshape(flat("reshape", shape))(x)
 
 
-def permute(x, *axes) -> Tensor:
+def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
+    """x with the axes `start` to `end`, both included, made one."""
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    if x.ndim == 0:
+        return reshape(x, 1)
+    start, end = one_axis("flatten", start, x.ndim), one_axis("flatten", end, x.ndim)
+    if start > end:
+        raise ValueError(f"flatten: start {start} comes after end {end}")
+    return reshape(x, *x.shape[:start], int(np.prod(x.shape[start : end + 1])), *x.shape[end + 1 :])
+
+
+def permute(x: TensorLike, *axes) -> Tensor:
     """x with its axes in the order `axes`: permute(x, 0, 2, 1) or permute(x, (0, 2, 1))."""
-    return Transpose(_flat(axes))(x)
+    order, ndim = flat("permute", axes), raw(x).ndim
+    if len(order) != ndim:
+        raise ValueError(f"permute: axes {order}: must name each of the {ndim} axes once")
+    return Transpose(all_axes("permute", order, ndim))(x)
 
 
-def transpose(x, axis1=None, axis2=None) -> Tensor:
+def transpose(x: TensorLike, axis1: int | None = None, axis2: int | None = None) -> Tensor:
     """x with two axes exchanged; without axes, all of them reversed."""
-    return permute(x, *range(x.ndim)[::-1]) if axis1 is None else swapaxes(x, axis1, axis2)
+    if axis1 is None or axis2 is None:
+        if axis1 is not axis2:
+            raise TypeError("transpose: give both axes to exchange, or none to reverse all; permute takes an order")
+        return permute(x, *range(raw(x).ndim)[::-1])
+    return swapaxes(x, axis1, axis2)
 
 
-def swapaxes(x, axis1: int, axis2: int) -> Tensor:
+def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
     """x with two axes exchanged."""
-    axes = list(range(x.ndim))
-    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    ndim = raw(x).ndim
+    first, second = one_axis("swapaxes", axis1, ndim), one_axis("swapaxes", axis2, ndim)
+    axes = list(range(ndim))
+    if ndim:
+        axes[first], axes[second] = axes[second], axes[first]
     return Transpose(tuple(axes))(x)
 
 
-def expand(x, *shape) -> Tensor:
+def expand(x: TensorLike, *shape) -> Tensor:
     """x broadcast to `shape`; -1 keeps a length."""
-    shape = _flat(shape)
-    own = (1,) * (len(shape) - x.ndim) + x.shape
-    return Expand(tuple(n if length == -1 else length for n, length in zip(own, shape, strict=True)))(x)
+    lengths, own = flat("expand", shape), raw(x).shape
+    if len(lengths) < len(own):
+        raise ValueError(f"expand: {lengths} has fewer axes than {own}")
+    own = (1,) * (len(lengths) - len(own)) + own
+    return Expand(tuple(n if length == -1 else length for n, length in zip(own, lengths, strict=True)))(x)
 
 
-def squeeze(x, axis=None) -> Tensor:
-    """x without `axis`, which must have length 1; without all such axes if None."""
-    return Reshape(x.data.squeeze(axis).shape)(x)
+@torch_names
+def squeeze(x: TensorLike, axis=None) -> Tensor:
+    """x without `axis` (one or several), which must have length 1; without all axes of length 1 if None."""
+    shape = raw(x).shape
+    if axis is None:
+        return Reshape(tuple(n for n in shape if n != 1))(x)
+    axes = all_axes("squeeze", axis, len(shape))
+    if wrong := [a for a in axes if shape[a] != 1]:
+        raise ValueError(f"squeeze: axis {wrong[0]} of {shape} has length {shape[wrong[0]]}: must be 1")
+    return Reshape(tuple(n for a, n in enumerate(shape) if a not in axes))(x)
 
 
-def unsqueeze(x, axis: int) -> Tensor:
+@torch_names
+def unsqueeze(x: TensorLike, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`."""
-    return Reshape(array_module(x.data).expand_dims(x.data, axis).shape)(x)
+    shape = raw(x).shape
+    place = one_axis("unsqueeze", axis, len(shape) + 1)
+    return Reshape((*shape[:place], 1, *shape[place:]))(x)
 
 
-def concat(xs, axis: int = 0) -> Tensor:
+@torch_names
+def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, at least one, in a row along `axis`; other lengths must agree."""
     if not xs:
         raise ValueError("concat: no tensors given; it needs at least one")
-    return Concat(axis)(*xs)
+    if not (ndim := raw(xs[0]).ndim):
+        raise ValueError("concat: 0-d tensors have no axis to be joined along; use stack")
+    return Concat(one_axis("concat", axis, ndim))(*xs)
 
 
-def stack(xs, axis: int = 0) -> Tensor:
+@torch_names
+def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, of one shape, along a new axis."""
     return concat([unsqueeze(x, axis) for x in xs], axis)
 
 
-def split(x, size: int | list[int], axis: int = 0) -> tuple[Tensor, ...]:
+@torch_names
+def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Pieces of x along `axis`: of `size` each (the last may be smaller), or of the sizes listed."""
-    length = x.shape[axis]
-    axis %= x.ndim
-    sizes = [min(size, length - start) for start in range(0, length, size)] if isinstance(size, int) else size
-    if sum(sizes) != length:
-        raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, axis {axis} has length {length}")
+    shape = raw(x).shape
+    axis = one_axis("split", axis, len(shape))
+    length = shape[axis] if shape else 0
+    if isinstance(size, (int, np.integer)):
+        if size < 1:
+            raise ValueError(f"split: size {size}: must be at least 1")
+        sizes = [min(int(size), length - start) for start in range(0, length, int(size))] or [0]
+    else:
+        sizes = list(flat("split", (tuple(size),)))
+    if sum(sizes) != length or min(sizes, default=0) < 0:
+        raise ValueError(f"split: sizes {sizes} must not be negative and add up to {length}, the length of axis {axis}")
     before = (slice(None),) * axis
     return tuple(getitem(x, (*before, slice(stop - n, stop))) for n, stop in zip(sizes, accumulate(sizes), strict=True))
 
 
-def getitem(x, index) -> Tensor:
-    """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy."""
+def getitem(x: TensorLike, index) -> Tensor:
+    """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy.
+
+    Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
+    GPU already synchronizes.
+    """
     parts = index if isinstance(index, tuple) else (index,)
-    return GetItem(tuple(part.data if isinstance(part, Tensor) else part for part in parts))(x)
+    plain, arrays = [], []
+    for part in map(_index_part, parts):
+        is_plain = part is None or part is Ellipsis or type(part) in (int, slice)
+        plain.append(part if is_plain else GetItem.ARRAY)
+        if not is_plain:
+            arrays.append(part)
+    _require_in_range(raw(x), plain, arrays)
+    return GetItem(tuple(plain))(x, *[_beside(x, part) for part in arrays])
 
 
-def tril(x, diagonal: int = 0) -> Tensor:
+def tril(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes: 0 above the given diagonal."""
-    return where(array_module(x.data).tri(*x.shape[-2:], k=diagonal, dtype=bool), x, x.dtype.type(0))
+    return where(_triangle("tril", x, diagonal), x, raw(x).dtype.type(0))
 
 
-def triu(x, diagonal: int = 0) -> Tensor:
+def triu(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes: 0 below the given diagonal."""
-    return where(array_module(x.data).tri(*x.shape[-2:], k=diagonal - 1, dtype=bool), x.dtype.type(0), x)
+    return where(_triangle("triu", x, diagonal - 1), raw(x).dtype.type(0), x)
 
 
-def _flat(arguments: tuple) -> tuple[int, ...]:
-    """Accept f(x, 2, 3) and f(x, (2, 3)) alike."""
-    return tuple(arguments[0]) if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
+def _triangle(name: str, x: TensorLike, diagonal: int):
+    array = raw(x)
+    if array.ndim < 2:
+        raise ValueError(f"{name}: a tensor of shape {array.shape} has no two last axes")
+    return array_module(array).tri(*array.shape[-2:], k=diagonal, dtype=bool)
+
+
+def _index_part(part):
+    """A part of an index: None, Ellipsis, an int, a slice, or an array (raw or a Tensor) of integers or booleans."""
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return part
+    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+        return int(part)
+    if isinstance(part, (list, tuple, bool, range)):
+        part = np.asarray(part) if np.size(part) else np.zeros(np.shape(part), np.int64)
+    kind = raw(part).dtype.kind if hasattr(raw(part), "dtype") else None
+    if kind not in ("i", "u", "b"):
+        raise IndexError(f"an index of {part!r:.40}: must be integers, slices, None, ..., integer arrays or masks")
+    return part
+
+
+def _require_in_range(x, plain: list, arrays: list) -> None:
+    """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
+    taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
+    taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)
+    rest, axis = iter(arrays), 0
+    for part in plain:
+        if part is Ellipsis:
+            axis += x.ndim - taken
+        elif part is GetItem.ARRAY:
+            array = raw(next(rest))
+            if array.dtype.kind != "b" and array.size and axis < x.ndim:
+                low, high, n = int(array.min()), int(array.max()), x.shape[axis]
+                if low < -n or high >= n:
+                    raise IndexError(f"index {low if low < -n else high} is out of range for axis {axis} of length {n}")
+            axis += array.ndim if array.dtype.kind == "b" else 1
+        elif part is not None:
+            axis += 1
+
+
+def _beside(x: TensorLike, part: TensorLike) -> TensorLike:
+    """An index on x's device; a Tensor that is there already stays itself, so that its changes are noticed."""
+    array = device_of(raw(x)).put(raw(part))
+    return part if array is raw(part) else as_array(array)

@@ -1,10 +1,11 @@
-"""Spreads a training step over the cores of a CPU: a process for each share of the batch.
+"""Divides a training step among the cores of a CPU: a process for each share of the batch.
 
-Floor 4. Threads of one Python take turns at whatever is not arithmetic, and each turn costs a thread the time to fall
-asleep and wake up; processes do not wait for each other until the step's end. They are forks of this process, so they
-begin with a copy of the model, and the parameters lie in memory that all of them see. Each puts its gradients into
-memory of that kind too, where they are added in a fixed order, so the result for a given number of processes repeats
-to the bit. A part of a share is kept small, which bounds the memory of a step.
+Threads of one Python contend for the GIL in whatever is not arithmetic; processes do not wait for each other until the
+end of the step. They are forks of this process, so they begin with a copy of the model, and the parameters lie in
+shared memory. Each puts its gradients into shared memory too, where they are added in a fixed order, so the result for
+a given number of processes is bit-identical every time. Dropout is keyed by the row of the whole batch, and every part
+of the loss is weighted by the targets that count in it, so another number of processes changes only the rounding. The
+parts of a share are kept small, which bounds the memory of a step.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import signal
 import sys
 import weakref
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import Pipe
 
 import numpy as np
 
-from kernels.cpu.blocks import alone, even_slices, spread, thread_count
+from kernels.cpu.blocks import split_evenly
+from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map
 from tinytensor.nn import Module
-from tinytensor.random import next_seed, seeded
+from tinytensor.ops.fused import IGNORE
+from tinytensor.random import batch_rows, first_row, next_seed, seeded
 
 PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive a fork
@@ -34,34 +38,36 @@ def available_cores() -> int:
 
 
 class BatchParallel:
-    """Computes `model(ids, targets)` and its gradients, the batch split over as many processes as `use_threads` says.
+    """Computes `model(ids, targets)`, a mean over targets, and its gradients, the batch divided among processes.
 
-    They are started here, with the model's layers as they are now (parameters and mode may change), and end with this
-    object. With one row in the batch, and where processes cannot fork, the threads share the work of each operation.
+    processes: how many, this one included; by default as many as `set_num_threads` was told. The others are forked
+    here, with the model's layers as they are now (parameters and mode may change), and end with this object. With one
+    row in the batch, and where processes cannot fork, the threads share the work of each operation.
     """
 
-    def __init__(self, model: Module, batch_size: int):
+    def __init__(self, model: Module, batch_size: int, processes: int | None = None):
         self.model = model
         self._parameters = model.parameters()
-        others = min(thread_count(), batch_size) - 1 if CAN_FORK else 0
+        others = min(processes or get_num_threads(), batch_size) - 1 if CAN_FORK else 0
         self._shared = _shared_like(self._parameters) if others else []
         self._share_parameters()
         self._workers = [_Worker(model, self._parameters) for _ in range(others)]
 
-    def backward(self, ids, targets, scale: float = 1.0):
+    def backward(self, ids: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """Add the gradients of scale * loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array.
 
+        The loss is the mean over the targets that are not ignored (-100), NaN if there is none.
         Raises ChildProcessError if a process was killed, and whatever the model raises, in any process.
         """
         self._share_parameters()
         workers = self._workers[: max(0, len(ids) - 1)]
-        shares = even_slices(len(ids), len(workers) + 1)
-        options = scale, next_seed(), self.model.training
+        shares = split_evenly(len(ids), len(workers) + 1)
+        options = _Options(scale, next_seed(), first_row(), self.model.training, count_targets(targets))
         for worker, rows in zip(workers, shares[1:], strict=True):
-            worker.send(ids, targets, rows, *options)
+            worker.send(ids, targets, rows, options)
         try:
-            with alone() if workers else nullcontext():
-                loss = _backward(self.model, ids, targets, shares[0], *options)
+            with no_nested_parallelism() if workers else nullcontext():
+                loss = _backward(self.model, ids, targets, shares[0], options)
         finally:
             replies = [worker.receive() for worker in workers]  # an unread one would be taken for the next step's
         for worker, reply in zip(workers, replies, strict=True):
@@ -86,22 +92,22 @@ class _Worker:
         if pid == 0:
             try:
                 self._connection.close()
-                with alone():
+                with no_nested_parallelism():
                     _serve(theirs, model, parameters, self._gradients)
             finally:
-                os._exit(0)  # nothing that the first process has set up for its own end
+                os._exit(0)  # without running what the first process registered for its own exit
         theirs.close()
-        weakref.finalize(self, _end, pid)
+        weakref.finalize(self, _kill, pid)
 
     def send(self, *task) -> None:
-        with suppress(OSError):  # it has ended, as `receive` will find
+        with suppress(OSError):  # it was killed, as `receive` will find
             self._connection.send(task)
 
     def receive(self):
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            return ChildProcessError("a process that worked on a share of the batch was ended from outside")
+            return ChildProcessError("a process that worked on a share of the batch was killed")
 
     def add_gradients(self, parameters, reply):
         """Add what the process has computed to the parameters' gradients; returns its part of the loss."""
@@ -114,12 +120,12 @@ class _Worker:
             if there:
                 p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, out=p.grad)
 
-        spread(add, zip(parameters, self._gradients, present, strict=True))
+        parallel_map(add, zip(parameters, self._gradients, present, strict=True))
         return loss
 
 
 def _serve(connection, model, parameters, gradients) -> None:
-    """What a forked process does until the first one closes the connection or ends."""
+    """The loop of a forked process, until the first one closes the connection or exits."""
     for number in (signal.SIGINT, signal.SIGTERM):  # whole groups of processes get these; the first one decides
         signal.signal(number, signal.SIG_IGN)
     while True:
@@ -135,23 +141,44 @@ def _serve(connection, model, parameters, gradients) -> None:
             for p, gradient in zip(parameters, gradients, strict=True):
                 if p.grad is not None:
                     np.copyto(gradient, p.grad)
-                    p.grad = None  # as early as can be: it is all there twice
+                    p.grad = None  # as early as possible: it is held twice
             reply = loss, present
         except Exception as error:
             reply = error
         connection.send(reply)
 
 
-def _backward(model, ids, targets, rows, scale, seed, training):
+def count_targets(targets: np.ndarray) -> int:
+    """How many targets count in a mean loss."""
+    return int((targets != IGNORE).sum())
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is the same for all shares of a step."""
+
+    scale: float
+    seed: int
+    first_row: int  # of this batch in a larger one
+    training: bool
+    count: int  # of the targets that are not ignored
+
+
+def _backward(model, ids, targets, rows: slice, options: _Options):
     """Add the gradients of some rows' share in scale * loss, part by part; returns their share in the loss."""
-    if model.training != training:
-        model.train(training)
-    total, (count, time) = 0.0, ids.shape
+    if model.training != options.training:
+        model.train(options.training)
+    if not options.count:
+        return np.float32(np.nan)
+    total, time = 0.0, ids.shape[1]
     for part in _parts(rows, time):
-        with seeded(seed, part.start):
+        count = count_targets(targets[part])
+        if not count:
+            continue  # the mean over no targets would be NaN
+        with seeded(options.seed), batch_rows(options.first_row + part.start):
             loss = model(ids[part], targets[part])
-        share = loss.dtype.type((part.stop - part.start) / count)
-        loss.backward((share * loss.dtype.type(scale)).reshape(()))
+        share = loss.dtype.type(count / options.count)
+        loss.backward((share * loss.dtype.type(options.scale)).reshape(()))
         total += share * loss.data
     return total
 
@@ -159,7 +186,7 @@ def _backward(model, ids, targets, rows, scale, seed, training):
 def _parts(rows: slice, time: int) -> list[slice]:
     """Some rows of T tokens in even parts of about PART_TOKENS."""
     most = max(1, PART_TOKENS // max(1, time))
-    return even_slices(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
+    return split_evenly(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 
 
 def _shared_like(parameters) -> list[np.ndarray]:
@@ -170,7 +197,7 @@ def _shared_like(parameters) -> list[np.ndarray]:
     return [np.ndarray(p.shape, p.dtype, memory, start) for p, start in zip(parameters, starts, strict=False)]
 
 
-def _end(pid: int) -> None:
-    """End a forked process, which holds nothing that is worth keeping."""
+def _kill(pid: int) -> None:
+    """Kill a forked process, which holds nothing worth keeping."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

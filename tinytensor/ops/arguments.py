@@ -1,0 +1,62 @@
+"""How the operations' arguments may be spelled: axes from either end, shapes with or without parentheses, `dim`.
+
+Used by all other files of `tinytensor.ops`; there is no operation in here.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+TORCH_NAMES = {"dim": "axis", "keepdim": "keepdims"}
+
+
+def torch_names(function: F) -> F:
+    """`function`, which also takes PyTorch's `dim` and `keepdim` for `axis` and `keepdims`."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        for theirs, ours in TORCH_NAMES.items():
+            if theirs in kwargs:
+                if ours in kwargs:
+                    raise TypeError(f"{function.__name__}: {theirs} and {ours} are the same; give one of them")
+                kwargs[ours] = kwargs.pop(theirs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def one_axis(name: str, axis: Any, ndim: int) -> int:
+    """`axis`, counted from either end, as 0 ... ndim - 1 (0-d tensors have an axis 0, as in PyTorch).
+
+    Raises IndexError where it is out of range, TypeError where it is no integer.
+    """
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name}: axis {axis!r}: must be an integer") from None
+    if not -max(ndim, 1) <= axis < max(ndim, 1):
+        raise IndexError(f"{name}: axis {axis} is out of range for a tensor with {ndim} axes")
+    return axis % max(ndim, 1)
+
+
+def all_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that None (all), an integer or a sequence of integers means, each once; none of a 0-d tensor."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = [one_axis(name, a, ndim) for a in (axis if isinstance(axis, Iterable) else (axis,))]
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{name}: axis {axis} names an axis twice")
+    return tuple(axes) if ndim else ()
+
+
+def flat(name: str, arguments: tuple) -> tuple[int, ...]:
+    """Lengths or axes given as f(x, 2, 3) or f(x, (2, 3)), as integers."""
+    given = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Iterable) else arguments
+    try:
+        return tuple(operator.index(n) for n in given)
+    except TypeError:
+        raise TypeError(f"{name}: {given!r}: must be integers") from None

@@ -1,0 +1,112 @@
+"""What all optimizers share: groups of parameters with options of their own, and state that can be saved."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tinytensor.backend import array_module, device_of
+from tinytensor.nn import Parameter
+
+
+class Optimizer:
+    """The base of all optimizers; a subclass names its state and defines `_update`.
+
+    params: Parameters, or a list of groups, dicts with "params" and options that override the defaults,
+    e.g. [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "lr": 1e-4}].
+    lr: the learning rate of every group without one of its own; it may be changed between steps.
+
+    Raises ValueError for an option that the optimizer does not have, a parameter given twice, and a learning rate that
+    is negative or not a number.
+    """
+
+    state_names: tuple[str, ...] = ()  # one array for each parameter and name
+
+    def __init__(self, params: Iterable, lr: float, **defaults: Any):
+        params = list(params)
+        groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+        self.param_groups = [self._make_group(group, defaults) for group in groups]
+        self.lr = lr
+        _require_rate(lr)
+        parameters = self.parameters()
+        if len({id(p) for p in parameters}) < len(parameters):
+            raise ValueError("a parameter is given twice; each must be in one group, once")
+        self.steps = [0] * len(parameters)  # updates of each parameter so far
+        self.state = {name: [array_module(p.data).zeros_like(p.data) for p in parameters] for name in self.state_names}
+
+    def _make_group(self, group: dict, defaults: dict) -> dict:
+        known = {"params", "lr", *defaults}
+        for name in group:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {close[0]}?)" if close else f"; it has {', '.join(sorted(known))}"
+                raise ValueError(f"{type(self).__name__}: no group option {name!r}{hint}")
+        _require_rate(group.get("lr", 0.0))
+        return {**defaults, **group, "params": list(group["params"])}
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, group after group."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def zero_grad(self) -> None:
+        """Set every grad to None; the next backward starts from nothing."""
+        for p in self.parameters():
+            p.grad = None
+
+    def step(self, grad_scale: Any = 1.0) -> None:
+        """Update every parameter that has a gradient, in place.
+
+        grad_scale: a number, or 0-d array on the device, that multiplies all gradients first (see `clip_scale`).
+        """
+        i = 0
+        for group in self.param_groups:
+            options = {"lr": self.lr, **group}
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.steps[i] += 1
+                    state = [arrays[i] for arrays in self.state.values()]
+                    self._update(p, options, self.steps[i], grad_scale, *state)
+                    p.mark_changed()
+                i += 1
+
+    def _update(self, p: Parameter, group: dict, step: int, grad_scale: Any, *state: Any) -> None:
+        """Change p.data and its state in place; `step` counts the updates of this parameter from 1."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """{"step": (number of parameters,), "m.0": array like parameter 0, ...}, sharing memory with the optimizer."""
+        arrays = {f"{name}.{i}": a for name, arrays in self.state.items() for i, a in enumerate(arrays)}
+        return {"step": np.asarray(self.steps, dtype=np.int64), **arrays}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from a `state_dict`, from any device. Raises ValueError if it does not fit the parameters.
+
+        "step" may be one number for all parameters, as older checkpoints have it.
+        """
+        own = self.state_dict()
+        wrong = sorted(own.keys() ^ state.keys()) or [
+            name for name in own if tuple(own[name].shape) != np.shape(state[name]) and (name, np.shape(state[name])) != ("step", ())
+        ]
+        if wrong:
+            raise ValueError(f"optimizer state does not fit: missing, unexpected or misshaped {', '.join(wrong)}")
+        self.steps = np.broadcast_to(np.asarray(state["step"], dtype=np.int64), len(self.steps)).tolist()
+        for name, arrays in self.state.items():
+            for i, array in enumerate(arrays):
+                array[...] = device_of(array).put(state[f"{name}.{i}"])
+
+
+def decay_groups(parameters: list[Parameter], weight_decay: float) -> list[dict]:
+    """The usual two groups: matrices and embeddings decay, vectors (biases, layer norms) do not."""
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _require_rate(lr: float) -> None:
+    if not (lr >= 0 and math.isfinite(lr)):
+        raise ValueError(f"learning rate {lr}: must be at least 0 and finite")

@@ -1,0 +1,37 @@
+"""Limiting the norm of the gradients, without synchronizing the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinytensor.backend import array_module
+from tinytensor.nn import Parameter
+
+
+def grad_norm(parameters: Iterable[Parameter]) -> Any:
+    """The Euclidean norm of all gradients together, as a 0-d array on their device (does not synchronize it)."""
+    grads = [p.grad.ravel() for p in parameters if p.grad is not None]
+    if not grads:
+        raise ValueError("grad_norm: none of the parameters has a gradient; call backward first")
+    xp = array_module(grads[0])
+    return xp.sqrt(sum(xp.dot(g, g) for g in grads))
+
+
+def clip_scale(norm: Any, max_norm: float) -> Any:
+    """The factor min(1, max_norm / norm) that limits gradients to `max_norm`; pass it to `Optimizer.step`."""
+    return array_module(norm).minimum(1.0, max_norm / (norm + 1e-6))
+
+
+def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Any:
+    """Scale all gradients in place so that their norm together is at most `max_norm`; returns the norm before.
+
+    As PyTorch's. `Optimizer.step(clip_scale(...))` does the same without another pass over the gradients.
+    """
+    parameters = list(parameters)
+    norm = grad_norm(parameters)
+    scale = clip_scale(norm, max_norm)
+    for p in parameters:
+        if p.grad is not None:
+            p.grad *= scale.astype(p.grad.dtype)
+    return norm
