@@ -12,20 +12,90 @@ operation); `methods.py` and `creation.py`; `nn.py`, `optim/`, `parallel/`, `gra
 it are the fused primitives of `kernels`. Read `tensor.py` first.
 """
 
-from tinytensor import nn, optim
-from tinytensor.backend import array_module, Device, device, DeviceError, kernels_for, to_numpy
-from tinytensor.creation import arange, empty, empty_like, eye, from_numpy, full, full_like, linspace, logspace, multinomial, ones, ones_like, rand, rand_like, randint, randint_like, randn, randn_like, tensor, zeros, zeros_like
-from tinytensor.draw import draw
-from tinytensor.gradcheck import gradcheck, GradientMismatch
 from tinytensor import methods as methods  # gives Tensor its methods
-from tinytensor.ops.elementwise import abs, add, cast, clip, div, exp, gelu, log, masked_fill, maximum, minimum, mul, neg, pow, relu, sigmoid, sqrt, sub, tanh, where
-from tinytensor.ops.fused import causal_attention, cross_entropy, dropout, embedding, gelu_linear, layer_norm, linear, linear_cross_entropy, log_softmax, packed_causal_attention, softmax
+from tinytensor import nn, optim
+from tinytensor.backend import Device, DeviceError, array_module, device, kernels_for, to_numpy
+from tinytensor.creation import (
+    arange,
+    empty,
+    empty_like,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    linspace,
+    logspace,
+    multinomial,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from tinytensor.draw import draw
+from tinytensor.gradcheck import GradientMismatch, gradcheck
+from tinytensor.ops.elementwise import (
+    abs,
+    add,
+    cast,
+    clip,
+    div,
+    exp,
+    gelu,
+    log,
+    masked_fill,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    pow,
+    relu,
+    sigmoid,
+    sqrt,
+    sub,
+    tanh,
+    where,
+)
+from tinytensor.ops.fused import (
+    causal_attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu_linear,
+    layer_norm,
+    linear,
+    linear_cross_entropy,
+    log_softmax,
+    packed_causal_attention,
+    softmax,
+)
 from tinytensor.ops.linalg import matmul
 from tinytensor.ops.reduce import all, any, argmax, argmin, argsort, logsumexp, max, mean, min, std, sum, var
-from tinytensor.ops.shape import concat, expand, flatten, getitem, permute, reshape, split, squeeze, stack, swapaxes, transpose, tril, triu, unsqueeze
+from tinytensor.ops.shape import (
+    concat,
+    expand,
+    flatten,
+    getitem,
+    permute,
+    reshape,
+    split,
+    squeeze,
+    stack,
+    swapaxes,
+    transpose,
+    tril,
+    triu,
+    unsqueeze,
+)
 from tinytensor.optim import clip_grad_norm_, clip_scale, cosine_schedule, grad_norm
 from tinytensor.random import batch_rows, fold, manual_seed, random_generator, seeded
-from tinytensor.tensor import Function, is_grad_enabled, no_grad, ScatterAdd, Tensor
+from tinytensor.tensor import Function, ScatterAdd, Tensor, is_grad_enabled, no_grad
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """Makes tensors: from data, constant, in ranges, random.
 
-Floats are float32 unless a dtype is given, integers int64; NumPy arrays keep their dtype. Random values come from the current key (`random.py`) and are the same on every device.
+Floats are float32 unless a dtype is given, integers int64; NumPy arrays keep their dtype. Random values come from the
+current key (`random.py`) and are the same on every device.
 """
 
 from __future__ import annotations

@@ -18,7 +18,22 @@ from tinytensor.ops.arguments import torch_names
 from tinytensor.tensor import Tensor, TensorLike, is_grad_enabled, raw
 
 # those that take the same arguments as our methods
-NUMPY_FUNCTIONS = frozenset("all any argmax argmin argsort max mean min reshape squeeze std sum swapaxes var".split())
+NUMPY_FUNCTIONS = {
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argsort",
+    "max",
+    "mean",
+    "min",
+    "reshape",
+    "squeeze",
+    "std",
+    "sum",
+    "swapaxes",
+    "var",
+}
 
 
 class Methods:

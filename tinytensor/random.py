@@ -5,10 +5,10 @@ key and the number of draws made under it, so that
 
     with seeded(seed, "dropout", step): ...
 
-gives the same bits whenever it is run again. The key is per thread. Where a batch is worked on in parts,
-`batch_rows` says which rows a part holds, and every part draws what it would in the whole batch. Draws are made on the CPU by NumPy's
-counter-based Philox generator, hence the same on every device; dropout masks come from an equally stateless hash
-inside the kernels.
+gives the same bits whenever it is run again. The key is per thread. Where a batch is worked on in parts, `batch_rows`
+says which rows a part holds, and every part draws what it would in the whole batch. Draws are made on the CPU by
+NumPy's counter-based Philox generator, hence the same on every device; dropout masks come from an equally stateless
+hash inside the kernels.
 """
 
 from __future__ import annotations

@@ -291,10 +291,10 @@ class Function:
         """Raise RuntimeError if what was saved is no longer there, or was changed in place."""
         name = type(self).__name__
         if self._edges is None:
-            cause = self._freed_by.failure if self._freed_by else None
-            happened = f"failed in {cause}" if cause else "freed it"
+            failure = self._freed_by.failure if self._freed_by else ""
+            ending = f" that failed in {failure}" if failure else ""
             raise RuntimeError(
-                f"backward: the graph through this {name} is gone, an earlier backward {happened}; run forward again"
+                f"backward: the graph through this {name} was freed by an earlier backward{ending}; run forward again"
             )
         for version, changes, role, shape in self._guards:
             if version.changes != changes:
@@ -473,6 +473,7 @@ def _propagate(root: Tensor, g: Array) -> None:
                 leaf.grad = total if owned else total.copy()
             else:
                 leaf.grad = array_module(total).add(leaf.grad, total, out=total if owned else None)
+    walk.sums.clear()  # freed Functions remember the walk, for how it ended
 
 
 def _pull_back(function: Function, walk: _Backward) -> list[Function]:

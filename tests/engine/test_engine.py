@@ -19,7 +19,7 @@ def leaf(*shape, seed=0):
 # The chain rule
 
 
-def test_the_gradient_that_aliasing_makes_32():
+def test_fan_out_accumulates():
     x = tt.tensor(2.0, requires_grad=True)
     y = (x * 3 * 5 + (x + 1)) + (x + 2)
     y.backward()
@@ -298,7 +298,7 @@ def test_a_freed_part_of_a_graph_is_noticed_before_any_gradient_changes():
         (lambda a, b: a.reshape(4), ["Reshape", "(2, 3)"]),
         (lambda a, b: a.expand(2, 4), ["Expand", "(2, 3)", "(2,4)"]),
         (lambda a, b: a.sum(axis=2), ["Sum", "(2, 3)", "2"]),
-        (lambda a, b: a.permute(0, 5), ["Transpose", "(2, 3)", "5"]),
+        (lambda a, b: a.permute(0, 5), ["permute", "axis 5", "2 axes"]),
         (lambda a, b: a.split([1, 3], axis=1), ["split", "[1, 3]", "3"]),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_vjp_that_forgets_a_gradient_is_named():
         def vjp(self, g):
             return (None,)
 
-    with pytest.raises(RuntimeError, match=r"Forgetful gave no gradient for its input of shape \(2,\)"):
+    with pytest.raises(RuntimeError, match=r"Forgetful.vjp gave no gradient for input 0, of shape \(2,\)"):
         Forgetful()(leaf(2)).sum().backward()
 
 
@@ -524,9 +524,9 @@ def test_memory_is_flat_over_200_training_steps():
             tt.cross_entropy(tt.dropout(layers(x), 0.1), targets).backward()
             optimizer.step(tt.clip_scale(tt.grad_norm(layers.parameters()), 1.0))
 
-    train(20)
+    train(3000)  # NumPy's and Python's caches of small blocks fill; what they hold is not counted before `start`
     tracemalloc.start()
-    train(400)  # Python's own lists of free objects grow at first
+    train(400)
     before = tracemalloc.get_traced_memory()[0]
     train(200)
     after = tracemalloc.get_traced_memory()[0]

@@ -1,4 +1,4 @@
-"""Optimisers against their formulas, clipping, the schedule, and state that resumes to the bit."""
+"""Optimizers against their formulas, clipping, the schedule, and state that resumes to the bit."""
 
 import math
 
@@ -87,7 +87,7 @@ def test_state_round_trip_continues_to_the_bit(kind):
     state = {name: np.array(array) for name, array in optimizer.state_dict().items()}
     resumed = kind(copies := [Parameter(p.data.copy()) for p in params])
     resumed.load_state_dict(state)
-    assert resumed.steps == 6
+    assert resumed.steps == [6, 6]
     run(resumed, copies, 4, first=6)
     for p, q in zip(straight, copies, strict=True):
         np.testing.assert_array_equal(p.data, q.data)
@@ -102,9 +102,9 @@ def test_a_state_that_does_not_fit_is_refused(wrong):
     else:
         name = "v.0" if wrong == "misshaped" else "v.1"
         state[name] = np.zeros((3, 2))
-    with pytest.raises(ValueError, match=f"optimiser state does not fit.*{name}"):
+    with pytest.raises(ValueError, match=f"optimizer state does not fit.*{name}"):
         optimizer.load_state_dict(state)
-    assert optimizer.steps == 0
+    assert optimizer.steps == [0]
 
 
 def test_clipping_limits_the_global_norm():

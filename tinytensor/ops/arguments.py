@@ -10,6 +10,8 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import numpy as np
+
 F = TypeVar("F", bound=Callable[..., Any])
 TORCH_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 
@@ -32,14 +34,15 @@ def torch_names(function: F) -> F:
 def one_axis(name: str, axis: Any, ndim: int) -> int:
     """`axis`, counted from either end, as 0 ... ndim - 1 (0-d tensors have an axis 0, as in PyTorch).
 
-    Raises IndexError where it is out of range, TypeError where it is no integer.
+    Raises numpy.exceptions.AxisError, an IndexError and a ValueError, where it is out of range, and TypeError where it
+    is not an integer.
     """
     try:
         axis = operator.index(axis)
     except TypeError:
         raise TypeError(f"{name}: axis {axis!r}: must be an integer") from None
     if not -max(ndim, 1) <= axis < max(ndim, 1):
-        raise IndexError(f"{name}: axis {axis} is out of range for a tensor with {ndim} axes")
+        raise np.exceptions.AxisError(f"{name}: axis {axis} is out of range for a tensor with {ndim} axes")
     return axis % max(ndim, 1)
 
 

@@ -9,8 +9,10 @@ the file. Read `reduce.py` next.
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinytensor.backend import array_module, kernels_for
-from tinytensor.tensor import DEFAULT_DTYPE, Function, Tensor, TensorLike, raw
+from tinytensor.tensor import DEFAULT_DTYPE, Function, Tensor, TensorLike, as_array, raw
 
 
 class Add(Function):
@@ -357,7 +359,8 @@ def cast(x: TensorLike, dtype) -> Tensor:
 
 
 def _boolean(name: str, argument: str, mask: TensorLike) -> TensorLike:
-    dtype = getattr(mask, "dtype", type(mask))
-    if dtype != bool:
+    mask = as_array(mask) if isinstance(mask, (bool, list, tuple)) else mask
+    dtype = getattr(mask, "dtype", type(mask).__name__)
+    if dtype != np.bool_:
         raise TypeError(f"{name}: {argument} of dtype {dtype}: must be boolean, such as x > 0")
     return mask

@@ -274,9 +274,7 @@ def cross_entropy(logits: TensorLike, targets: TensorLike, ignore_index: int = I
     return CrossEntropy(ignore_index)(rows, _one_per_row("cross_entropy", targets, logits.shape[:-1]))
 
 
-def linear_cross_entropy(
-    x: TensorLike, weight: TensorLike, targets: TensorLike, ignore_index: int = IGNORE
-) -> Tensor:
+def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike, ignore_index: int = IGNORE) -> Tensor:
     """`cross_entropy(x @ weight.T, targets)` in far less memory: x (..., C), weight (V, C), targets (...) -> ()."""
     x, vocabulary = x if isinstance(x, Tensor) else Tensor(x), raw(weight).shape
     if len(vocabulary) != 2 or not x.ndim or x.shape[-1] != vocabulary[1]:
@@ -299,8 +297,10 @@ def _checked_ids(name: str, what: str, ids: TensorLike, like: TensorLike, limit:
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: {what} of dtype {array.dtype}: must be integers")
     counted = array if ignore is None else array[array != ignore]
-    if counted.size and not 0 <= (low := int(counted.min())) <= (high := int(counted.max())) < limit:
-        raise IndexError(f"{name}: {what} from {low} to {high}: must lie in 0..{limit - 1}")
+    if counted.size:
+        low, high = int(counted.min()), int(counted.max())
+        if low < 0 or high >= limit:
+            raise IndexError(f"{name}: {what} from {low} to {high}: must lie in 0..{limit - 1}")
     moved = device_of(raw(like)).put(array)
     return ids if isinstance(ids, Tensor) and moved is ids.data else Tensor(moved)
 

@@ -88,9 +88,10 @@ class Optimizer:
         "step" may be one number for all parameters, as older checkpoints have it.
         """
         own = self.state_dict()
-        wrong = sorted(own.keys() ^ state.keys()) or [
-            name for name in own if tuple(own[name].shape) != np.shape(state[name]) and (name, np.shape(state[name])) != ("step", ())
-        ]
+        shapes = {name: np.shape(array) for name, array in state.items()}
+        if shapes.get("step") == ():
+            shapes["step"] = own["step"].shape
+        wrong = sorted(own.keys() ^ state.keys()) or [n for n in own if tuple(own[n].shape) != tuple(shapes[n])]
         if wrong:
             raise ValueError(f"optimizer state does not fit: missing, unexpected or misshaped {', '.join(wrong)}")
         self.steps = np.broadcast_to(np.asarray(state["step"], dtype=np.int64), len(self.steps)).tolist()

@@ -22,8 +22,7 @@ from multiprocessing import Pipe
 
 import numpy as np
 
-from kernels.cpu.blocks import split_evenly
-from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map
+from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
 from tinytensor.nn import Module
 from tinytensor.ops.fused import IGNORE
 from tinytensor.random import batch_rows, first_row, next_seed, seeded
