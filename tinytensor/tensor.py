@@ -226,7 +226,8 @@ class Function:
         y = Square(3.0)(x)
     """
 
-    needs_grad: tuple[bool, ...] | None = None  # for each input; None until the Function is applied
+    needs_grad: tuple[bool, ...] = ()  # for each input, once the Function is applied
+    _applied = False
     _saved: tuple = ()
     _depth = 0  # topological depth: 1 + the largest depth of the Functions that made the inputs
     # when recorded, (Function or leaf, shape, dtype) for each input that needs a gradient; None when not, or once freed
@@ -247,8 +248,9 @@ class Function:
 
     def __call__(self, *inputs: TensorLike) -> Tensor:
         """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
-        self._require_unused()
+        self._require_new()
         arrays = _raw_arrays(inputs)
+        self._applied = True
         self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
         try:
             result = self.forward(*arrays)
@@ -272,9 +274,9 @@ class Function:
             ]
         return y
 
-    def _require_unused(self) -> None:
+    def _require_new(self) -> None:
         name = type(self).__name__
-        if self.needs_grad is not None:
+        if self._applied:
             raise RuntimeError(f"{name}: was applied before; a Function object holds what one application saved")
         if taken := _RESERVED & vars(self).keys():
             raise TypeError(f"{name}: has an option named {min(taken)!r}, which is the engine's; choose another name")
@@ -303,7 +305,7 @@ class Function:
     def _free(self, walk: _Backward) -> None:
         """Drop the saved arrays and the graph."""
         vars(self).clear()
-        self.needs_grad, self._freed_by = (), walk
+        self._applied, self._freed_by = True, walk
 
 
 # what a subclass must leave alone
