@@ -14,7 +14,7 @@ from gpt.errors import UserError
 from gpt.pretrained import KINDS
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
-from tinytensor.parallel import BatchParallel
+from tinytensor.parallel import BatchParallel, count_targets
 
 
 def build_model(kind, config, seed, device):
@@ -59,14 +59,20 @@ def gradient_function(model, device, batch_size):
 def train_step(backward, optimizer, batches, step, config, device):
     """One update of the weights; returns the batch's mean loss and its gradient's norm, () device arrays.
 
+    The mean is over the targets that count, whatever micro-batch they are in; dropout is keyed by the row of the whole
+    batch. So accumulation, like the number of processes, changes nothing but rounding.
     backward: what `gradient_function` returns.
     """
     optimizer.zero_grad()
-    share = 1.0 / config.accumulation
+    # on the host: ids are checked there, then moved without synchronizing the device
+    micro_batches = [batches.batch(step, micro) for micro in range(config.accumulation)]
+    counts = [count_targets(targets) for _, targets in micro_batches]
     total = 0.0
-    for micro in range(config.accumulation):
-        ids, targets = batches.batch(step, micro)  # on the host: checked there, then moved without a synchronization
-        with tt.seeded(config.seed, "dropout", step, micro):
+    for micro, (ids, targets) in enumerate(micro_batches):
+        if not counts[micro]:
+            continue
+        share = counts[micro] / sum(counts)
+        with tt.seeded(config.seed, "dropout", step), tt.batch_rows(micro * config.batch_size):
             total = total + share * backward(ids, targets, share)
     norm = tt.grad_norm(optimizer.parameters())
     optimizer.step(grad_scale=tt.clip_scale(norm, config.clip) if config.clip else 1.0)

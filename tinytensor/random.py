@@ -56,6 +56,16 @@ def seeded(*key: int | str) -> Iterator[None]:
         _stream.key, _stream.draws = outer
 
 
+def get_rng_state() -> tuple:
+    """This thread's key and number of draws, for `set_rng_state` in this or another process."""
+    return _stream.key, _stream.draws
+
+
+def set_rng_state(state: tuple) -> None:
+    """Continue this thread's draws from what `get_rng_state` returned."""
+    _stream.key, _stream.draws = state
+
+
 @contextmanager
 def batch_rows(first: int) -> Iterator[None]:
     """Inside, the tensors that are dropped out hold rows `first`, first + 1, ... of a larger batch on their axis 0."""

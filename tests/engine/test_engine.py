@@ -615,7 +615,7 @@ def test_an_optimizer_step_between_forward_and_backward_through_a_transpose_is_n
     loss = (x @ weight.T.mT).sum()
     weight.grad = np.ones((3, 2))
     tt.optim.SGD([weight], lr=0.1).step()
-    with pytest.raises(RuntimeError, match="of MatMul, shape .* was changed in place"):
+    with pytest.raises(RuntimeError, match=r"of MatMul, shape .* was changed in place"):
         loss.backward()
 
 
@@ -632,7 +632,7 @@ def test_arrays_saved_in_containers_are_guarded(wrap):
     x = leaf(2)
     y = Keeps()(x).sum()
     x.data += 1
-    with pytest.raises(RuntimeError, match="an input of Keeps, shape .* was changed in place"):
+    with pytest.raises(RuntimeError, match=r"an input of Keeps, shape .* was changed in place"):
         y.backward()
 
 

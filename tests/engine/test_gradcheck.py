@@ -26,7 +26,7 @@ class MissingTerm(tt.Function):
     """y = x^2 exp(x), whose gradient has two terms"""
 
     def forward(self, x):
-        self.x = x
+        self.x = self.save(x)
         return x * x * np.exp(x)
 
     def vjp(self, g):
@@ -37,7 +37,7 @@ class Product(tt.Function):
     """y = a @ b, with the gradient of b untransposed."""
 
     def forward(self, a, b):
-        self.a, self.b = a, b
+        self.a, self.b = self.save(a, b)
         return a @ b
 
     def vjp(self, g):
@@ -114,3 +114,19 @@ def test_constants_are_passed_on_and_inputs_left_alone():
     tt.gradcheck(lambda x, c: x * c, weight, 2.0)
     np.testing.assert_array_equal(weight, before)
     np.testing.assert_array_equal(ids, [2, 0, 2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("wrap", [np.asarray, tt.Tensor, lambda x: x.tolist()], ids=["array", "Tensor", "list"])
+def test_other_floats_are_checked_in_float64(dtype, wrap):
+    x = wrap(SMALL.astype(dtype))
+    tt.gradcheck(tt.exp, x)
+    with pytest.raises(tt.GradientMismatch):
+        tt.gradcheck(lambda x: MissingTerm()(x), x)
+
+
+def test_nothing_to_check_is_an_error():
+    with pytest.raises(ValueError, match="none of the inputs is floating-point"):
+        tt.gradcheck(tt.exp, np.arange(3))
+    with pytest.raises(TypeError, match="returned a ndarray: must be a Tensor"):
+        tt.gradcheck(lambda x: x.data, SMALL)

@@ -126,7 +126,7 @@ def test_layers_start_as_documented():
     assert nn.Embedding(300, 400).weight.data.std() == pytest.approx(1, rel=0.02)
 
 
-def test_zero_grad_forgets():
+def test_zero_grad_sets_every_grad_to_none():
     model = Tied()
     model(np.array([0])).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -141,3 +141,79 @@ def test_moving_to_a_device_keeps_the_values(device):
     for name, array in model.state_dict().items():
         assert tt.array_module(array) is device.xp
         np.testing.assert_array_equal(tt.to_numpy(array), before[name])
+
+
+# Modules in containers
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        [nn.Linear(2, 2)],
+        (nn.Linear(2, 2),),
+        {"a": nn.Linear(2, 2)},
+        [nn.Parameter(np.ones(2))],
+    ],
+    ids=["list", "tuple", "dict", "parameters"],
+)
+def test_modules_in_a_plain_container_are_noticed(hidden):
+    model = nn.Module()
+    model.layers = hidden
+    for use in (model.parameters, model.state_dict, model.eval, model.zero_grad, lambda: repr(model)):
+        with pytest.raises(TypeError, match=rf"Module.layers is a plain {type(hidden).__name__} .*: use nn.ModuleList"):
+            use()
+
+
+def test_a_module_list_holds_parameters_and_nothing_else():
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(2, n) for n in (1, 2))
+    model.layers.append(nn.ReLU())
+    assert [type(m).__name__ for m in model.layers] == ["Linear", "Linear", "ReLU"]
+    assert list(model.state_dict()) == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+    assert model.layers[1] is list(model.layers)[1]
+    assert model.layers[-1] is list(model.layers)[2]
+    assert len(model.layers) == 3
+    with pytest.raises(IndexError):
+        model.layers[3]
+    with pytest.raises(TypeError, match="is a function, must be a Module"):
+        model.layers.append(tt.relu)
+    with pytest.raises(TypeError, match="must be a Module"):
+        nn.Sequential(nn.Linear(2, 2), tt.relu)
+
+
+def test_sequential_can_be_indexed():
+    layers = nn.Sequential(nn.Linear(2, 4), nn.ReLU())
+    assert isinstance(layers[0], nn.Linear)
+    assert isinstance(layers[-1], nn.ReLU)
+    assert len(layers) == 2
+
+
+def test_repr_shows_the_tree():
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Sequential(nn.Dropout(0.25), nn.LayerNorm(3)))
+    assert repr(model).splitlines() == [
+        "Sequential(",
+        "  (0): Linear(weight (2, 3))",
+        "  (1): Sequential(",
+        "    (0): Dropout(p=0.25)",
+        "    (1): LayerNorm(weight (3,), bias (3,))",
+        "  )",
+        ")",
+    ]
+
+
+def test_num_parameters_counts_a_shared_weight_once():
+    assert Tied().num_parameters() == 5 * 3 + 3 + (9 + 3) + (3 + 3)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
+def test_an_impossible_dropout_is_refused_at_once(p):
+    with pytest.raises(ValueError, match=r"Dropout: probability .*: must be at least 0 and less than 1"):
+        nn.Dropout(p)
+
+
+def test_a_state_may_come_as_lists_or_tensors():
+    model = nn.Linear(2, 1)
+    model.load_state_dict({"weight": [[1.0], [2.0]], "bias": tt.tensor([3.0])})
+    assert model(tt.ones(2)).tolist() == [6.0]
+    with pytest.raises(TypeError, match="real numbers"):
+        model.load_state_dict({"weight": "abc", "bias": [1.0]})

@@ -157,3 +157,84 @@ def test_sgd_finds_a_minimum():
         ((x - np.array([1.0, 5.0])) ** 2).sum().backward()
         optimizer.step()
     np.testing.assert_allclose(x.data, [1, 5], atol=1e-6)
+
+
+# Groups
+
+
+def test_a_group_may_have_its_own_learning_rate():
+    p, q = parameters((2,), (3,))
+    before = p.data.copy(), q.data.copy()
+    optimizer = SGD([{"params": [p], "lr": 0.5}, {"params": [q]}], lr=0.1)
+    optimizer.lr = 0.2
+    p.grad, q.grad = np.ones(2), np.ones(3)
+    optimizer.step()
+    np.testing.assert_allclose(p.data, before[0] - 0.5)
+    np.testing.assert_allclose(q.data, before[1] - 0.2)
+    for group in optimizer.param_groups:  # as PyTorch's schedulers do
+        group["lr"] = 0.0
+    optimizer.step()
+    np.testing.assert_allclose(q.data, before[1] - 0.2)
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_a_misspelt_group_option_is_refused(kind):
+    with pytest.raises(ValueError, match=r"no group option 'weight_deacy' \(did you mean weight_decay"):
+        kind([{"params": parameters((2,)), "weight_deacy": 0.1}], lr=0.1)
+    with pytest.raises(ValueError, match=r"no group option 'xyz'; it has .*lr.*weight_decay"):
+        kind([{"params": parameters((2,)), "xyz": 0.1}], lr=0.1)
+
+
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_learning_rate_is_refused(lr):
+    with pytest.raises(ValueError, match=f"learning rate {lr}: must be at least 0 and finite"):
+        SGD(parameters((2,)), lr=lr)
+    with pytest.raises(ValueError, match=f"learning rate {lr}"):
+        SGD([{"params": parameters((2,)), "lr": lr}], lr=0.1)
+
+
+def test_a_parameter_given_twice_is_refused():
+    (p,) = parameters((2,))
+    with pytest.raises(ValueError, match="given twice"):
+        SGD([{"params": [p]}, {"params": [p]}], lr=0.1)
+
+
+def test_adamws_bias_correction_counts_each_parameters_own_updates():
+    """A parameter that gets its first gradient late starts like one of an optimizer of its own, as in PyTorch."""
+    p, late, alone = parameters((2,), (3,), (3,))
+    alone.data = late.data.copy()
+    optimizer, reference = AdamW([p, late], lr=0.1), AdamW([alone], lr=0.1)
+    for step in range(6):
+        p.grad = np.ones(2)
+        late.grad = alone.grad = None
+        if step >= 3:
+            late.grad, alone.grad = np.full(3, 0.5), np.full(3, 0.5)
+            reference.step()
+        optimizer.step()
+    np.testing.assert_array_equal(late.data, alone.data)
+    assert optimizer.steps == [6, 3]
+
+
+def test_a_step_count_for_all_parameters_is_still_read():
+    params = parameters((2,), (3,))
+    optimizer = AdamW(params)
+    optimizer.load_state_dict({**optimizer.state_dict(), "step": np.asarray(7)})
+    assert optimizer.steps == [7, 7]
+
+
+def test_weight_decay_defaults_are_pytorchs():
+    assert AdamW(parameters((2,))).param_groups[0]["weight_decay"] == 0.01
+    assert SGD(parameters((2,)), lr=0.1).param_groups[0]["weight_decay"] == 0.0
+
+
+def test_clip_grad_norm_scales_in_place_and_returns_the_norm():
+    params = parameters((2, 3), (4,))
+    for p in params:
+        p.grad = 10 * p.data
+    params.append(Parameter(np.ones(2)))  # without a gradient
+    before, grads = float(tt.grad_norm(params)), [p.grad for p in params]
+    assert float(tt.clip_grad_norm_(params, 1.0)) == before
+    assert tt.grad_norm(params) == pytest.approx(1.0, rel=1e-5)
+    assert all(p.grad is grad for p, grad in zip(params, grads, strict=True))
+    tt.clip_grad_norm_(params, 100.0)
+    assert tt.grad_norm(params) == pytest.approx(1.0, rel=1e-5)

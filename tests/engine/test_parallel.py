@@ -106,6 +106,49 @@ def test_scaled_batches_accumulate(threads):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+class WithAttention(nn.Module):
+    """A model whose attention, positions and channels are all dropped out: ids, targets (B, T) -> loss"""
+
+    def __init__(self):
+        self.table, self.qkv, self.drop = nn.Embedding(11, 8), nn.Linear(8, 24), nn.Dropout(0.4)
+
+    def forward(self, ids, targets):
+        qkv = self.qkv(self.drop(self.table(ids))).reshape(*ids.shape, 3, 2, 4)
+        y = tt.packed_causal_attention(qkv, 0.4).reshape(*ids.shape, 8)
+        return tt.linear_cross_entropy(y, self.table.weight, targets)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.6, "rows"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_sees_the_same_masks_and_loss(monkeypatch, processes, ignored):
+    """Against one pass over the whole batch, with dropout, and targets that do not count."""
+    monkeypatch.setattr("tinytensor.parallel.processes.PART_TOKENS", 10)  # two rows: several parts in each share
+    ids, targets = batch(9)
+    if ignored == "rows":
+        targets[2:7] = -100  # parts without any target, and more in one process than in another
+    else:
+        targets[np.random.default_rng(1).random(targets.shape) < ignored] = -100
+    with tt.seeded("weights"):
+        whole = WithAttention()
+    parallel = WithAttention()
+    parallel.load_state_dict(whole.state_dict())
+    with tt.seeded("step"):
+        loss = whole(ids, targets)
+        drawn_next = tt.random.next_seed()
+    loss.backward()
+    with tt.seeded("step"):
+        result = BatchParallel(parallel, 9, processes).backward(ids, targets)
+        assert tt.random.next_seed() == drawn_next
+    np.testing.assert_allclose(result, loss.item(), rtol=1e-5)
+    for a, b in zip(gradients(parallel), gradients(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_without_a_target_that_counts_has_no_loss():
+    ids, targets = batch(3)
+    assert np.isnan(BatchParallel(build(), 3, 2).backward(ids, np.full_like(targets, -100)))
+
+
 def test_the_bits_repeat(threads):
     def run():
         model = build(dropout=0.3)

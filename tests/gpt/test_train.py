@@ -199,7 +199,7 @@ def test_a_process_of_a_run_that_is_killed_is_one_sentence_and_nothing_is_lost(s
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert errors.splitlines()[-1] == (
-        "error: a process that worked on a share of the batch was ended from outside, perhaps for lack of memory: "
+        "error: a process that worked on a share of the batch was killed, perhaps for lack of memory: "
         "lower --threads or --batch-size"
     )
     assert "Traceback" not in errors

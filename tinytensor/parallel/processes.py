@@ -25,7 +25,7 @@ import numpy as np
 from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
 from tinytensor.nn import Module
 from tinytensor.ops.fused import IGNORE
-from tinytensor.random import batch_rows, first_row, next_seed, seeded
+from tinytensor.random import batch_rows, first_row, get_rng_state, set_rng_state
 
 PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive a fork
@@ -61,7 +61,7 @@ class BatchParallel:
         self._share_parameters()
         workers = self._workers[: max(0, len(ids) - 1)]
         shares = split_evenly(len(ids), len(workers) + 1)
-        options = _Options(scale, next_seed(), first_row(), self.model.training, count_targets(targets))
+        options = _Options(scale, get_rng_state(), first_row(), self.model.training, count_targets(targets))
         for worker, rows in zip(workers, shares[1:], strict=True):
             worker.send(ids, targets, rows, options)
         try:
@@ -157,7 +157,7 @@ class _Options:
     """What is the same for all shares of a step."""
 
     scale: float
-    seed: int
+    rng_state: tuple
     first_row: int  # of this batch in a larger one
     training: bool
     count: int  # of the targets that are not ignored
@@ -174,7 +174,8 @@ def _backward(model, ids, targets, rows: slice, options: _Options):
         count = count_targets(targets[part])
         if not count:
             continue  # the mean over no targets would be NaN
-        with seeded(options.seed), batch_rows(options.first_row + part.start):
+        set_rng_state(options.rng_state)  # every part draws what the whole batch would
+        with batch_rows(options.first_row + part.start):
             loss = model(ids[part], targets[part])
         share = loss.dtype.type(count / options.count)
         loss.backward((share * loss.dtype.type(options.scale)).reshape(()))
