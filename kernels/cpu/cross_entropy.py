@@ -1,6 +1,6 @@
 """Cross-entropy of logits against integer targets, alone and fused with the linear layer before it.
 
-Floor 0. For a row x with target t the loss is lse - x_t, lse = log sum_v exp(x_v), and its gradient is
+For a row x with target t the loss is lse - x_t, lse = log sum_v exp(x_v), and its gradient is
 softmax(x) - [v = t]; softmax(x) = exp(x - lse) is never stored beside the gradient. Rows whose target is
 `ignore_index` have loss and gradient 0.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import for_blocks, row_blocks
 from kernels.cpu.linear import matmul
 from kernels.cpu.softmax import softmax_pass
@@ -18,6 +19,7 @@ LOGITS_BYTES = 32 * 2**20  # logits held at once by `linear_cross_entropy`: enou
 
 def cross_entropy_forward(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), lse (N,). Raises IndexError for a target outside 0..V-1."""
+    shapes.check_cross_entropy(logits, targets)
     kept = _kept(targets, ignore_index, logits.shape[1])
     lse = np.empty(len(logits), logits.dtype)
 
@@ -32,6 +34,7 @@ def cross_entropy_forward(logits, targets, ignore_index):
 
 def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     """g () -> (N, V): g times the gradient of each counted row's loss."""
+    shapes.check_cross_entropy_backward(g, logits, targets, lse)
     kept = _kept(targets, ignore_index, logits.shape[1])
     gx = np.empty_like(logits)
 
@@ -50,6 +53,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     The logits of a block of rows become their own gradient in place, so both gradients (for dL/dloss = 1) cost two
     more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
     """
+    shapes.check_linear_cross_entropy(x, weight, targets)
     kept = _kept(targets, ignore_index, len(weight))
     count = x.dtype.type(kept.sum())
     gx = gweight = None
@@ -73,13 +77,14 @@ def _kept(targets, ignore_index, classes):
     """(N,): which rows count."""
     kept = targets != ignore_index
     if kept.any() and (targets[kept].min() < 0 or targets[kept].max() >= classes):
-        raise IndexError(f"targets from {targets[kept].min()} to {targets[kept].max()}: must lie in 0..{classes - 1}")
+        low, high = targets[kept].min(), targets[kept].max()
+        raise IndexError(f"cross_entropy: targets from {low} to {high}: must lie in 0..{classes - 1}")
     return kept
 
 
 def _log_sum_exp(x):
-    top = x.max(axis=1)
-    return np.log(np.exp(x - top[:, None]).sum(axis=1)) + top
+    row_max = x.max(axis=1)
+    return np.log(np.exp(x - row_max[:, None]).sum(axis=1)) + row_max
 
 
 def _losses_to_gradients(logits, targets, kept, g):

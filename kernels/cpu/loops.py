@@ -83,11 +83,11 @@ def exp(x):
 
 
 @loop
-def softmax_pass(x, top):
+def softmax_pass(x, row_max):
     rows, columns = x.shape
     lse = np.empty(rows, x.dtype)
     for i in range(rows):
-        shift = ZERO if top is None else top[i]
+        shift = ZERO if row_max is None else row_max[i]
         total = ZERO
         for j in range(columns):
             p = exp(x[i, j] - shift)

@@ -1,13 +1,13 @@
 """Causal self-attention as `attention.cu` computes it: memory grows with T, not T^2.
 
-Floor 0. Same functions as `kernels/cpu/attention.py`. This file checks the shapes and picks the tile sizes; the
-algorithm is in the .cu file.
+Same functions as `kernels/cpu/attention.py`. This file picks the tile sizes; the algorithm is in the .cu file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels import shapes
 from kernels.cuda.dropout import dropout_args
 from kernels.cuda.launch import SharedMemory, array_module, check, contiguous, launch, shared_memory
 from kernels.options import NO_DROPOUT
@@ -52,8 +52,10 @@ def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
 
 def attention_forward(qkv, scale, dropout=NO_DROPOUT):
     """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
-    B, T, H, D = _shape(qkv)
+    shapes.check_attention(qkv)
+    B, T, H, D = _sizes(qkv)
     xp = array_module(qkv)
+    (qkv,) = contiguous(qkv)
     y = xp.empty((B, T, H, D), dtype=qkv.dtype)
     lse = xp.empty((B, H, T), dtype=qkv.dtype)
     if y.size:
@@ -64,11 +66,10 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT):
 
 def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    B, T, H, D = _shape(qkv)
-    check(g.shape == y.shape == (B, T, H, D), f"attention: g {g.shape} and y {y.shape} must be {(B, T, H, D)}")
-    check(lse.shape == (B, H, T), f"attention: lse has shape {lse.shape}: must be {(B, H, T)}")
+    shapes.check_attention_backward(g, qkv, y, lse)
+    B, T, H, D = _sizes(qkv)
     xp = array_module(qkv)
-    g, y, lse = contiguous(g, y, lse)
+    g, qkv, y, lse = contiguous(g, qkv, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
     if not g.size:
         return gqkv
@@ -81,9 +82,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     return gqkv
 
 
-def _shape(qkv) -> tuple[int, int, int, int]:
-    good = qkv.ndim == 5 and qkv.shape[2] == 3
-    check(good, f"attention: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size)")
+def _sizes(qkv) -> tuple[int, int, int, int]:
     B, T, _, H, D = qkv.shape
     check(D <= MAX_HEAD_SIZE, f"attention: head size {D}: must be at most {MAX_HEAD_SIZE}")
     return B, T, H, D

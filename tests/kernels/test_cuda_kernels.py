@@ -479,21 +479,16 @@ def zeros(xp, *shape, dtype=np.float32):
     return xp.zeros(shape, dtype=dtype)
 
 
-ADAMW = AdamWOptions(lr=1.0, beta1=0.0, beta2=0.0, eps=1.0, weight_decay=0.0, step=1)
 MISTAKES = {
     "float64": (lambda xp: k.softmax_forward(zeros(xp, 2, 2, dtype=np.float64)), "dtype float64"),
     "numpy array": (lambda xp: k.gelu_forward(np.zeros(3, np.float32)), "on a GPU"),
-    "not packed": (lambda xp: k.attention_forward(zeros(xp, 1, 2, 2, 1, 4), 1.0), "(batch, time, 3, heads, head size)"),
     "head size": (
         lambda xp: k.attention_forward(zeros(xp, 1, 2, 3, 1, 129), 1.0),
         "head size 129: must be at most 128",
     ),
-    "shapes": (lambda xp: k.softmax_backward(zeros(xp, 2, 3), zeros(xp, 3, 2)), "g has shape (2, 3), and y (3, 2)"),
-    "weight": (lambda xp: k.layer_norm_forward(zeros(xp, 2, 3), zeros(xp, 2), None, 1e-5), "must be (3,)"),
-    "causal vector": (lambda xp: k.softmax_forward(zeros(xp, 3), causal=True), "needs rows and columns"),
-    "parameter layout": (
-        lambda xp: k.adamw_update(zeros(xp, 3, 2).T, *(zeros(xp, 2, 3) for _ in range(3)), ADAMW),
-        "not C-contiguous",
+    "gradient layout": (
+        lambda xp: k.embedding_backward(zeros(xp, 2, 3), zeros(xp, 2, dtype=np.int64), zeros(xp, 3, 5).T),
+        "gweight must be contiguous",
     ),
 }
 
