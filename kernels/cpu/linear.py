@@ -61,13 +61,13 @@ def matmul(a, b, out, add=False):
 def _product(a, b, out, add):
     """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
     tiled = get_num_threads() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
-    plain = _is_plain(a) and _is_plain(b)
-    (product_pass if plain else product_pass.__wrapped__)(a, b, out, add, tiled)
+    blas_layout = _is_blas_layout(a) and _is_blas_layout(b)
+    (product_pass if blas_layout else product_pass.__wrapped__)(a, b, out, add, tiled)
 
 
 @compiled
 def product_pass(a, b, out, add, tiled):
-    """out = a @ b or out += a @ b for plain matrices; a loop can do it in tiles."""
+    """out = a @ b or out += a @ b for matrices in a layout of BLAS; a loop can do it in tiles."""
     if not add:
         np.matmul(a, b, out=out)
         return
@@ -75,8 +75,8 @@ def product_pass(a, b, out, add, tiled):
         out[rows] += a[rows] @ b
 
 
-def _is_plain(x):
-    """Whether x is a matrix as BLAS knows them: not empty, its rows or else its columns contiguous and apart.
+def _is_blas_layout(x):
+    """Whether BLAS can be given x as it is: not empty, its rows or else its columns contiguous and not overlapping.
 
     Read-only ones are left out as well, since loops are compiled for others.
     """

@@ -4,6 +4,10 @@ import importlib
 import inspect
 import itertools
 import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -20,6 +24,8 @@ from kernels.cpu.attention import Part, PassOptions
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")
 import numba  # noqa: E402
+
+from kernels.cpu.loops import fastmath, jit  # noqa: E402
 
 ROWS, COLUMNS = st.integers(1, 40), st.sampled_from([1, 2, 15, 16, 17, 64, 100])
 
@@ -158,11 +164,11 @@ def softmax_of(values):
     return x[0]
 
 
-@numba.njit(**loops.options | {"cache": False})
+@numba.njit(**jit.OPTIONS | {"cache": False})
 def exponentials(x):
     """exp as it is inside a loop."""
     for i in range(x.size):
-        x[i] = loops.exp(x[i])
+        x[i] = fastmath.exp(x[i])
 
 
 def test_exp_is_within_two_units_of_the_last_place():
@@ -179,6 +185,37 @@ def test_what_is_not_finite_keeps_its_meaning():
     x = np.array([-np.inf, np.nan, np.inf, -1e4, 1e4], np.float32)
     loops.gelu_pass(x, y := np.empty_like(x))
     np.testing.assert_array_equal(y, [np.nan, np.nan, np.inf, 0, 1e4])  # -inf times a weight of 0, as in NumPy
+
+
+USE_A_LOOP = """
+import sys
+sys.path.insert(0, {path!r})
+import numpy as np
+from kernels.cpu.loops import gelu_pass
+x = np.ones(1, np.float32)
+gelu_pass(x, x)
+print(x[0], len(gelu_pass.stats.cache_hits))
+"""
+
+
+def test_a_loop_is_compiled_again_when_a_helper_in_another_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    package = Path(kernels.cpu.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "cuda", "emulator"))
+
+    def use_a_loop():
+        command = [sys.executable, "-c", USE_A_LOOP.format(path=str(tmp_path))]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    gelu, hits = use_a_loop()
+    assert (gelu, hits) == ("0.841192", "0")
+    assert use_a_loop() == [gelu, "1"]  # from the disk
+    helper = tmp_path / "kernels" / "cpu" / "loops" / "fastmath.py"
+    source = helper.read_text()
+    changed = source.replace("    y = ZERO if x < EXP_LOWEST else y\n", "    y = ZERO\n")
+    assert changed != source
+    helper.write_text(changed)
+    assert use_a_loop() == ["1.0", "0"]  # x / (1 + 0)
 
 
 def losses(steps=3):
