@@ -41,8 +41,8 @@ def keep_mask(options, rows, columns):
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
     hashed = (rows + options.first_row % 2**32).astype(np.uint32)
     key = _mix(_mix(hashed ^ low) + high)
-    kept = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(options.p * 2**32))
-    return kept.reshape(*rows.shape, len(columns))
+    keep = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(options.p * 2**32))
+    return keep.reshape(*rows.shape, len(columns))
 
 
 @compiled

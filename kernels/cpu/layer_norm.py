@@ -52,11 +52,11 @@ def layer_norm_pass(x, weight, bias, eps, y, normed):
 
 def layer_norm_backward(g, weight, saved):
     """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
-    kept, rstd, divides = saved
-    shapes.check_layer_norm_backward(g, weight, kept, rstd)
+    stored, rstd, divides = saved
+    shapes.check_layer_norm_backward(g, weight, stored, rstd)
     inverse = 1 / weight if divides else None
     gx = np.empty(g.shape, g.dtype)
-    gs, rows, rstds, out = map(as_rows, (g, kept, rstd, gx))
+    gs, rows, rstds, out = map(as_rows, (g, stored, rstd, gx))
     width = g.shape[-1]
 
     def work(block):
@@ -68,10 +68,10 @@ def layer_norm_backward(g, weight, saved):
 
 
 @compiled
-def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
-    """g, kept (N, C) -> written to gx (N, C); the block's gweight, gbias (C,). n = kept inverse, or kept alone."""
+def layer_norm_backward_pass(g, weight, stored, inverse, rstd, gx):
+    """g, stored (N, C) -> written to gx (N, C); the block's gweight, gbias (C,). n = stored inverse, or stored."""
     width, ones, column = g.shape[1], np.ones(len(g), g.dtype), weight[:, None]
-    n = kept if inverse is None else kept * inverse
+    n = stored if inverse is None else stored * inverse
     gn = np.multiply(g, n, out=gx)
     sums, along = (ones @ gn, ones @ g), gn @ column / width
     h = np.multiply(g, weight, out=gx)

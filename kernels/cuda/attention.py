@@ -13,8 +13,8 @@ from kernels.cuda.launch import SharedMemory, array_module, check, contiguous, l
 from kernels.options import NO_DROPOUT
 
 MAX_HEAD_SIZE = 128
-# (rows a block owns, rows of a streamed tile), best first: a larger tile reads less memory per multiply-add.
-TILES = ((64, 64), (64, 32), (32, 32), (32, 16))
+# (BLOCK_M, BLOCK_N), best first: larger tiles read less memory per multiply-add.
+BLOCK_SIZES = ((64, 64), (64, 32), (32, 32), (32, 16))
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,27 @@ class Plan:
     """The options of attention.cu for one kernel, and the launch they imply."""
 
     head: int  # the head size rounded up to a multiple of 32
-    tile: int
-    stream: int
+    block_m: int  # rows that a thread block owns: queries, or keys in backward for the keys
+    block_n: int  # rows of each tile that streams past
     owned: int  # tiles that a block owns: 1 in forward, 2 in backward
 
     @property
     def threads(self) -> int:
-        return self.tile // 4 * 16  # four rows of scores per thread, sixteen threads per row
+        return self.block_m // 4 * 16  # four rows of scores per thread, sixteen threads per row
 
     @property
     def shared(self) -> int:
         """Bytes of dynamic shared memory."""
-        return 4 * (self.owned * self.tile * self.head + self.stream * self.head + self.tile * self.stream)
+        return 4 * (self.owned * self.block_m * self.head + self.block_n * self.head + self.block_m * self.block_n)
 
     @property
     def defines(self) -> dict[str, int]:
-        return {"HEAD": self.head, "TILE": self.tile, "STREAM": self.stream}
+        return {"HEAD": self.head, "BLOCK_M": self.block_m, "BLOCK_N": self.block_n}
 
 
 def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
     """The largest tiles of which two blocks fit into a multiprocessor, so that one computes while the other loads."""
-    plans = [Plan(-(-head_size // 32) * 32, tile, stream, owned) for tile, stream in TILES]
+    plans = [Plan(-(-head_size // 32) * 32, block_m, block_n, owned) for block_m, block_n in BLOCK_SIZES]
     for candidate in plans:
         room = 2 * (candidate.shared + memory.reserved) <= memory.per_multiprocessor
         if room and candidate.shared <= memory.per_block:
@@ -89,5 +89,5 @@ def _sizes(qkv) -> tuple[int, int, int, int]:
 
 
 def _launch(kernel: str, tiles: Plan, heads: int, time: int, args: tuple) -> None:
-    grid = (heads, -(-time // tiles.tile))
+    grid = (heads, -(-time // tiles.block_m))
     launch("attention.cu", kernel, grid, (tiles.threads,), args, shared=tiles.shared, **tiles.defines)

@@ -42,7 +42,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     """
     shapes.check_linear_cross_entropy(x, weight, targets)
     xp, targets = array_module(x), _as_int64(targets)
-    kept = (targets != ignore_index).sum().astype(x.dtype)
+    count = (targets != ignore_index).sum().astype(x.dtype)
     total = xp.zeros((), dtype=x.dtype)
     gx, gweight = (xp.empty_like(x), xp.zeros_like(weight)) if with_grad else (None, None)
     step = max(1, LOGITS_BYTES // (len(weight) * x.itemsize))
@@ -52,10 +52,10 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         losses, lse = cross_entropy_forward(logits, targets[block], ignore_index)
         total += losses.sum()
         if with_grad:
-            _backward_into(logits, 1 / kept, logits, targets[block], lse, ignore_index)
+            _backward_into(logits, 1 / count, logits, targets[block], lse, ignore_index)
             gx[block] = xp.matmul(logits, weight)  # (n, V) @ (V, C) -> (n, C)
             gweight += xp.matmul(logits.T, x[block])  # (V, n) @ (n, C) -> (V, C)
-    return total / kept, gx, gweight
+    return total / count, gx, gweight
 
 
 def _as_int64(targets):

@@ -134,8 +134,8 @@ def adamw(param, grad, m, v, lr, beta1, beta2, eps, decay, step, scale):
     g = one(scale) * grad
     m = one(beta1) * m + one(1 - beta1) * g
     v = one(beta2) * v + one(1 - beta2) * g * g
-    rate, spread = one(lr / (1 - beta1**step)), one(1 / np.sqrt(1 - beta2**step))
-    return one(1 - lr * decay) * param - rate * m / (np.sqrt(v) * spread + one(eps)), m, v
+    rate, v_scale = one(lr / (1 - beta1**step)), one(1 / np.sqrt(1 - beta2**step))
+    return one(1 - lr * decay) * param - rate * m / (np.sqrt(v) * v_scale + one(eps)), m, v
 
 
 def mix(h):
@@ -325,7 +325,8 @@ def test_attention_reads_arrays_that_are_not_aligned(xp):
 
 
 def test_more_heads_than_gridDim_y_could_count(xp, monkeypatch):
-    monkeypatch.setattr("kernels.cuda.attention.TILES", ((8, 16),))  # small blocks: the emulator runs 66,000 of them
+    # small blocks: the emulator runs 66,000 of them
+    monkeypatch.setattr("kernels.cuda.attention.BLOCK_SIZES", ((8, 16),))
     qkv = normal(np.random.default_rng(0), 5500, 1, 3, 12, 1)  # 66,000 heads
     y, lse = k.attention_forward(xp.asarray(qkv), 1.0)
     np.testing.assert_array_equal(xp.asnumpy(y), qkv[:, :, 2])  # one key: all the weight is on it

@@ -70,8 +70,9 @@ def layer_norm_arguments(rows, columns, variant):
 
 def layer_norm_backward_arguments(rows, columns, variant):
     shape = rows, columns
-    g, weight, kept, inverse, rstd, gx = random(columns, shape, columns, shape, columns, (rows, 1), shape, positive=[4])
-    return g, weight, kept, inverse if variant else None, rstd, gx
+    shapes = shape, columns, shape, columns, (rows, 1), shape
+    g, weight, stored, inverse, rstd, gx = random(columns, *shapes, positive=[4])
+    return g, weight, stored, inverse if variant else None, rstd, gx
 
 
 def adamw_arguments(rows, columns, variant):

@@ -22,7 +22,7 @@ assume_no_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reasso
 
 
 @assume_no_nan
-def largest(x):
+def maximum(x):
     """The maximum of x (n,), n at least 1."""
     row_max = x[0]
     for i in range(1, x.size):
@@ -76,7 +76,7 @@ def attention_forward_pass(qkv, part, options, y, lse):
                 compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p)
                 for i in range(stop - start):
                     t = start + i
-                    row_max, total = largest(p[i, : t + 1]), ZERO
+                    row_max, total = maximum(p[i, : t + 1]), ZERO
                     for j in range(stop):
                         e = exp(p[i, j] - row_max)
                         p[i, j] = e if j <= t else ZERO  # the causal mask

@@ -22,11 +22,11 @@ def mix(h):
 @loop
 def keep_pass(key, columns, threshold):
     """key (N,), columns (n,), all uint32 -> booleans (N, n)."""
-    kept = np.empty((key.size, columns.size), np.bool_)
+    keep = np.empty((key.size, columns.size), np.bool_)
     for i in range(key.size):
         for j in range(columns.size):
-            kept[i, j] = mix(key[i] + columns[j] * GOLDEN) >= threshold
-    return kept
+            keep[i, j] = mix(key[i] + columns[j] * GOLDEN) >= threshold
+    return keep
 
 
 @helper

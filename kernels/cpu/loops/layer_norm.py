@@ -33,8 +33,8 @@ def layer_norm_pass(x, weight, bias, eps, y, normed):
 
 
 @loop
-def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
-    """g, kept (N, C), rstd (N, 1), weight (C,), inverse (C,) or None -> gweight, gbias (C,); written to gx (N, C)."""
+def layer_norm_backward_pass(g, weight, stored, inverse, rstd, gx):
+    """g, stored (N, C), rstd (N, 1), weight (C,), inverse (C,) or None -> gweight, gbias (C,); written to gx (N, C)."""
     rows, width = g.shape
     gweight, gbias = np.zeros(width, g.dtype), np.zeros(width, g.dtype)
     for i in range(rows):
@@ -42,12 +42,12 @@ def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
         for c in range(width):
             h = g[i, c] * weight[c]
             mean += h
-            along += h * (kept[i, c] if inverse is None else kept[i, c] * inverse[c])
+            along += h * (stored[i, c] if inverse is None else stored[i, c] * inverse[c])
         mean /= f(width)
         along /= f(width)
         scale = rstd[i, 0]
         for c in range(width):
-            n = kept[i, c] if inverse is None else kept[i, c] * inverse[c]
+            n = stored[i, c] if inverse is None else stored[i, c] * inverse[c]
             gx[i, c] = scale * (g[i, c] * weight[c] - mean - n * along)
             gweight[c] += g[i, c] * n
             gbias[c] += g[i, c]

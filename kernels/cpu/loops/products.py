@@ -63,9 +63,9 @@ def product(a, b, out, add):
 
 
 @helper
-def tile_size(length, largest):
-    """The size of equal parts of `length`, each at most `largest`, in whole vectors of 16."""
-    parts = max(1, -(-length // largest))
+def tile_size(length, limit):
+    """The size of equal parts of `length`, each at most `limit`, in whole vectors of 16."""
+    parts = max(1, -(-length // limit))
     return -(-length // (16 * parts)) * 16
 
 
