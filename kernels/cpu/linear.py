@@ -1,7 +1,7 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
 All leading axes of x are taken together, so that each product is one large call to BLAS, or one for each
-thread, on rows or columns of the result; or a loop of small calls, where BLAS is faster at those (`loops.py`).
+thread, on rows or columns of the result; or a loop of small calls, where BLAS is faster at those (`loops/products.py`).
 """
 
 from __future__ import annotations

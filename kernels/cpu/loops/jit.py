@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numba
 
-if numba.config.DISABLE_JIT:  # as Python, the loops would be slow, and wrong: its integers do not wrap around
+if numba.config.DISABLE_JIT:  # run as Python, the loops would be slow, and their calls of BLAS do nothing
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
