@@ -1,5 +1,10 @@
-"""Floor 0: fused primitives on raw arrays, which know nothing of autograd.
+"""Fused primitives on raw arrays, which know nothing of autograd.
 
 `kernels.cpu` (NumPy) and `kernels.cuda` (CUDA C through CuPy) hold the same functions with the same signatures;
-`kernels.emulator` runs the CUDA source on a CPU. Read `kernels/cpu/softmax.py` first, then `kernels/cuda/softmax.cu`.
+`kernels.emulator` runs the CUDA source on a CPU. Both check their arguments by `shapes.py`, and take `options.py`.
+Read `kernels/cpu/softmax.py` first, then `kernels/cuda/softmax.cu`.
+
+Layering, lowest first: `namespace.py`, `shapes.py` and `options.py` import nothing of this project; `kernels.cpu`,
+`kernels.cuda` and `kernels.emulator` import them, and of one another only `kernels.cuda.report` imports the emulator.
+Nothing here imports `tinytensor`, which imports this package.
 """

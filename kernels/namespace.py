@@ -1,7 +1,4 @@
-"""Tells which library an array comes from.
-
-Floor 0, under both kinds of kernels and under `tinytensor/backend.py`.
-"""
+"""Tells which library an array comes from."""
 
 from __future__ import annotations
 

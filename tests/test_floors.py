@@ -27,7 +27,7 @@ FLOORS = [
 ]
 MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
-    "kernels.cpu.loops": ("kernels.cpu.compiled",),  # numba is optional
+    "kernels.cpu.loops": ("kernels.cpu.compiled", "kernels.cpu.loops"),  # numba is optional
     "numba": ("kernels.cpu.loops",),
     "torch": ("benchmarks",),
     **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),

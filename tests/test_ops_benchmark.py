@@ -18,7 +18,7 @@ def only_a_small_one(monkeypatch):
     monkeypatch.setattr(ops, "HAS_TORCH", False)
     monkeypatch.setattr(ops, "SAMPLE_SECONDS", 1e-6)
     monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)  # both would outlast the test
-    monkeypatch.setattr(ops, "use_threads", lambda count: None)
+    monkeypatch.setattr(ops, "set_num_threads", lambda count: None)
     monkeypatch.setattr(ops, "PRIMITIVES", (SMALL,))
 
 

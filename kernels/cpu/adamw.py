@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import for_blocks
 from kernels.cpu.compiled import compiled
 
@@ -28,10 +29,7 @@ def adamw_update(param, grad, m, v, options):
     With g = grad_scale * grad: m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2 and
     param = param (1 - lr weight_decay) - lr (m / c1) / (sqrt(v / c2) + eps), c = 1 - beta^step.
     """
-    if not param.shape == grad.shape == m.shape == v.shape:
-        raise ValueError(f"adamw_update: shapes {param.shape}, {grad.shape}, {m.shape} and {v.shape} must be the same")
-    if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
-        raise ValueError("adamw_update: param, m and v must be contiguous to be changed in place")
+    shapes.check_adamw(param, grad, m, v, options.grad_scale)
     correction = math.sqrt(1 - options.beta2**options.step)
     coefficients = Coefficients(
         grad_scale=float(options.grad_scale),

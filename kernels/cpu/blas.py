@@ -1,6 +1,6 @@
 """NumPy's own matrix product, for loops that call it without going through Python.
 
-Floor 0. NumPy's wheels bring an OpenBLAS that any code in the process can call. Calling it from a compiled loop saves
+NumPy's wheels bring an OpenBLAS that any code in the process can call. Calling it from a compiled loop saves
 the way back to Python between products, and BLAS can do what NumPy never asks of it, such as add to its result.
 """
 

@@ -1,9 +1,9 @@
 """Chooses, for a pass over a block, between NumPy and the same pass compiled to one loop.
 
-Floor 0. A pass of ten NumPy calls reads and writes its block ten times, and ten times it may have to wait for Python's
-lock; a loop does each once. The loops (`loops.py`) need numba, which the extra `fast` brings, and float32. The NumPy
-pass that stands beside its primitive says what is computed, runs where numba is missing and for float64 (gradient
-checks), and is what its loop is tested against.
+A pass of ten NumPy calls reads and writes its block ten times, and acquires the GIL ten times; a loop does each once.
+The loops (`loops/`) need numba, which the extra `fast` brings, and float32. The NumPy pass that stands beside its
+primitive says what is computed, runs where numba is missing and for float64 (gradient checks), and is what its loop is
+tested against.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def compiled(numpy_pass):
 
 @functools.cache
 def _loops():
-    """The module of loops, imported when first needed since numba takes half a second; None if it cannot be used."""
+    """The package of loops, imported when first needed since numba takes half a second; None if it cannot be used."""
     try:
         from kernels.cpu import loops
-    except (ImportError, RuntimeError):  # no numba, or no folder where it could keep machine code
+    except (ImportError, RuntimeError):  # no numba, numba told not to compile, or no folder for its machine code
         return None
     return loops

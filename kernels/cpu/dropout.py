@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import as_rows, for_blocks
 from kernels.cpu.compiled import compiled
 
@@ -16,6 +17,7 @@ GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive colum
 
 def dropout(x, options):
     """x (..., C) with each element zeroed with probability p, the others divided by 1 - p. Its own VJP."""
+    shapes.check_dropout(x)
     y = np.empty(x.shape, x.dtype)
     columns = np.arange(x.shape[-1] if x.ndim else 1)
     rows, out = as_rows(x.reshape(x.shape or 1)), as_rows(y.reshape(x.shape or 1))
@@ -39,8 +41,8 @@ def keep_mask(options, rows, columns):
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
     hashed = (rows + options.first_row % 2**32).astype(np.uint32)
     key = _mix(_mix(hashed ^ low) + high)
-    kept = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(options.p * 2**32))
-    return kept.reshape(*rows.shape, len(columns))
+    keep = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(options.p * 2**32))
+    return keep.reshape(*rows.shape, len(columns))
 
 
 @compiled

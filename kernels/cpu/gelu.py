@@ -1,6 +1,6 @@
 """GPT-2's activation, GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 
-Floor 0. y = x s with s = (1 + tanh(u)) / 2, u = A (x + B x^3), A = sqrt(2 / pi), B = 0.044715.
+y = x s with s = (1 + tanh(u)) / 2, u = A (x + B x^3), A = sqrt(2 / pi), B = 0.044715.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import for_blocks
 from kernels.cpu.compiled import compiled
 
@@ -18,6 +19,7 @@ B = 0.044715
 
 def gelu_forward(x):
     """y of the same shape, elementwise."""
+    shapes.check_gelu(x)
     y = np.empty(x.shape, x.dtype)
     xs, ys = x.reshape(-1), y.reshape(-1)
     for_blocks(lambda block: gelu_pass(xs[block], ys[block]), x.size, x.itemsize)
@@ -36,6 +38,7 @@ def gelu_pass(x, y):
 
 def gelu_backward(g, x):
     """gx = g (s + x s'), with s' = 2 s (1 - s) u' and u' = A (1 + 3 B x^2)."""
+    shapes.check_gelu_backward(g, x)
     gx = np.empty(x.shape, x.dtype)
     gs, xs, out = g.reshape(-1), x.reshape(-1), gx.reshape(-1)
     for_blocks(lambda block: gelu_backward_pass(gs[block], xs[block], out[block]), x.size, x.itemsize)

@@ -1,6 +1,6 @@
 """Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
-Floor 0. With n = (x - mean) * rstd, rstd = 1 / sqrt(var + eps), the result is y = n * weight + bias. Sums along either
+With n = (x - mean) * rstd, rstd = 1 / sqrt(var + eps), the result is y = n * weight + bias. Sums along either
 axis are products with a vector, which BLAS is two to four times as fast at as `sum`. The backward pass needs n. Without
 a bias it is y / weight, and y is what the next layer keeps anyway, so n is kept only where that division would lose it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import as_rows, for_blocks
 from kernels.cpu.compiled import compiled
 
@@ -18,22 +19,21 @@ TINY = 1e-6  # a weight closer to 0 is not divided by
 def layer_norm_forward(x, weight, bias, eps):
     """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: for backward.
 
-    saved is n (N, C), rstd (..., 1), None; or y, rstd, 1 / weight (C,).
-    Raises ValueError if weight or bias has another shape.
+    saved is n (..., C), rstd (..., 1), False; or y, rstd, True, where n is y / weight.
     """
-    if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape):
-        raise ValueError(f"weight and bias must have the shape {x.shape[-1:]} of the last axis")
-    divides = bias is None and np.abs(weight).min(initial=1) > TINY
+    shapes.check_layer_norm(x, weight, bias)
+    divides = bias is None and bool(np.abs(weight).min(initial=1) > TINY)
     y, rstd = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 1), x.dtype)
+    normed = None if divides else np.empty(x.shape, x.dtype)
     rows, out, rstds = map(as_rows, (x, y, rstd))
-    normed = None if divides else np.empty(rows.shape, x.dtype)
+    n_rows = None if divides else as_rows(normed)
 
     def work(block):
-        normed_block = None if divides else normed[block]
-        rstds[block] = layer_norm_pass(rows[block], weight, bias, eps, out[block], normed_block)
+        n = None if divides else n_rows[block]
+        rstds[block] = layer_norm_pass(rows[block], weight, bias, eps, out[block], n)
 
     for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
-    return y, (y, rstd, 1 / weight) if divides else (normed, rstd, None)
+    return y, (y if divides else normed, rstd, divides)
 
 
 @compiled
@@ -52,9 +52,11 @@ def layer_norm_pass(x, weight, bias, eps, y, normed):
 
 def layer_norm_backward(g, weight, saved):
     """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
-    kept, rstd, inverse = saved
+    stored, rstd, divides = saved
+    shapes.check_layer_norm_backward(g, weight, stored, rstd)
+    inverse = 1 / weight if divides else None
     gx = np.empty(g.shape, g.dtype)
-    gs, rows, rstds, out = map(as_rows, (g, kept, rstd, gx))
+    gs, rows, rstds, out = map(as_rows, (g, stored, rstd, gx))
     width = g.shape[-1]
 
     def work(block):
@@ -66,10 +68,10 @@ def layer_norm_backward(g, weight, saved):
 
 
 @compiled
-def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
-    """g, kept (N, C) -> written to gx (N, C); the block's gweight, gbias (C,). n = kept inverse, or kept alone."""
+def layer_norm_backward_pass(g, weight, stored, inverse, rstd, gx):
+    """g, stored (N, C) -> written to gx (N, C); the block's gweight, gbias (C,). n = stored inverse, or stored."""
     width, ones, column = g.shape[1], np.ones(len(g), g.dtype), weight[:, None]
-    n = kept if inverse is None else kept * inverse
+    n = stored if inverse is None else stored * inverse
     gn = np.multiply(g, n, out=gx)
     sums, along = (ones @ gn, ones @ g), gn @ column / width
     h = np.multiply(g, weight, out=gx)

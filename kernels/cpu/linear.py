@@ -1,13 +1,14 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
-Floor 0. All leading axes of x are taken together, so that each product is one large call to BLAS, or one for each
-thread, on rows or columns of the result; or a loop of small calls, where BLAS is faster at those (`loops.py`).
+All leading axes of x are taken together, so that each product is one large call to BLAS, or one for each
+thread, on rows or columns of the result; or a loop of small calls, where BLAS is faster at those (`loops/products.py`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blas import has_small_kernels
 from kernels.cpu.blocks import as_rows, row_blocks
 from kernels.cpu.compiled import compiled
@@ -23,6 +24,7 @@ SUM_BYTES = 4 * 2**20  # of a product that is to be added to something: small en
 
 def linear_forward(x, weight, bias):
     """x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
+    shapes.check_linear(x, weight, bias)
     y = np.empty((*x.shape[:-1], weight.shape[1]), x.dtype)
     rows = as_rows(y)
     matmul(as_rows(x), weight, rows)  # (N, I) @ (I, O) -> (N, O)
@@ -33,6 +35,7 @@ def linear_forward(x, weight, bias):
 
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
+    shapes.check_linear_backward(g, x, weight)
     g, inputs = as_rows(g), as_rows(x)
     gx, gweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, weight.dtype)
     matmul(g, weight.T, as_rows(gx))  # (N, O) @ (O, I) -> (N, I)
@@ -41,8 +44,9 @@ def linear_backward(g, x, weight, with_bias):
 
 
 def matmul(a, b, out, add=False):
-    """out = a @ b, or with `add` out += a @ b, by several threads: (M, K) @ (K, N) -> (M, N).
+    """out = a @ b, or with `add` out += a @ b, by several threads: (M, K) @ (K, N) -> (M, N), all of one dtype.
 
+    Nothing is checked here: the primitives that call this have done so (`kernels/shapes.py`).
     The larger of a and b is divided among the threads, since each of them reorders all of the other for its products.
     """
     parallel = 2.0 * a.size * b.shape[1] >= PARALLEL_FLOPS
@@ -57,13 +61,13 @@ def matmul(a, b, out, add=False):
 def _product(a, b, out, add):
     """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
     tiled = get_num_threads() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
-    plain = a.dtype == b.dtype == out.dtype and _is_plain(a) and _is_plain(b)
-    (product_pass if plain else product_pass.__wrapped__)(a, b, out, add, tiled)
+    blas_layout = _is_blas_layout(a) and _is_blas_layout(b)
+    (product_pass if blas_layout else product_pass.__wrapped__)(a, b, out, add, tiled)
 
 
 @compiled
 def product_pass(a, b, out, add, tiled):
-    """out = a @ b or out += a @ b for plain matrices; a loop can do it in tiles."""
+    """out = a @ b or out += a @ b for matrices in a layout of BLAS; a loop can do it in tiles."""
     if not add:
         np.matmul(a, b, out=out)
         return
@@ -71,8 +75,8 @@ def product_pass(a, b, out, add, tiled):
         out[rows] += a[rows] @ b
 
 
-def _is_plain(x):
-    """Whether x is a matrix as BLAS knows them: not empty, its rows or else its columns contiguous and apart.
+def _is_blas_layout(x):
+    """Whether BLAS can be given x as it is: not empty, its rows or else its columns contiguous and not overlapping.
 
     Read-only ones are left out as well, since loops are compiled for others.
     """

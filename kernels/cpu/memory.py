@@ -1,6 +1,6 @@
 """Keeps freed memory for the next array of that size.
 
-Floor 0. By default the C library gives every large array back to the system when it is freed and asks for a new one
+By default the C library gives every large array back to the system when it is freed and asks for a new one
 at the next step, whose pages the system must then clear and map one by one, 4 KiB each. In training, where each step
 allocates what the last one freed, that costs about as much as all elementwise arithmetic together.
 """

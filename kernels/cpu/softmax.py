@@ -1,12 +1,13 @@
 """Softmax and its logarithm over the last axis.
 
-Floor 0. Both subtract each row's maximum before exponentiating, since exp overflows float32 above 88.
+Both subtract each row's maximum before exponentiating, since exp overflows float32 above 88.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cpu.blocks import as_rows, for_blocks
 from kernels.cpu.compiled import compiled
 
@@ -16,14 +17,15 @@ def softmax_forward(x, scale=1.0, causal=False):
 
     causal: row i sees only columns j <= i + S - R; the others get probability 0.
     """
+    shapes.check_softmax(x, causal)
     y = np.empty(x.shape, x.dtype)
     rows, out = as_rows(x), as_rows(y)
-    hidden = _hidden(x.shape) if causal else None
+    mask = _causal_mask(x.shape) if causal else None
 
     def work(block):
         p = np.multiply(rows[block], scale, out=out[block], dtype=x.dtype)
         if causal:
-            p[hidden[np.arange(block.start, block.stop) % len(hidden)]] = -np.inf
+            p[mask[np.arange(block.start, block.stop) % len(mask)]] = -np.inf
         softmax_pass(p, p.max(axis=1))
 
     for_blocks(work, *_extent(rows))
@@ -31,21 +33,22 @@ def softmax_forward(x, scale=1.0, causal=False):
 
 
 @compiled
-def softmax_pass(x, top):
+def softmax_pass(x, row_max):
     """Turn x (N, S) into its softmax; returns the log-sum-exp of each row (N,).
 
-    top (N,) is what to subtract before exponentiating, or None where exp(x) cannot overflow.
+    row_max (N,) is what to subtract before exponentiating, or None where exp(x) cannot overflow.
     """
-    if top is not None:
-        x -= top[:, None]
+    if row_max is not None:
+        x -= row_max[:, None]
     np.exp(x, out=x)
     total = x @ np.ones(x.shape[1], x.dtype)  # BLAS adds up rows faster than `sum` does
     x /= total[:, None]
-    return np.log(total) if top is None else np.log(total) + top
+    return np.log(total) if row_max is None else np.log(total) + row_max
 
 
 def softmax_backward(g, y, scale=1.0):
     """gx = scale * y * (g - sum_j g_j y_j), for g and y = softmax(scale * x) of one shape."""
+    shapes.check_softmax_backward(g, y)
     gx = np.empty(y.shape, y.dtype)
     g, y, out = as_rows(g), as_rows(y), as_rows(gx)
 
@@ -61,6 +64,7 @@ def softmax_backward(g, y, scale=1.0):
 
 def log_softmax_forward(x):
     """x - log(sum(exp(x))) over the last axis."""
+    shapes.check_log_softmax(x)
     y = np.empty(x.shape, x.dtype)
     rows, out = as_rows(x), as_rows(y)
 
@@ -74,6 +78,7 @@ def log_softmax_forward(x):
 
 def log_softmax_backward(g, y):
     """gx = g - exp(y) * sum_j g_j, for y = log_softmax(x)."""
+    shapes.check_softmax_backward(g, y, "log_softmax_backward")
     gx = np.empty(y.shape, y.dtype)
     g, y, out = as_rows(g), as_rows(y), as_rows(gx)
 
@@ -91,7 +96,7 @@ def _extent(rows):
     return len(rows) if rows.size else 0, rows.shape[1] * rows.itemsize
 
 
-def _hidden(shape):
+def _causal_mask(shape):
     """(R, S): True where row i must not see column j."""
     rows, columns = shape[-2:]
     return ~np.tri(rows, columns, k=columns - rows, dtype=bool)

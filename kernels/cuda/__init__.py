@@ -1,6 +1,6 @@
 """The fused primitives as CUDA C, run by CuPy on a GPU or by the emulator on a CPU.
 
-Floor 0. The same functions as `kernels.cpu`, on arrays of float32. Each `.cu` file is complete and begins with its
+The same functions as `kernels.cpu`, on arrays of float32. Each `.cu` file is complete and begins with its
 derivation; the `.py` file beside it checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then
 `launch.py`. `python -m kernels.cuda.report` shows what the kernels need of each architecture; `docs/cuda.md` explains.
 """

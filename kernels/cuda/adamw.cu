@@ -33,7 +33,7 @@ adamw_update(float *__restrict__ param, const float *__restrict__ grad, float *_
     update(param, grad, m, v, size, grad_scale, s);
 }
 
-// The same with grad_scale in device memory: a clipping factor that the host never waits for.
+// The same with grad_scale in device memory: clipping then does not synchronize the device.
 extern "C" __global__ void __launch_bounds__(256)
 adamw_update_scaled_on_device(float *__restrict__ param, const float *__restrict__ grad, float *__restrict__ m,
                               float *__restrict__ v, long long size, const float *__restrict__ grad_scale, float decay,

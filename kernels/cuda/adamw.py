@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
-from kernels.cuda.launch import array_module, check, launch_elements
+from kernels import shapes
+from kernels.cuda.launch import array_module, contiguous, launch_elements
 
 
 def adamw_update(param, grad, m, v, options):
     """Change param, m and v (contiguous, of one shape) in place, as `AdamWOptions` says."""
-    check(param.shape == grad.shape == m.shape == v.shape, f"adamw_update: param {param.shape} and its arrays differ")
+    shapes.check_adamw(param, grad, m, v, options.grad_scale)
+    (grad,) = contiguous(grad)
     if not param.size:
         return
     on_device = isinstance(options.grad_scale, array_module(param).ndarray)

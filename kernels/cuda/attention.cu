@@ -10,10 +10,10 @@
 //     p_ij = exp(s_ij) / sum_j exp(s_ij)
 //     y_i  = sum_j p_ij r_ij v_j        r_ij = keep_ij / (1 - p) under dropout, else 1
 //
-//   A block owns TILE queries and walks over the keys in tiles of STREAM. It holds, per query, the running maximum m,
-//   the running sum l of exp(s_ij - m), and the sum o of exp(s_ij - m) r_ij v_j. When a tile raises the maximum from
-//   m to m', both sums are multiplied by exp(m - m'). At the end y = o / l and lse = m + log l. Dropout leaves l alone:
-//   it acts on the normalised probabilities.
+//   A block owns BLOCK_M queries and walks over the keys in tiles of BLOCK_N. It holds, per query, the running maximum
+//   m, the running sum l of exp(s_ij - m), and the sum o of exp(s_ij - m) r_ij v_j. When a tile raises the maximum from
+//   m to m', both sums are rescaled by exp(m - m'). At the end y = o / l and lse = m + log l. Dropout does not change
+//   l: it acts on the normalised probabilities.
 //
 // Backward, with g = dL/dy:
 //     dv_j  = sum_i p_ij r_ij g_i
@@ -26,23 +26,23 @@
 //   The scores are computed again, and p_ij = exp(s_ij - lse_i) needs neither maximum nor sum. They must have the
 //   same bits as in forward: near 1e4 the last one counts 1e-3, in an exponent. So all kernels scale the queries as
 //   they load them and add over d in the same order.
-//   attention_backward_queries owns TILE queries and walks over keys; attention_backward_keys owns TILE keys and walks
-//   over queries. Each result has one owner, who adds in a fixed order: no atomics, so the same bits every time.
+//   attention_backward_queries owns BLOCK_M queries and walks over keys; attention_backward_keys owns BLOCK_M keys and
+//   walks over queries. Each result has one owner, who adds in a fixed order: no atomics, so the same bits every time.
 //
-// Options: HEAD     D rounded up to 32, 64, 96 or 128 (the tiles' columns beyond D are zero)
-//          TILE     rows that a block owns: a multiple of 8
-//          STREAM   rows of the tiles that stream past: a multiple of 16
+// Options: HEAD      D rounded up to 32, 64, 96 or 128 (the tiles' columns beyond D are zero)
+//          BLOCK_M   rows that a block owns: a multiple of 8
+//          BLOCK_N   rows of the tiles that stream past: a multiple of 16
 //
 // Grid: (B * H, tiles), as gridDim.x may exceed 65,535. Block: THREADS. Dynamic shared memory, in floats:
-//     TILE * HEAD per owned tile (one in forward, two in backward) + STREAM * HEAD + TILE * STREAM
+//     BLOCK_M * HEAD per owned tile (one in forward, two in backward) + BLOCK_N * HEAD + BLOCK_M * BLOCK_N
 
 #include "random.cuh"
 
 #define LANES 16                       // threads that share the rows of a score tile: half a warp
 #define ROWS 4                         // rows of a score tile per thread
-#define COLS (STREAM / LANES)          // columns of a score tile per thread
+#define COLS (BLOCK_N / LANES)         // columns of a score tile per thread
 #define WIDTH (HEAD / LANES)           // columns of an output tile per thread
-#define THREADS (TILE / ROWS * LANES)
+#define THREADS (BLOCK_M / ROWS * LANES)
 #define CHUNKS (HEAD / 4)              // float4s in a tile's row
 #define ALL_LANES 0xffffffffu
 #define LOWEST -3.402823466e38f
@@ -52,7 +52,7 @@
 #define BACKWARD_BOUNDS __launch_bounds__(THREADS, (HEAD <= 64 ? 512 : 256) / THREADS)
 
 // ---- a thread's place ----------------------------------------------------------------------------------------------
-// Score tiles are TILE x STREAM; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
+// Score tiles are BLOCK_M x BLOCK_N; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
 // The 16 lanes of a group lie in one warp, so a row is reduced by shuffles and passed on without a block barrier.
 
 __device__ inline int lane() { return threadIdx.x % LANES; }
@@ -60,7 +60,7 @@ __device__ inline int group() { return threadIdx.x / LANES; }
 __device__ inline int tile_row(int r) { return group() * ROWS + r; }
 __device__ inline int tile_col(int c) { return lane() + c * LANES; }
 
-// Output tiles are TILE x HEAD; the same thread holds the same rows and WIDTH / 2 pairs of neighbouring columns.
+// Output tiles are BLOCK_M x HEAD; the same thread holds the same rows and WIDTH / 2 pairs of neighbouring columns.
 __device__ inline int output_col(int pair) { return 32 * pair + 2 * lane(); }
 
 __device__ inline float group_sum(float value)
@@ -118,22 +118,22 @@ __device__ inline void load_tile(float *tile, const Matrix<const float> &source,
 
 __device__ inline void load_owned(float *tile, const Matrix<const float> &source, int first)
 {
-    load_tile<TILE, false>(tile, source, first);
+    load_tile<BLOCK_M, false>(tile, source, first);
 }
 
 // Two barriers: one until nobody reads the tile that is there, one until the new one is complete.
 __device__ inline void load_stream(float *tile, const Matrix<const float> &source, int first)
 {
     __syncthreads();
-    load_tile<STREAM, true>(tile, source, first);
+    load_tile<BLOCK_N, true>(tile, source, first);
     __syncthreads();
 }
 
 // ---- the two products ----------------------------------------------------------------------------------------------
 
-// scores = owned . stream^T    (TILE, HEAD) @ (STREAM, HEAD)^T -> (TILE, STREAM)
+// scores = owned . stream^T    (BLOCK_M, HEAD) @ (BLOCK_N, HEAD)^T -> (BLOCK_M, BLOCK_N)
 // Each step reads ROWS + COLS float4s for 4 * ROWS * COLS multiply-adds.
-__device__ inline void product_of_rows(float (&scores)[ROWS][COLS], const float *owned, const float *stream)
+__device__ inline void compute_scores(float (&scores)[ROWS][COLS], const float *owned, const float *stream)
 {
     const float4 *left = reinterpret_cast<const float4 *>(owned) + group() * ROWS * CHUNKS;
     const float4 *right = reinterpret_cast<const float4 *>(stream) + lane() * CHUNKS;
@@ -163,19 +163,19 @@ __device__ inline void product_of_rows(float (&scores)[ROWS][COLS], const float 
     }
 }
 
-// output += weights @ stream    (TILE, STREAM) @ (STREAM, HEAD) -> (TILE, HEAD)
+// output += weights @ stream    (BLOCK_M, BLOCK_N) @ (BLOCK_N, HEAD) -> (BLOCK_M, HEAD)
 // A group wrote the weights of its own rows, so the warp's barrier is enough: before reading them, and before they are
 // written again.
-__device__ inline void add_weighted_rows(float (&output)[ROWS][WIDTH], const float *weights, const float *stream)
+__device__ inline void accumulate_output(float (&output)[ROWS][WIDTH], const float *weights, const float *stream)
 {
     __syncwarp();
 #pragma unroll 2
-    for (int col = 0; col < STREAM; col += 4) {
+    for (int col = 0; col < BLOCK_N; col += 4) {
         float weight[ROWS][4];
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
             *reinterpret_cast<float4 *>(weight[r]) =
-                *reinterpret_cast<const float4 *>(weights + tile_row(r) * STREAM + col);
+                *reinterpret_cast<const float4 *>(weights + tile_row(r) * BLOCK_N + col);
 #pragma unroll
         for (int u = 0; u < 4; u++) {
             int row = col + u;
@@ -260,58 +260,58 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
                   unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
-    float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
-    float *stream = queries + TILE * HEAD;                      // (STREAM, HEAD): keys, then values
-    float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM)
+    float *queries = reinterpret_cast<float *>(shared_memory);  // (BLOCK_M, HEAD)
+    float *stream = queries + BLOCK_M * HEAD;                   // (BLOCK_N, HEAD): keys, then values
+    float *weights = stream + BLOCK_N * HEAD;                   // (BLOCK_M, BLOCK_N)
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto out = unpacked(y, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;           // of this head in lse
-    const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;     // the longest walks start first
-    const int end_key = min(first_query + TILE, T);                  // later keys lie above the diagonal
+    const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;  // the longest walks start first
+    const int end_key = min(first_query + BLOCK_M, T);               // later keys lie above the diagonal
 
-    float largest[ROWS], sum[ROWS], output[ROWS][WIDTH];  // m, this thread's part of l, o
-    for (int r = 0; r < ROWS; r++) largest[r] = LOWEST, sum[r] = 0.0f;
+    float row_max[ROWS], sum[ROWS], output[ROWS][WIDTH];  // m, this thread's part of l, o
+    for (int r = 0; r < ROWS; r++) row_max[r] = LOWEST, sum[r] = 0.0f;
     clear(output);
     load_owned(queries, q, first_query);
 
-    for (int first_key = 0; first_key < end_key; first_key += STREAM) {
+    for (int first_key = 0; first_key < end_key; first_key += BLOCK_N) {
         float scores[ROWS][COLS];
         load_stream(stream, k, first_key);
-        product_of_rows(scores, queries, stream);
+        compute_scores(scores, queries, stream);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             int i = first_query + tile_row(r);
-            float raised = largest[r];
+            float new_max = row_max[r];
 #pragma unroll
             for (int c = 0; c < COLS; c++) {
                 int j = first_key + tile_col(c);
                 scores[r][c] = j <= i ? scores[r][c] : -__int_as_float(0x7f800000);  // exp(-inf) = 0
-                raised = fmaxf(raised, scores[r][c]);
+                new_max = fmaxf(new_max, scores[r][c]);
             }
-            raised = group_max(raised);
-            float shrink = __expf(largest[r] - raised);
-            largest[r] = raised;
-            sum[r] *= shrink;
+            new_max = group_max(new_max);
+            float rescale = __expf(row_max[r] - new_max);
+            row_max[r] = new_max;
+            sum[r] *= rescale;
 #pragma unroll
-            for (int w = 0; w < WIDTH; w++) output[r][w] *= shrink;
+            for (int w = 0; w < WIDTH; w++) output[r][w] *= rescale;
 #pragma unroll
             for (int c = 0; c < COLS; c++) {
                 int j = first_key + tile_col(c);
-                float p = __expf(scores[r][c] - raised);
+                float p = __expf(scores[r][c] - new_max);
                 sum[r] += p;
-                weights[tile_row(r) * STREAM + tile_col(c)] = p * dropout_factor(dropout, head_row + i, j);
+                weights[tile_row(r) * BLOCK_N + tile_col(c)] = p * dropout_factor(dropout, head_row + i, j);
             }
         }
         load_stream(stream, v, first_key);
-        add_weighted_rows(output, weights, stream);
+        accumulate_output(output, weights, stream);
     }
 
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         int i = first_query + tile_row(r);
         sum[r] = group_sum(sum[r]);
-        if (lane() == 0 && i < T) lse[head_row + i] = largest[r] + logf(sum[r]);
+        if (lane() == 0 && i < T) lse[head_row + i] = row_max[r] + logf(sum[r]);
         sum[r] = 1.0f / sum[r];
     }
     store_output(out, first_query, output, sum);
@@ -338,17 +338,17 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
                            unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
-    float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
-    float *gradients = queries + TILE * HEAD;                   // (TILE, HEAD)
-    float *stream = gradients + TILE * HEAD;                    // (STREAM, HEAD): values, then keys
-    float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM): ds
+    float *queries = reinterpret_cast<float *>(shared_memory);  // (BLOCK_M, HEAD)
+    float *gradients = queries + BLOCK_M * HEAD;                // (BLOCK_M, HEAD)
+    float *stream = gradients + BLOCK_M * HEAD;                 // (BLOCK_N, HEAD): values, then keys
+    float *weights = stream + BLOCK_N * HEAD;                   // (BLOCK_M, BLOCK_N): ds
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto gy = unpacked(g, T, H, D);
     const auto gq = packed(gqkv, 0, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;
-    const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;
-    const int end_key = min(first_query + TILE, T);
+    const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;
+    const int end_key = min(first_query + BLOCK_M, T);
 
     float row_lse[ROWS], row_delta[ROWS], factor[ROWS], output[ROWS][WIDTH];
 #pragma unroll
@@ -362,12 +362,12 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
     load_owned(queries, q, first_query);
     load_owned(gradients, gy, first_query);
 
-    for (int first_key = 0; first_key < end_key; first_key += STREAM) {
+    for (int first_key = 0; first_key < end_key; first_key += BLOCK_N) {
         float scores[ROWS][COLS], products[ROWS][COLS];  // q . k and g . v
         load_stream(stream, v, first_key);
-        product_of_rows(products, gradients, stream);
+        compute_scores(products, gradients, stream);
         load_stream(stream, k, first_key);
-        product_of_rows(scores, queries, stream);
+        compute_scores(scores, queries, stream);
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
@@ -375,9 +375,9 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
                 int i = first_query + tile_row(r), j = first_key + tile_col(c);
                 float p = j <= i ? __expf(scores[r][c] - row_lse[r]) : 0.0f;
                 float dp = products[r][c] * dropout_factor(dropout, head_row + i, j);
-                weights[tile_row(r) * STREAM + tile_col(c)] = p * (dp - row_delta[r]);
+                weights[tile_row(r) * BLOCK_N + tile_col(c)] = p * (dp - row_delta[r]);
             }
-        add_weighted_rows(output, weights, stream);
+        accumulate_output(output, weights, stream);
     }
     store_output(gq, first_query, output, factor);
 }
@@ -389,16 +389,16 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
                         unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
-    float *keys = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
-    float *values = keys + TILE * HEAD;                      // (TILE, HEAD)
-    float *stream = values + TILE * HEAD;                    // (STREAM, HEAD): queries, gradients, queries again
-    float *weights = stream + STREAM * HEAD;                 // (TILE, STREAM): p r, then ds, both transposed
+    float *keys = reinterpret_cast<float *>(shared_memory);  // (BLOCK_M, HEAD)
+    float *values = keys + BLOCK_M * HEAD;                   // (BLOCK_M, HEAD)
+    float *stream = values + BLOCK_M * HEAD;                 // (BLOCK_N, HEAD): queries, gradients, queries again
+    float *weights = stream + BLOCK_N * HEAD;                // (BLOCK_M, BLOCK_N): p r, then ds, both transposed
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto gy = unpacked(g, T, H, D);
     const auto gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;
-    const int first_key = blockIdx.y * TILE;
+    const int first_key = blockIdx.y * BLOCK_M;
 
     float factor[ROWS], output_keys[ROWS][WIDTH], output_values[ROWS][WIDTH];
     clear(output_keys);
@@ -407,12 +407,12 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
     load_owned(values, v, first_key);
 
     // Queries before first_key see none of these keys.
-    for (int first_query = first_key; first_query < T; first_query += STREAM) {
+    for (int first_query = first_key; first_query < T; first_query += BLOCK_N) {
         float scores[ROWS][COLS], products[ROWS][COLS];  // k . q and v . g
         load_stream(stream, q, first_query);
-        product_of_rows(scores, keys, stream);
+        compute_scores(scores, keys, stream);
         load_stream(stream, gy, first_query);
-        product_of_rows(products, values, stream);
+        compute_scores(products, values, stream);
 #pragma unroll
         for (int c = 0; c < COLS; c++) {
             int i = first_query + tile_col(c);
@@ -422,19 +422,19 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
                 int j = first_key + tile_row(r);
                 float p = j <= i && i < T ? __expf(scores[r][c] - col_lse) : 0.0f;
                 float kept = dropout_factor(dropout, head_row + i, j);
-                weights[tile_row(r) * STREAM + tile_col(c)] = p * kept;
+                weights[tile_row(r) * BLOCK_N + tile_col(c)] = p * kept;
                 scores[r][c] = p * (products[r][c] * kept - col_delta);  // ds
             }
         }
-        add_weighted_rows(output_values, weights, stream);
+        accumulate_output(output_values, weights, stream);
 
         // The query tile is fetched again: holding both tiles would cost the second resident block its shared memory.
         load_stream(stream, q, first_query);
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
-            for (int c = 0; c < COLS; c++) weights[tile_row(r) * STREAM + tile_col(c)] = scores[r][c];
-        add_weighted_rows(output_keys, weights, stream);
+            for (int c = 0; c < COLS; c++) weights[tile_row(r) * BLOCK_N + tile_col(c)] = scores[r][c];
+        accumulate_output(output_keys, weights, stream);
     }
 
     for (int r = 0; r < ROWS; r++) factor[r] = 1.0f;  // the streamed queries carry the scale already

@@ -1,20 +1,20 @@
 """Causal self-attention as `attention.cu` computes it: memory grows with T, not T^2.
 
-Floor 0. Same functions as `kernels/cpu/attention.py`. This file checks the shapes and picks the tile sizes; the
-algorithm is in the .cu file.
+Same functions as `kernels/cpu/attention.py`. This file picks the tile sizes; the algorithm is in the .cu file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels import shapes
 from kernels.cuda.dropout import dropout_args
 from kernels.cuda.launch import SharedMemory, array_module, check, contiguous, launch, shared_memory
 from kernels.options import NO_DROPOUT
 
 MAX_HEAD_SIZE = 128
-# (rows a block owns, rows of a streamed tile), best first: a larger tile reads less memory per multiply-add.
-TILES = ((64, 64), (64, 32), (32, 32), (32, 16))
+# (BLOCK_M, BLOCK_N), best first: larger tiles read less memory per multiply-add.
+BLOCK_SIZES = ((64, 64), (64, 32), (32, 32), (32, 16))
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,27 @@ class Plan:
     """The options of attention.cu for one kernel, and the launch they imply."""
 
     head: int  # the head size rounded up to a multiple of 32
-    tile: int
-    stream: int
+    block_m: int  # rows that a thread block owns: queries, or keys in backward for the keys
+    block_n: int  # rows of each tile that streams past
     owned: int  # tiles that a block owns: 1 in forward, 2 in backward
 
     @property
     def threads(self) -> int:
-        return self.tile // 4 * 16  # four rows of scores per thread, sixteen threads per row
+        return self.block_m // 4 * 16  # four rows of scores per thread, sixteen threads per row
 
     @property
     def shared(self) -> int:
         """Bytes of dynamic shared memory."""
-        return 4 * (self.owned * self.tile * self.head + self.stream * self.head + self.tile * self.stream)
+        return 4 * (self.owned * self.block_m * self.head + self.block_n * self.head + self.block_m * self.block_n)
 
     @property
     def defines(self) -> dict[str, int]:
-        return {"HEAD": self.head, "TILE": self.tile, "STREAM": self.stream}
+        return {"HEAD": self.head, "BLOCK_M": self.block_m, "BLOCK_N": self.block_n}
 
 
 def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
     """The largest tiles of which two blocks fit into a multiprocessor, so that one computes while the other loads."""
-    plans = [Plan(-(-head_size // 32) * 32, tile, stream, owned) for tile, stream in TILES]
+    plans = [Plan(-(-head_size // 32) * 32, block_m, block_n, owned) for block_m, block_n in BLOCK_SIZES]
     for candidate in plans:
         room = 2 * (candidate.shared + memory.reserved) <= memory.per_multiprocessor
         if room and candidate.shared <= memory.per_block:
@@ -52,8 +52,10 @@ def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
 
 def attention_forward(qkv, scale, dropout=NO_DROPOUT):
     """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
-    B, T, H, D = _shape(qkv)
+    shapes.check_attention(qkv)
+    B, T, H, D = _sizes(qkv)
     xp = array_module(qkv)
+    (qkv,) = contiguous(qkv)
     y = xp.empty((B, T, H, D), dtype=qkv.dtype)
     lse = xp.empty((B, H, T), dtype=qkv.dtype)
     if y.size:
@@ -64,11 +66,10 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT):
 
 def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    B, T, H, D = _shape(qkv)
-    check(g.shape == y.shape == (B, T, H, D), f"attention: g {g.shape} and y {y.shape} must be {(B, T, H, D)}")
-    check(lse.shape == (B, H, T), f"attention: lse has shape {lse.shape}: must be {(B, H, T)}")
+    shapes.check_attention_backward(g, qkv, y, lse)
+    B, T, H, D = _sizes(qkv)
     xp = array_module(qkv)
-    g, y, lse = contiguous(g, y, lse)
+    g, qkv, y, lse = contiguous(g, qkv, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
     if not g.size:
         return gqkv
@@ -81,14 +82,12 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     return gqkv
 
 
-def _shape(qkv) -> tuple[int, int, int, int]:
-    good = qkv.ndim == 5 and qkv.shape[2] == 3
-    check(good, f"attention: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size)")
+def _sizes(qkv) -> tuple[int, int, int, int]:
     B, T, _, H, D = qkv.shape
     check(D <= MAX_HEAD_SIZE, f"attention: head size {D}: must be at most {MAX_HEAD_SIZE}")
     return B, T, H, D
 
 
 def _launch(kernel: str, tiles: Plan, heads: int, time: int, args: tuple) -> None:
-    grid = (heads, -(-time // tiles.tile))
+    grid = (heads, -(-time // tiles.block_m))
     launch("attention.cu", kernel, grid, (tiles.threads,), args, shared=tiles.shared, **tiles.defines)

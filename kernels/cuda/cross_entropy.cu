@@ -8,7 +8,7 @@
 // each element is read only by the thread that then writes it.
 //
 // Rows whose target is `ignored` have loss and gradient 0. A GPU cannot raise an error, so any other target outside
-// 0 ... V - 1 makes the row's loss and gradient NaN, which the next look at the loss shows.
+// 0 ... V - 1 makes the row's loss and gradient NaN, which shows in the mean loss.
 //
 // Options: ROW_THREADS (see rows.cuh).
 

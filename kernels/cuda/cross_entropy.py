@@ -1,6 +1,6 @@
 """Cross-entropy of logits against integer targets, alone (`cross_entropy.cu`) and fused with the linear layer before.
 
-Floor 0. Same functions as `kernels/cpu/cross_entropy.py`, but for one thing: a target outside 0 ... V - 1 gives a loss
+Same functions as `kernels/cpu/cross_entropy.py`, but for one thing: a target outside 0 ... V - 1 gives a loss
 and gradients of NaN where the CPU raises IndexError, since finding out would mean waiting for the GPU.
 """
 
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cuda.launch import array_module, check, contiguous, launch_rows
+from kernels import shapes
+from kernels.cuda.launch import array_module, contiguous, launch_rows
 
 LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows to fill the largest GPU
 
 
 def cross_entropy_forward(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), 0 where the target is `ignore_index`, and lse (N,)."""
-    logits, targets = _checked(logits, targets)
+    shapes.check_cross_entropy(logits, targets)
+    logits, targets = contiguous(logits, _as_int64(targets))
     losses, lse = (array_module(logits).empty(len(logits), dtype=logits.dtype) for _ in range(2))
     if logits.size:
         args = (logits, targets, losses, lse, *logits.shape, ignore_index)
@@ -25,7 +27,8 @@ def cross_entropy_forward(logits, targets, ignore_index):
 
 def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     """g () -> (N, V): g times the gradient of each counted row's loss."""
-    logits, targets = _checked(logits, targets)
+    shapes.check_cross_entropy_backward(g, logits, targets, lse)
+    logits, targets, lse = contiguous(logits, _as_int64(targets), lse)
     glogits = array_module(logits).empty_like(logits)
     _backward_into(glogits, g, logits, targets, lse, ignore_index)
     return glogits
@@ -37,8 +40,9 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     The logits of a block of rows become their own gradient in place, so both gradients (for dL/dloss = 1) cost two
     more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
     """
-    xp = array_module(x)
-    kept = (targets != ignore_index).sum().astype(x.dtype)
+    shapes.check_linear_cross_entropy(x, weight, targets)
+    xp, targets = array_module(x), _as_int64(targets)
+    count = (targets != ignore_index).sum().astype(x.dtype)
     total = xp.zeros((), dtype=x.dtype)
     gx, gweight = (xp.empty_like(x), xp.zeros_like(weight)) if with_grad else (None, None)
     step = max(1, LOGITS_BYTES // (len(weight) * x.itemsize))
@@ -48,17 +52,14 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         losses, lse = cross_entropy_forward(logits, targets[block], ignore_index)
         total += losses.sum()
         if with_grad:
-            logits, block_targets = _checked(logits, targets[block])
-            _backward_into(logits, 1 / kept, logits, block_targets, lse, ignore_index)
+            _backward_into(logits, 1 / count, logits, targets[block], lse, ignore_index)
             gx[block] = xp.matmul(logits, weight)  # (n, V) @ (V, C) -> (n, C)
             gweight += xp.matmul(logits.T, x[block])  # (V, n) @ (n, C) -> (V, C)
-    return total / kept, gx, gweight
+    return total / count, gx, gweight
 
 
-def _checked(logits, targets):
-    check(logits.ndim == 2, f"cross_entropy: logits have shape {logits.shape}: must be (rows, classes)")
-    check(targets.shape == logits.shape[:1], f"cross_entropy: targets {targets.shape}, and logits {logits.shape}")
-    return contiguous(logits, targets.astype(np.int64, copy=False))
+def _as_int64(targets):
+    return contiguous(targets.astype(np.int64, copy=False))[0]
 
 
 def _backward_into(glogits, g, logits, targets, lse, ignore_index) -> None:

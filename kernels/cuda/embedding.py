@@ -1,12 +1,13 @@
 """The gradient of a table look-up: rows of g are added up by id, as `embedding.cu` does.
 
-Floor 0. Same function as `kernels/cpu/embedding.py`.
+Same function as `kernels/cpu/embedding.py`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from kernels import shapes
 from kernels.cuda.launch import array_module, check, contiguous, launch
 
 
@@ -16,11 +17,10 @@ def embedding_backward(g, ids, gweight):
     The ids are sorted, so that each row of the table is one segment with one owner; negative ids count from the end,
     as they do in `weight[ids]`. gweight must be contiguous, as it is changed in place.
     """
-    check(g.shape[:-1] == ids.shape, f"embedding_backward: g has shape {g.shape}, and ids {ids.shape}")
+    shapes.check_embedding_backward(g, ids, gweight)
     check(gweight.flags.c_contiguous, "embedding_backward: gweight must be contiguous to be changed in place")
     (g,) = contiguous(g)
     xp, (rows, columns) = array_module(g), gweight.shape
-    check(g.shape[-1] == columns, f"embedding_backward: g has {g.shape[-1]} columns, and gweight {columns}")
     if g.size and rows:
         ids = ids.reshape(-1).astype(np.int64) % rows
         order = xp.argsort(ids)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed

@@ -1,15 +1,17 @@
 """GELU in its tanh form, as `gelu.cu` computes it.
 
-Floor 0. Same functions as `kernels/cpu/gelu.py`.
+Same functions as `kernels/cpu/gelu.py`.
 """
 
 from __future__ import annotations
 
-from kernels.cuda.launch import array_module, check, contiguous, launch_elements
+from kernels import shapes
+from kernels.cuda.launch import array_module, contiguous, launch_elements
 
 
 def gelu_forward(x):
     """y of the same shape, elementwise."""
+    shapes.check_gelu(x)
     (x,) = contiguous(x)
     y = array_module(x).empty_like(x)
     if x.size:
@@ -19,7 +21,7 @@ def gelu_forward(x):
 
 def gelu_backward(g, x):
     """gx = g ((1 + t) / 2 + x (1 - t^2) u' / 2); see gelu.cu."""
-    check(g.shape == x.shape, f"gelu_backward: g has shape {g.shape}, and x {x.shape}")
+    shapes.check_gelu_backward(g, x)
     g, x = contiguous(g, x)
     gx = array_module(x).empty_like(x)
     if x.size:

@@ -2,9 +2,9 @@
 //
 //     n = (x - mean) * rstd,  rstd = 1 / sqrt(mean((x - mean)^2) + eps),  y = n * weight + bias
 //
-// Forward takes care of values far from zero. It centres before squaring, as mean(x^2) - mean^2 would lose the
-// variance; and the mean, found from a large and so coarsely rounded sum, is corrected by the mean of what centring
-// leaves.
+// Forward takes care of values far from zero. It centers before squaring, as mean(x^2) - mean^2 would lose the
+// variance; and the mean, found from a large and so coarsely rounded sum, is corrected by the residual mean after
+// centering.
 //
 // Backward, with h = g * weight (the gradient with respect to n) and means over the C columns:
 //     gx      = rstd * (h - mean(h) - n * mean(h * n))
@@ -27,18 +27,18 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
     x += row * columns;
     y += row * columns;
 
-    float kept[KEPT], sum = 0.0f, rest = 0.0f, squares = 0.0f;
+    float cached[CACHED], sum = 0.0f, rest = 0.0f, squares = 0.0f;
     auto fetch = [&](int col) { return x[col]; };
-    first_look(columns, kept, fetch, [&](int, float value) { sum += value; });
+    first_pass(columns, cached, fetch, [&](int, float value) { sum += value; });
     float center = row_sum(sum) / columns;
-    second_look(columns, kept, fetch, [&](int, float value) { rest += value - center; });
+    second_pass(columns, cached, fetch, [&](int, float value) { rest += value - center; });
     center += row_sum(rest) / columns;
-    second_look(columns, kept, fetch, [&](int, float value) {
-        float centred = value - center;
-        squares = fmaf(centred, centred, squares);
+    second_pass(columns, cached, fetch, [&](int, float value) {
+        float centered = value - center;
+        squares = fmaf(centered, centered, squares);
     });
     float scale = 1.0f / sqrtf(row_sum(squares) / columns + eps);
-    second_look(columns, kept, fetch, [&](int col, float value) {
+    second_pass(columns, cached, fetch, [&](int col, float value) {
         float n = (value - center) * scale;
         y[col] = n * weight[col] + (has_bias ? bias[col] : 0.0f);
     });
@@ -60,15 +60,16 @@ layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, co
     gx += row * columns;
     float center = mean[row], scale = rstd[row];
 
-    float2 kept[KEPT];  // (h, n)
+    float2 cached[CACHED];  // (h, n)
     float sum_h = 0.0f, sum_hn = 0.0f;
     auto fetch = [&](int col) { return make_float2(g[col] * weight[col], (x[col] - center) * scale); };
-    first_look(columns, kept, fetch, [&](int, float2 hn) {
+    first_pass(columns, cached, fetch, [&](int, float2 hn) {
         sum_h += hn.x;
         sum_hn = fmaf(hn.x, hn.y, sum_hn);
     });
     float mean_h = row_sum(sum_h) / columns, mean_hn = row_sum(sum_hn) / columns;
-    second_look(columns, kept, fetch, [&](int col, float2 hn) { gx[col] = scale * (hn.x - mean_h - hn.y * mean_hn); });
+    second_pass(columns, cached, fetch,
+                [&](int col, float2 hn) { gx[col] = scale * (hn.x - mean_h - hn.y * mean_hn); });
 }
 
 // Stage one. Grid (ceil(C / 32), strips), block (32, STRANDS): strand k takes rows k, k + STRANDS, ... of the strip.

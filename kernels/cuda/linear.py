@@ -1,17 +1,19 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
-Floor 0. Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats.
+Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats.
 """
 
 from __future__ import annotations
 
 import math
 
+from kernels import shapes
 from kernels.cuda.launch import array_module
 
 
 def linear_forward(x, weight, bias):
     """x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
+    shapes.check_linear(x, weight, bias)
     y = array_module(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
         y += bias
@@ -20,6 +22,7 @@ def linear_forward(x, weight, bias):
 
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
+    shapes.check_linear_backward(g, x, weight)
     xp = array_module(x)
     rows, inputs = _rows(g), _rows(x)
     gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)

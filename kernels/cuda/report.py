@@ -220,7 +220,7 @@ def tile_table(architectures: tuple[int, ...]) -> str:
     for head in HEAD_SIZES:
         for owned, direction in enumerate(("forward", "backward"), start=1):
             plans = [plan(head, owned, MULTIPROCESSORS[a].memory) for a in architectures]
-            rows.append([str(head), direction] + [f"{p.tile}x{p.stream}, {p.shared / 1024:.0f}" for p in plans])
+            rows.append([str(head), direction] + [f"{p.block_m}x{p.block_n}, {p.shared / 1024:.0f}" for p in plans])
     return table(["head size", "direction"] + [f"sm_{a}" for a in architectures], rows)
 
 

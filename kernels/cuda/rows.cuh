@@ -6,11 +6,11 @@
 //
 //     blockDim = (ROW_THREADS, rows per block)       gridDim.x * rows per block >= number of rows
 //
-// A row's first KEPT * ROW_THREADS values stay in registers between the first look at the row (which finds its
-// maximum, sum, mean ...) and the second (which writes the result), so rows up to that length are read once.
+// A row's first CACHED * ROW_THREADS values are cached in registers from the first pass over the row (which finds its
+// maximum, sum, mean ...) to the second (which writes the result), so rows up to that length are read once.
 
 #define ALL_LANES 0xffffffffu
-#define KEPT 8
+#define CACHED 8
 #define WARPS_PER_ROW (ROW_THREADS / 32)
 #define BLOCK_THREADS (ROW_THREADS > 128 ? ROW_THREADS : 128)
 #define ROW_BOUNDS __launch_bounds__(BLOCK_THREADS, 1024 / BLOCK_THREADS)  // at most 64 registers: half occupancy
@@ -18,30 +18,30 @@
 
 __device__ inline long long this_row() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
 
-// fetch(col) reads a value; visit(col, value) uses it. The values of the first KEPT columns of a thread are kept.
+// fetch(col) reads a value; visit(col, value) uses it. A thread caches its first CACHED values.
 template <class Value, class Fetch, class Visit>
-__device__ inline void first_look(int columns, Value (&kept)[KEPT], Fetch fetch, Visit visit)
+__device__ inline void first_pass(int columns, Value (&cached)[CACHED], Fetch fetch, Visit visit)
 {
 #pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    for (int k = 0; k < CACHED; k++) {
         int col = threadIdx.x + k * ROW_THREADS;
         if (col < columns) {
-            kept[k] = fetch(col);
-            visit(col, kept[k]);
+            cached[k] = fetch(col);
+            visit(col, cached[k]);
         }
     }
-    for (int col = threadIdx.x + KEPT * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
+    for (int col = threadIdx.x + CACHED * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
 }
 
 template <class Value, class Fetch, class Visit>
-__device__ inline void second_look(int columns, Value (&kept)[KEPT], Fetch fetch, Visit visit)
+__device__ inline void second_pass(int columns, Value (&cached)[CACHED], Fetch fetch, Visit visit)
 {
 #pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    for (int k = 0; k < CACHED; k++) {
         int col = threadIdx.x + k * ROW_THREADS;
-        if (col < columns) visit(col, kept[k]);
+        if (col < columns) visit(col, cached[k]);
     }
-    for (int col = threadIdx.x + KEPT * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
+    for (int col = threadIdx.x + CACHED * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
 }
 
 // ---- sums -----------------------------------------------------------------------------------------------------

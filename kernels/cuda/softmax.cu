@@ -1,15 +1,15 @@
 // Softmax and log-softmax over the rows of a matrix, forward and backward.
 //
 // Forward.  y_j = exp(z_j - m) / s  with  z = scale * x,  m = max z,  s = sum exp(z_j - m).  Subtracting m first keeps
-// exp below 1: float32 overflows above exp(88). The first look at the row finds m and s together (see MaxSum in
+// exp below 1: float32 overflows above exp(88). The first pass over the row finds m and s together (see MaxSum in
 // rows.cuh), the second writes y: 2 numbers moved per element for rows that stay in registers, 3 beyond.
 //
 // Causal.  The matrix is a stack of (queries, columns) score blocks; query i sees the first i + 1 + columns - queries
-// columns. Hidden columns are not read, and get the probability 0.
+// columns. Masked columns are not read, and get the probability 0.
 //
 // Backward.  dy_j/dz_k = y_j (1[j = k] - y_k), so with g = dL/dy:
 //     gx_k = scale * sum_j g_j y_j (1[j = k] - y_k) = scale * y_k * (g_k - sum_j g_j y_j)
-// y is 0 in hidden columns, and so is gx: backward needs no mask.
+// y is 0 in masked columns, and so is gx: backward needs no mask.
 //
 // Log-softmax.  y_j = z_j - m - log s, dy_j/dz_k = 1[j = k] - exp(y_k), so gx_k = g_k - exp(y_k) * sum_j g_j.
 //
@@ -28,12 +28,12 @@ softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long ro
     int visible = columns;
     if (causal) visible = max(0, (int)(row % queries) + 1 + columns - queries);
 
-    float kept[KEPT];
+    float cached[CACHED];
     auto fetch = [&](int col) { return scale * x[col]; };
     MaxSum total = {LOWEST, 0.0f};
-    first_look(visible, kept, fetch, [&](int, float z) { include(total, z); });
+    first_pass(visible, cached, fetch, [&](int, float z) { include(total, z); });
     total = row_merge(total);
-    second_look(visible, kept, fetch, [&](int col, float z) { y[col] = expf(z - total.max) / total.sum; });
+    second_pass(visible, cached, fetch, [&](int col, float z) { y[col] = expf(z - total.max) / total.sum; });
     for (int col = visible + threadIdx.x; col < columns; col += ROW_THREADS) y[col] = 0.0f;
 }
 
@@ -47,12 +47,12 @@ softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float
     y += row * columns;
     gx += row * columns;
 
-    float2 kept[KEPT];  // (g, y)
+    float2 cached[CACHED];  // (g, y)
     auto fetch = [&](int col) { return make_float2(g[col], y[col]); };
     float dot = 0.0f;
-    first_look(columns, kept, fetch, [&](int, float2 gy) { dot += gy.x * gy.y; });
+    first_pass(columns, cached, fetch, [&](int, float2 gy) { dot += gy.x * gy.y; });
     dot = row_sum(dot);
-    second_look(columns, kept, fetch, [&](int col, float2 gy) { gx[col] = scale * gy.y * (gy.x - dot); });
+    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = scale * gy.y * (gy.x - dot); });
 }
 
 extern "C" __global__ void ROW_BOUNDS
@@ -63,13 +63,13 @@ log_softmax_forward(const float *__restrict__ x, float *__restrict__ y, long lon
     x += row * columns;
     y += row * columns;
 
-    float kept[KEPT];
+    float cached[CACHED];
     auto fetch = [&](int col) { return x[col]; };
     MaxSum total = {LOWEST, 0.0f};
-    first_look(columns, kept, fetch, [&](int, float z) { include(total, z); });
+    first_pass(columns, cached, fetch, [&](int, float z) { include(total, z); });
     total = row_merge(total);
     float log_sum = logf(total.sum);  // z - m first: both may be large, their difference is exact when it matters
-    second_look(columns, kept, fetch, [&](int col, float z) { y[col] = z - total.max - log_sum; });
+    second_pass(columns, cached, fetch, [&](int col, float z) { y[col] = z - total.max - log_sum; });
 }
 
 extern "C" __global__ void ROW_BOUNDS
@@ -82,10 +82,10 @@ log_softmax_backward(const float *__restrict__ g, const float *__restrict__ y, f
     y += row * columns;
     gx += row * columns;
 
-    float2 kept[KEPT];  // (g, y)
+    float2 cached[CACHED];  // (g, y)
     auto fetch = [&](int col) { return make_float2(g[col], y[col]); };
     float sum = 0.0f;
-    first_look(columns, kept, fetch, [&](int, float2 gy) { sum += gy.x; });
+    first_pass(columns, cached, fetch, [&](int, float2 gy) { sum += gy.x; });
     sum = row_sum(sum);
-    second_look(columns, kept, fetch, [&](int col, float2 gy) { gx[col] = gy.x - expf(gy.y) * sum; });
+    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = gy.x - expf(gy.y) * sum; });
 }

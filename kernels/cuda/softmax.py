@@ -1,11 +1,12 @@
 """Softmax and its logarithm over the last axis, as `softmax.cu` computes them.
 
-Floor 0. Same functions as `kernels/cpu/softmax.py`, on float32 arrays of CuPy or the emulator.
+Same functions as `kernels/cpu/softmax.py`, on float32 arrays of CuPy or the emulator.
 """
 
 from __future__ import annotations
 
-from kernels.cuda.launch import array_module, check, contiguous, launch_rows
+from kernels import shapes
+from kernels.cuda.launch import array_module, contiguous, launch_rows
 
 
 def softmax_forward(x, scale=1.0, causal=False):
@@ -13,9 +14,9 @@ def softmax_forward(x, scale=1.0, causal=False):
 
     causal: row i sees only columns j <= i + S - R; the others get probability 0.
     """
+    shapes.check_softmax(x, causal)
     (x,) = contiguous(x)
     y = array_module(x).empty_like(x)
-    check(not causal or x.ndim >= 2, f"softmax_forward: causal needs rows and columns, and x has shape {x.shape}")
     if x.size:
         queries = x.shape[-2] if causal else 1
         launch_rows("softmax.cu", "softmax_forward", *_size(x), (x, y, *_size(x), scale, causal, queries))
@@ -24,9 +25,9 @@ def softmax_forward(x, scale=1.0, causal=False):
 
 def softmax_backward(g, y, scale=1.0):
     """gx = scale * y * (g - sum_j g_j y_j), for g and y = softmax(scale * x) of one shape."""
+    shapes.check_softmax_backward(g, y)
     g, y = contiguous(g, y)
     gx = array_module(y).empty_like(y)
-    check(g.shape == y.shape, f"softmax_backward: g has shape {g.shape}, and y {y.shape}")
     if y.size:
         launch_rows("softmax.cu", "softmax_backward", *_size(y), (g, y, gx, *_size(y), scale))
     return gx
@@ -34,6 +35,7 @@ def softmax_backward(g, y, scale=1.0):
 
 def log_softmax_forward(x):
     """x - log(sum(exp(x))) over the last axis."""
+    shapes.check_log_softmax(x)
     (x,) = contiguous(x)
     y = array_module(x).empty_like(x)
     if x.size:
@@ -43,9 +45,9 @@ def log_softmax_forward(x):
 
 def log_softmax_backward(g, y):
     """gx = g - exp(y) * sum_j g_j, for y = log_softmax(x)."""
+    shapes.check_softmax_backward(g, y, "log_softmax_backward")
     g, y = contiguous(g, y)
     gx = array_module(y).empty_like(y)
-    check(g.shape == y.shape, f"log_softmax_backward: g has shape {g.shape}, and y {y.shape}")
     if y.size:
         launch_rows("softmax.cu", "log_softmax_backward", *_size(y), (g, y, gx, *_size(y)))
     return gx

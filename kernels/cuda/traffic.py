@@ -1,6 +1,6 @@
 """What each kernel must move and compute: bytes of device memory and floating-point operations, as formulas.
 
-Floor 0, beside the kernels; pure arithmetic. The formulas are checked against what the emulator's checked build counts
+Pure arithmetic. The formulas are checked against what the emulator's checked build counts
 (`tests/kernels/test_cuda_report.py`), and `report.py` turns them into roofline times. An operation is an addition,
 multiplication, division, or a call of exp, log, sqrt or tanh; a fused multiply-add is two.
 """
@@ -15,7 +15,7 @@ FLOAT, INTEGER = 4, 8  # bytes
 WARP = 32
 HALVINGS = 5  # additions by which each lane of a warp learns the warp's sum
 STRANDS = 8  # of embedding.cu
-KEPT = 8  # values of a row that a thread keeps in registers: KEPT of rows.cuh
+CACHED = 8  # values of a row that a thread keeps in registers: CACHED of rows.cuh
 LANES, ROWS = 16, 4  # of attention.cu
 
 
@@ -38,8 +38,8 @@ def row_threads(columns: int) -> int:
 
 
 def beyond_registers(columns: int) -> int:
-    """Elements of a row that do not stay in registers from one look to the next."""
-    return max(0, columns - KEPT * row_threads(columns))
+    """Elements of a row that do not stay in registers from the first pass to the second."""
+    return max(0, columns - CACHED * row_threads(columns))
 
 
 def sum_over_row(columns: int) -> int:
@@ -115,10 +115,10 @@ def _delta_work(rows: int, D: int) -> Work:
 
 def _query_tiles(T: int, plan: Plan):
     """(rows, keys read, score pairs computed) of each tile of queries: keys up to the diagonal, in whole tiles."""
-    for first in range(0, T, plan.tile):
-        end = min(first + plan.tile, T)
-        walked = -(-end // plan.stream) * plan.stream
-        yield end - first, min(T, walked), plan.tile * walked
+    for first in range(0, T, plan.block_m):
+        end = min(first + plan.block_m, T)
+        walked = -(-end // plan.block_n) * plan.block_n
+        yield end - first, min(T, walked), plan.block_m * walked
 
 
 def _forward(T: int, D: int, plan: Plan):
@@ -129,16 +129,16 @@ def _forward(T: int, D: int, plan: Plan):
 
 def _backward_queries(T: int, D: int, plan: Plan):
     tiles = list(_query_tiles(T, plan))
-    per_row = 2 * LANES * plan.tile  # lse and delta, asked for by each of a row's lanes
+    per_row = 2 * LANES * plan.block_m  # lse and delta, asked for by each of a row's lanes
     read = sum(2 * rows * D + 2 * keys * D + per_row for rows, keys, _ in tiles)  # q and g once, k and v per tile
     return read, T * D, sum(pairs for *_, pairs in tiles), 3
 
 
 def _backward_keys(T: int, D: int, plan: Plan):
     read = pairs = 0
-    for first in range(0, T, plan.tile):
-        rows, queries = min(plan.tile, T - first), T - first
-        per_query = 3 * D + 2 * plan.tile // ROWS  # q twice and g; lse and delta, asked for by each group
+    for first in range(0, T, plan.block_m):
+        rows, queries = min(plan.block_m, T - first), T - first
+        per_query = 3 * D + 2 * plan.block_m // ROWS  # q twice and g; lse and delta, asked for by each group
         read += 2 * rows * D + queries * per_query  # k and v once
-        pairs += plan.tile * (-(-queries // plan.stream) * plan.stream)
+        pairs += plan.block_m * (-(-queries // plan.block_n) * plan.block_n)
     return read, 2 * T * D, pairs, 4

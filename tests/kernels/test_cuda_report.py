@@ -81,7 +81,7 @@ def test_tiles_fit_into_shared_memory(architecture, owned):
         tiles = plan(head, owned, memory)
         assert head <= tiles.head <= head + 31
         assert tiles.shared <= memory.per_block
-        assert tiles.tile % 8 == tiles.stream % 16 == 0
+        assert tiles.block_m % 8 == tiles.block_n % 16 == 0
         if owned == 1 or head <= 96:
             assert 2 * (tiles.shared + memory.reserved) <= memory.per_multiprocessor
 

@@ -1,0 +1,29 @@
+"""The passes over blocks that take NumPy many calls, as loops that numba compiles.
+
+Each has the name, the arguments and the results of the NumPy pass it stands for, which says what they are;
+`kernels/cpu/compiled.py` chooses. They take float32 alone, and nothing here checks shapes: the primitives have done so.
+Three habits make them fast. Constants are float32, as a Python float would make a whole loop float64, half as fast. A
+row's sum is a local variable, so that it stays in a register. And a loop releases the GIL.
+Read `softmax.py` first, then `fastmath.py`; `products.py` before `attention.py`.
+"""
+
+from kernels.cpu.loops.adamw import adamw_pass
+from kernels.cpu.loops.attention import attention_backward_pass, attention_forward_pass
+from kernels.cpu.loops.dropout import keep_pass
+from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
+from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
+from kernels.cpu.loops.products import product_pass
+from kernels.cpu.loops.softmax import softmax_pass
+
+__all__ = [
+    "adamw_pass",
+    "attention_backward_pass",
+    "attention_forward_pass",
+    "gelu_backward_pass",
+    "gelu_pass",
+    "keep_pass",
+    "layer_norm_backward_pass",
+    "layer_norm_pass",
+    "product_pass",
+    "softmax_pass",
+]

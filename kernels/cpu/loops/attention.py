@@ -1,0 +1,127 @@
+"""The loops of `kernels/cpu/attention.py`.
+
+For each head, BLOCK_M queries at a time are multiplied with all keys up to the last of them, BLOCK_N keys per product,
+so the scores of a block of queries are complete before their softmax. Keys are transposed once per head, with the
+scale of the scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from kernels.cpu.loops.dropout import dropout_factors
+from kernels.cpu.loops.fastmath import ZERO, exp, f
+from kernels.cpu.loops.jit import helper, loop
+from kernels.cpu.loops.products import BLOCK_M, MAX_SMALL_PRODUCT, PADDING, product, scaled_copy, with_blas
+
+# NaN apart, as otherwise max does not vectorize; a NaN score still makes its row's sum NaN
+assume_no_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
+
+
+@assume_no_nan
+def maximum(x):
+    """The maximum of x (n,), n at least 1."""
+    row_max = x[0]
+    for i in range(1, x.size):
+        row_max = max(row_max, x[i])
+    return row_max
+
+
+@helper
+def keys_per_product(size):
+    """BLOCK_N: as many keys of `size` numbers as fit a product with BLOCK_M queries for which BLAS copies nothing."""
+    return max(1, MAX_SMALL_PRODUCT // (BLOCK_M * size))
+
+
+@helper
+def compute_scores(q, kt, scores):
+    """scores = q @ kt: (m, D) @ (D, j) -> (m, j)."""
+    block_n = keys_per_product(kt.shape[0])
+    for n in range(0, scores.shape[1], block_n):
+        product(q, kt[:, n : n + block_n], scores[:, n : n + block_n], False)
+
+
+@helper
+def accumulate_output(p, v, y):
+    """y = p @ v: (m, j) @ (j, D) -> (m, D)."""
+    block_n = keys_per_product(v.shape[1])
+    for n in range(0, p.shape[1], block_n):
+        product(p[:, n : n + block_n], v[n : n + block_n], y, n > 0)
+
+
+@helper
+def accumulate_key_gradients(ds, q, gk):
+    """gk += ds^T @ q: (m, j)^T @ (m, D) -> (j, D). Values likewise: gv += p^T @ g."""
+    block_n = keys_per_product(q.shape[1])
+    for n in range(0, ds.shape[1], block_n):
+        product(ds[:, n : n + block_n].T, q, gk[n : n + block_n], True)
+
+
+@with_blas(loop)
+def attention_forward_pass(qkv, part, options, y, lse):
+    """qkv (B, T, 3, H, D); part, options: `Part` and `PassOptions` -> written to y (B, T, H, D) and lse (B, H, T)."""
+    batches, heads = part
+    time, size = qkv.shape[1], qkv.shape[4]
+    kt, scores = np.empty((size, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
+    factors = np.ones(time, np.float32)
+    for b in range(batches.start, batches.stop):
+        for h in range(heads.start, heads.stop):
+            scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
+            for start in range(0, time, BLOCK_M):
+                stop = min(start + BLOCK_M, time)
+                p = scores[: stop - start, :stop]
+                compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p)
+                for i in range(stop - start):
+                    t = start + i
+                    row_max, total = maximum(p[i, : t + 1]), ZERO
+                    for j in range(stop):
+                        e = exp(p[i, j] - row_max)
+                        p[i, j] = e if j <= t else ZERO  # the causal mask
+                        total += p[i, j]
+                    lse[b, h, t] = math.log(total) + row_max
+                    if options.p:
+                        dropout_factors(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
+                    for j in range(stop):
+                        p[i, j] *= factors[j] / total
+                accumulate_output(p, qkv[b, :stop, 2, h], y[b, start:stop, h])
+
+
+@with_blas(loop)
+def attention_backward_pass(g, qkv, part, options, saved, gqkv):
+    """g (B, T, H, D), qkv (B, T, 3, H, D), saved: y (B, T, H, D), lse (B, H, T) -> written to gqkv (B, T, 3, H, D)."""
+    (batches, heads), (y, lse) = part, saved
+    time, size = qkv.shape[1], qkv.shape[4]
+    kt, vt = np.empty((size, time + PADDING), np.float32), np.empty((size, time + PADDING), np.float32)
+    p_rows, ds_rows = np.empty((BLOCK_M, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
+    factors = np.ones(time, np.float32)
+    for b in range(batches.start, batches.stop):
+        for h in range(heads.start, heads.stop):
+            scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
+            scaled_copy(qkv[b, :, 2, h].T, f(options.scale), vt)
+            for start in range(0, time, BLOCK_M):
+                stop = min(start + BLOCK_M, time)
+                q, g_block = qkv[b, start:stop, 0, h], g[b, start:stop, h]
+                p, ds = p_rows[: stop - start, :stop], ds_rows[: stop - start, :stop]
+                compute_scores(q, kt[:, :stop], p)
+                compute_scores(g_block, vt[:, :stop], ds)  # dp, to begin with
+                for i in range(stop - start):
+                    t, delta = start + i, ZERO
+                    for d in range(size):
+                        delta += g[b, t, h, d] * y[b, t, h, d]
+                    delta *= f(options.scale)
+                    if options.p:
+                        dropout_factors(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
+                    for j in range(stop):
+                        e = exp(p[i, j] - lse[b, h, t])
+                        e = e if j <= t else ZERO  # the causal mask
+                        p[i, j] = e * factors[j]
+                        ds[i, j] = e * (ds[i, j] * factors[j] - delta)
+                accumulate_output(ds, qkv[b, :stop, 1, h], gqkv[b, start:stop, 0, h])
+                # keys of earlier blocks have a gradient already, to add to; those of this block get their first
+                accumulate_key_gradients(ds[:, :start], q, gqkv[b, :start, 1, h])
+                accumulate_key_gradients(p[:, :start], g_block, gqkv[b, :start, 2, h])
+                product(ds[:, start:].T, q, gqkv[b, start:stop, 1, h], False)
+                product(p[:, start:].T, g_block, gqkv[b, start:stop, 2, h], False)

@@ -1,0 +1,40 @@
+"""How the loops are compiled, and kept on disk until any of their sources changes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numba
+
+if numba.config.DISABLE_JIT:  # run as Python, the loops would be slow, and their calls of BLAS do nothing
+    raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
+
+# Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
+OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+
+
+def sources_digest(folder: Path) -> str:
+    """A hash of all Python source in a folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = sources_digest(Path(__file__).parent)
+
+
+def loop(function, signature=None):
+    """Compile a pass when it is first called, a specialization per combination of argument types; or at once, for one.
+
+    numba keeps the machine code beside the source and compiles again when the file that defines the loop has changed.
+    It does not notice a change of a helper that the loop takes from another file. As the name of the file with the
+    machine code is made of the function's qualified name, that name gets the hash of all files of this package.
+    """
+    function.__qualname__ += "_" + SOURCES
+    return numba.njit(signature, **OPTIONS)(function)
+
+
+# For functions that loops call: their operations keep the order in which they are written.
+helper = numba.njit(error_model="numpy", fastmath={"contract"})

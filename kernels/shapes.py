@@ -1,0 +1,209 @@
+"""The checks of shapes and dtypes that `kernels.cpu` and `kernels.cuda` share.
+
+Each primitive makes its check once per call, since nothing below it checks anything: a compiled loop or a CUDA kernel
+given an array that is too short reads beyond its end. Only `shape` and `dtype` are looked at, never a value, so a check
+copies nothing, does not synchronize the device and costs less than a microsecond.
+
+A wrong shape raises ValueError and a wrong dtype TypeError, with a message that names the argument, its value and what
+is expected. All floating-point arrays of one call have one dtype. Functions are in the order of the primitives' files.
+"""
+
+from __future__ import annotations
+
+
+def check_softmax(x, causal: bool) -> None:
+    """x (..., S), or with causal (..., R, S)."""
+    _expect_floating("softmax", "x", x)
+    _expect_axes("softmax", "x", x, ("rows", "columns") if causal else ("columns",))
+
+
+def check_log_softmax(x) -> None:
+    """x (..., S)."""
+    _expect_floating("log_softmax", "x", x)
+    _expect_axes("log_softmax", "x", x, ("columns",))
+
+
+def check_softmax_backward(g, y, primitive: str = "softmax_backward") -> None:
+    """g and y (..., S)."""
+    _expect_floating(primitive, "y", y)
+    _expect_axes(primitive, "y", y, ("columns",))
+    _expect_like(primitive, "g", g, y.shape, "y", y)
+
+
+def check_gelu(x) -> None:
+    """x of any shape."""
+    _expect_floating("gelu", "x", x)
+
+
+def check_gelu_backward(g, x) -> None:
+    """g of the shape of x."""
+    _expect_floating("gelu_backward", "x", x)
+    _expect_like("gelu_backward", "g", g, x.shape, "x", x)
+
+
+def check_dropout(x) -> None:
+    """x of any shape."""
+    _expect_floating("dropout", "x", x)
+
+
+def check_layer_norm(x, weight, bias) -> None:
+    """x (..., C), weight (C,), bias (C,) or None."""
+    _expect_floating("layer_norm", "x", x)
+    _expect_axes("layer_norm", "x", x, ("columns",))
+    _expect_like("layer_norm", "weight", weight, x.shape[-1:], "x", x)
+    if bias is not None:
+        _expect_like("layer_norm", "bias", bias, x.shape[-1:], "x", x)
+
+
+def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
+    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved."""
+    where = "layer_norm_backward"
+    _expect_floating(where, "g", g)
+    _expect_axes(where, "g", g, ("columns",))
+    _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
+    _expect_like(where, "a saved array", saved, g.shape, "g", g)
+    for array in saved_per_row:
+        _expect_like(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+
+
+def check_linear(x, weight, bias) -> None:
+    """x (..., I), weight (I, O), bias (O,) or None."""
+    _expect_product("linear", x, weight)
+    if bias is not None:
+        _expect_like("linear", "bias", bias, weight.shape[1:], "weight", weight)
+
+
+def check_linear_backward(g, x, weight) -> None:
+    """g (..., O), x (..., I), weight (I, O)."""
+    where = "linear_backward"
+    _expect_product(where, x, weight)
+    shape = (*x.shape[:-1], weight.shape[1])
+    if g.shape != shape:
+        raise ValueError(
+            f"{where}: g has shape {g.shape}: x of shape {x.shape} and weight of shape {weight.shape} need {shape}"
+        )
+    _expect_dtype(where, "g", g, "x", x)
+
+
+def check_embedding_backward(g, ids, gweight) -> None:
+    """g (..., C), integer ids (...), gweight (V, C)."""
+    where = "embedding_backward"
+    _expect_layout(where, "gweight", gweight, ("rows", "columns"))
+    _expect_floating(where, "gweight", gweight)
+    _expect_integers(where, "ids", ids)
+    shape = (*ids.shape, gweight.shape[1])
+    if g.shape != shape:
+        raise ValueError(
+            f"{where}: g has shape {g.shape}: ids of shape {ids.shape} and gweight of shape {gweight.shape}"
+            f" need {shape}"
+        )
+    _expect_dtype(where, "g", g, "gweight", gweight)
+
+
+def check_cross_entropy(logits, targets, primitive: str = "cross_entropy") -> None:
+    """logits (N, V), integer targets (N,)."""
+    _expect_floating(primitive, "logits", logits)
+    _expect_layout(primitive, "logits", logits, ("rows", "classes"))
+    _expect_targets(primitive, targets, "logits", logits)
+
+
+def check_cross_entropy_backward(g, logits, targets, lse) -> None:
+    """g (), logits (N, V), integer targets (N,), lse (N,)."""
+    check_cross_entropy(logits, targets, "cross_entropy_backward")
+    _expect_like("cross_entropy_backward", "g", g, (), "logits", logits)
+    _expect_like("cross_entropy_backward", "lse", lse, logits.shape[:1], "logits", logits)
+
+
+def check_linear_cross_entropy(x, weight, targets) -> None:
+    """x (N, C), weight (V, C), integer targets (N,)."""
+    where = "linear_cross_entropy"
+    _expect_floating(where, "x", x)
+    _expect_layout(where, "x", x, ("rows", "columns"))
+    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
+        raise ValueError(_wrong_shape(where, "weight", weight, "x", x, f"(classes, {x.shape[1]})"))
+    _expect_dtype(where, "weight", weight, "x", x)
+    _expect_targets(where, targets, "x", x)
+
+
+def check_attention(qkv, primitive: str = "attention") -> None:
+    """qkv (B, T, 3, H, D), D at least 1."""
+    _expect_floating(primitive, "qkv", qkv)
+    if qkv.ndim != 5 or qkv.shape[2] != 3 or qkv.shape[4] < 1:
+        raise ValueError(
+            f"{primitive}: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size), head size at least 1"
+        )
+
+
+def check_attention_backward(g, qkv, y, lse) -> None:
+    """g and y (B, T, H, D), qkv (B, T, 3, H, D), lse (B, H, T)."""
+    where = "attention_backward"
+    check_attention(qkv, where)
+    batch, time, _, heads, size = qkv.shape
+    _expect_like(where, "g", g, (batch, time, heads, size), "qkv", qkv)
+    _expect_like(where, "y", y, (batch, time, heads, size), "qkv", qkv)
+    _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
+
+
+def check_adamw(param, grad, m, v, grad_scale) -> None:
+    """param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or an array ()."""
+    where = "adamw_update"
+    _expect_floating(where, "param", param)
+    _expect_like(where, "grad", grad, param.shape, "param", param)
+    _expect_like(where, "m", m, param.shape, "param", param)
+    _expect_like(where, "v", v, param.shape, "param", param)
+    if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
+        raise ValueError(f"{where}: param, m and v must be C-contiguous to be changed in place")
+    if getattr(grad_scale, "shape", ()) != ():
+        raise ValueError(f"{where}: grad_scale has shape {grad_scale.shape}: must be a number or an array of shape ()")
+
+
+def _expect_floating(where: str, name: str, x) -> None:
+    if x.dtype.kind != "f":
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be floating-point")
+
+
+def _expect_integers(where: str, name: str, x) -> None:
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be integers")
+
+
+def _expect_axes(where: str, name: str, x, last: tuple[str, ...]) -> None:
+    if x.ndim < len(last):
+        raise ValueError(f"{where}: {name} has shape {x.shape}: must be (..., {', '.join(last)})")
+
+
+def _expect_layout(where: str, name: str, x, axes: tuple[str, ...]) -> None:
+    if x.ndim != len(axes):
+        raise ValueError(f"{where}: {name} has shape {x.shape}: must be ({', '.join(axes)})")
+
+
+def _expect_dtype(where: str, name: str, x, other_name: str, other) -> None:
+    if x.dtype != other.dtype:
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be {other.dtype}, as {other_name} is")
+
+
+def _expect_like(where: str, name: str, x, shape: tuple[int, ...], other_name: str, other) -> None:
+    """x has this shape, which follows from the shape of another argument, and that argument's dtype."""
+    if x.shape != shape:
+        raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
+    _expect_dtype(where, name, x, other_name, other)
+
+
+def _expect_product(where: str, x, weight) -> None:
+    """x (..., I), weight (I, O)."""
+    _expect_floating(where, "x", x)
+    _expect_axes(where, "x", x, ("inputs",))
+    if weight.ndim != 2 or weight.shape[0] != x.shape[-1]:
+        raise ValueError(_wrong_shape(where, "weight", weight, "x", x, f"({x.shape[-1]}, outputs)"))
+    _expect_dtype(where, "weight", weight, "x", x)
+
+
+def _expect_targets(where: str, targets, rows_name: str, rows) -> None:
+    """Integer targets (N,) for rows (N, ...)."""
+    _expect_integers(where, "targets", targets)
+    if targets.shape != rows.shape[:1]:
+        raise ValueError(_wrong_shape(where, "targets", targets, rows_name, rows, rows.shape[:1]))
+
+
+def _wrong_shape(where: str, name: str, x, other_name: str, other, needed) -> str:
+    return f"{where}: {name} has shape {x.shape}: {other_name} of shape {other.shape} needs {needed}"
