@@ -5,7 +5,7 @@
     launches[0].bytes_read
 
 The kernel works on copies of its arrays, laid far apart, so that an index just past one array never lands in another;
-the copies go back when the launch ends well. Floor 0. Stands on record.py; checker.cpp does the watching.
+the copies go back when the launch ends well. Builds on record.py; checker.cpp watches the accesses.
 """
 
 import re

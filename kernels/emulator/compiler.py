@@ -2,7 +2,7 @@
 
 `build_module` compiles one `.cu` text against device.h, `build_runtime` the scheduler and the checker that every
 module links to. Objects are named by a hash of all that went into them and renamed into place whole, so parallel
-processes never see half a file. Floor 0: standard library only. Next: module.py, which loads and launches.
+processes never see half a file. Next: module.py, which loads and launches.
 """
 
 import functools

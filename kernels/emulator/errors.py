@@ -1,7 +1,7 @@
 """What can go wrong in an emulated launch, one exception per kind of fault.
 
 Each message is one sentence with the kernel, block, thread and, where the fault has one, the line of the `.cu` source.
-Floor 0, imports nothing. Next: module.py, which raises them.
+Next: module.py, which raises them.
 """
 
 
