@@ -34,7 +34,7 @@ from gpt.characters import CharTokenizer
 from gpt.config import GPTConfig
 from gpt.model import GPT
 from gpt.pretrained import create_model_directory, save_weights
-from kernels.cpu.blocks import use_threads
+from kernels.cpu.threads import set_num_threads
 
 TOLERANCE = 1e-3  # of logits
 
@@ -155,7 +155,7 @@ def report(results):
 
 def main(argv=None):
     args = arguments(argv)
-    use_threads(args.threads)
+    set_num_threads(args.threads)
     load = os.getloadavg()[0]
     results = race(texts(args), args.rounds, args.tokens)
     print(f"milliseconds a token, {args.threads} threads, {load:.1f} processes running before")

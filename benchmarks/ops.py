@@ -27,8 +27,8 @@ import tinytensor as tt
 from benchmarks import composed
 from benchmarks.operations import normal
 from benchmarks.timing import milliseconds, timed
-from kernels.cpu.blocks import use_threads
 from kernels.cpu.memory import keep_freed_memory
+from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     if not chosen:
         parser.error(f"--only {args.only}: must name some of {', '.join(dict.fromkeys(p.name for p in PRIMITIVES))}")
     keep_freed_memory()
-    use_threads(args.threads)
+    set_num_threads(args.threads)
     if HAS_TORCH:
         import torch
 

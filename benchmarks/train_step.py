@@ -28,9 +28,9 @@ import tinytensor as tt
 from benchmarks.timing import timed
 from gpt.config import GPTConfig
 from gpt.model import GPT
-from kernels.cpu.blocks import spread, use_threads
 from kernels.cpu.linear import matmul
 from kernels.cpu.memory import keep_freed_memory
+from kernels.cpu.threads import parallel_map, set_num_threads
 from tinytensor.optim import decay_groups
 from tinytensor.parallel import BatchParallel, available_cores
 
@@ -59,7 +59,7 @@ def batch(model: GPTConfig, size: int):
 def our_step(model: GPTConfig, size: int, threads: int):
     """A function that trains our model for one step and returns the loss."""
     keep_freed_memory()
-    use_threads(threads)
+    set_num_threads(threads)
     tt.manual_seed(0)
     gpt = GPT(model)
     optimizer = tt.optim.AdamW(decay_groups(gpt.parameters(), DECAY), LR, BETAS)
@@ -117,7 +117,7 @@ def gemm_floor(model: GPTConfig, size: int, threads: int) -> float:
                 total += count * seconds(lambda: matmul(a, b, out))  # noqa: B023
         return total
 
-    return statistics.mean(spread(products, range(threads)))
+    return statistics.mean(parallel_map(products, range(threads)))
 
 
 def seconds(run) -> float:
@@ -166,7 +166,7 @@ def train_as(side: str, name: str, threads: int) -> None:
 
 def measure(name: str, rounds: int, threads: int) -> dict:
     """Interleave both sides; seconds as medians, ratio (PyTorch / ours) as median, lowest and highest; peak memory."""
-    use_threads(threads)
+    set_num_threads(threads)
     trainers = {side: Trainer(name, side, threads) for side in (("ours", "torch") if HAS_TORCH else ("ours",))}
     times = {side: [] for side in (*trainers, "gemm")}
     for _ in range(rounds):

@@ -22,7 +22,7 @@ from gpt.errors import UserError
 from gpt.generate import Sampling, Text, accept_any_text, first_ids, generate, show
 from gpt.pretrained import find_directory, load_model
 from gpt.vocabulary import CONFIG_NAME
-from kernels.cpu.blocks import use_threads
+from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
@@ -251,7 +251,7 @@ def main(argv=None):
     parser.add_argument("directory", metavar="DIR", help="a run, or a model directory: RUN/best, or GPT-2's")
     settings = parse(parser, groups, argv)
     manner, sampling = build(Manner, settings), build(Sampling, settings)
-    use_threads(available_cores())
+    set_num_threads(available_cores())
     accept_any_text()
     model, tokenizer = load_model(settings["directory"], tt.device(manner.device))
     interactive = sys.stdin.isatty()

@@ -18,7 +18,7 @@ from gpt.config import build, check_options, option
 from gpt.errors import UserError
 from gpt.files import replace_file
 from gpt.pretrained import load_model
-from kernels.cpu.blocks import use_threads
+from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
 
@@ -227,7 +227,7 @@ def main(argv=None):
     parser.add_argument("directory", metavar="DIR", help="a run, or a model directory: RUN/best, or GPT-2's")
     settings = parse(parser, groups, argv)
     request, sampling = build(Request, settings), build(Sampling, settings)
-    use_threads(available_cores())
+    set_num_threads(available_cores())
     accept_any_text()
     model, tokenizer = load_model(settings["directory"], tt.device(request.device))
     pieces = stream(model, tokenizer, request.prompt, sampling, request.samples)

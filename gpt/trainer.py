@@ -12,8 +12,8 @@ import time
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.pretrained import KINDS
-from kernels.cpu.blocks import use_threads
 from kernels.cpu.memory import keep_freed_memory
+from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import BatchParallel
 
 
@@ -36,14 +36,14 @@ def open_device(config):
     device = tt.device(config.device)
     if device.name == "cpu":
         keep_freed_memory()
-        use_threads(config.threads)
+        set_num_threads(config.threads)
     return device
 
 
 def gradient_function(model, device, batch_size):
     """A function (ids, targets, scale) that adds the gradients of scale * loss and returns the loss, () on the device.
 
-    On the CPU, batches of `batch_size` rows are shared by as many processes as `use_threads` was told.
+    On the CPU, batches of `batch_size` rows are shared by as many processes as `set_num_threads` was told.
     """
     if device.name == "cpu":
         return BatchParallel(model, batch_size).backward

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from kernels.options import AdamWOptions
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.nn import Parameter
 
@@ -102,8 +103,8 @@ class AdamW(Optimizer):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def _update(self, p, group, grad_scale, m, v):
-        options = *group["betas"], group["eps"], group["weight_decay"], self.steps, grad_scale
-        kernels_for(p.data).adamw_update(p.data, p.grad, m, v, self.lr, *options)
+        options = AdamWOptions(self.lr, *group["betas"], group["eps"], group["weight_decay"], self.steps, grad_scale)
+        kernels_for(p.data).adamw_update(p.data, p.grad, m, v, options)
 
 
 def decay_groups(parameters: list[Parameter], weight_decay: float) -> list[dict]:

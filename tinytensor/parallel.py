@@ -20,7 +20,7 @@ from multiprocessing import Pipe
 
 import numpy as np
 
-from kernels.cpu.blocks import alone, even_slices, spread, thread_count
+from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
 from tinytensor.nn import Module
 from tinytensor.random import next_seed, seeded
 
@@ -34,7 +34,7 @@ def available_cores() -> int:
 
 
 class BatchParallel:
-    """Computes `model(ids, targets)` and its gradients, the batch split over as many processes as `use_threads` says.
+    """Computes `model(ids, targets)` and its gradients, with as many processes as `set_num_threads` says.
 
     They are started here, with the model's layers as they are now (parameters and mode may change), and end with this
     object. With one row in the batch, and where processes cannot fork, the threads share the work of each operation.
@@ -43,7 +43,7 @@ class BatchParallel:
     def __init__(self, model: Module, batch_size: int):
         self.model = model
         self._parameters = model.parameters()
-        others = min(thread_count(), batch_size) - 1 if CAN_FORK else 0
+        others = min(get_num_threads(), batch_size) - 1 if CAN_FORK else 0
         self._shared = _shared_like(self._parameters) if others else []
         self._share_parameters()
         self._workers = [_Worker(model, self._parameters) for _ in range(others)]
@@ -55,12 +55,12 @@ class BatchParallel:
         """
         self._share_parameters()
         workers = self._workers[: max(0, len(ids) - 1)]
-        shares = even_slices(len(ids), len(workers) + 1)
+        shares = split_evenly(len(ids), len(workers) + 1)
         options = scale, next_seed(), self.model.training
         for worker, rows in zip(workers, shares[1:], strict=True):
             worker.send(ids, targets, rows, *options)
         try:
-            with alone() if workers else nullcontext():
+            with no_nested_parallelism() if workers else nullcontext():
                 loss = _backward(self.model, ids, targets, shares[0], *options)
         finally:
             replies = [worker.receive() for worker in workers]  # an unread one would be taken for the next step's
@@ -86,7 +86,7 @@ class _Worker:
         if pid == 0:
             try:
                 self._connection.close()
-                with alone():
+                with no_nested_parallelism():
                     _serve(theirs, model, parameters, self._gradients)
             finally:
                 os._exit(0)  # nothing that the first process has set up for its own end
@@ -114,7 +114,7 @@ class _Worker:
             if there:
                 p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, out=p.grad)
 
-        spread(add, zip(parameters, self._gradients, present, strict=True))
+        parallel_map(add, zip(parameters, self._gradients, present, strict=True))
         return loss
 
 
@@ -159,7 +159,7 @@ def _backward(model, ids, targets, rows, scale, seed, training):
 def _parts(rows: slice, time: int) -> list[slice]:
     """Some rows of T tokens in even parts of about PART_TOKENS."""
     most = max(1, PART_TOKENS // max(1, time))
-    return even_slices(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
+    return split_evenly(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 
 
 def _shared_like(parameters) -> list[np.ndarray]:

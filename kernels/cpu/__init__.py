@@ -7,6 +7,7 @@ Where numba is installed, the busiest passes over a block run as compiled loops 
 Read `softmax.py` first, `attention.py` last, then `loops.py`.
 """
 
+from kernels.cpu.adamw import adamw_update
 from kernels.cpu.attention import attention_backward, attention_forward
 from kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, linear_cross_entropy
 from kernels.cpu.dropout import dropout
@@ -14,7 +15,6 @@ from kernels.cpu.embedding import embedding_backward
 from kernels.cpu.gelu import gelu_backward, gelu_forward
 from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cpu.linear import linear_backward, linear_forward
-from kernels.cpu.optimizer import adamw_update
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Dropout whose mask is a hash of its position, so that it is never stored and is the same on every device.
 
-Floor 0. Element (row, col) is kept if a 32-bit hash of (seed, row, col) reaches p 2^32. `keep_mask` computes the same
-bits as `kernels/cuda/random.cuh`.
+Element (row, column) is kept if a 32-bit hash of (seed, first_row + row, column) reaches p 2^32 (`DropoutOptions`).
+`keep_mask` computes the same bits as `kernels/cuda/random.cuh`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from kernels.cpu.compiled import compiled
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive columns
 
 
-def dropout(x, p, seed):
-    """x with each element zeroed with probability p, the others divided by 1 - p. Its own VJP, with the same seed."""
+def dropout(x, options):
+    """x (..., C) with each element zeroed with probability p, the others divided by 1 - p. Its own VJP."""
     y = np.empty(x.shape, x.dtype)
     columns = np.arange(x.shape[-1] if x.ndim else 1)
     rows, out = as_rows(x.reshape(x.shape or 1)), as_rows(y.reshape(x.shape or 1))
-    scale = x.dtype.type(1 / (1 - p))
+    scale = x.dtype.type(1 / (1 - options.p))
 
     def work(block):
-        keep = keep_mask(seed, np.arange(block.start, block.stop), columns, p)
+        keep = keep_mask(options, np.arange(block.start, block.stop), columns)
         np.multiply(rows[block], keep, out=out[block])
         out[block] *= scale
 
@@ -30,11 +30,16 @@ def dropout(x, p, seed):
     return y
 
 
-def keep_mask(seed, rows, columns, p):
-    """rows (...), columns (n,): integers -> booleans (..., n), each True with probability 1 - p."""
+def keep_mask(options, rows, columns):
+    """rows (...), columns (n,): integers -> booleans (..., n), each True with probability 1 - p.
+
+    options: anything with p, seed and first_row.
+    """
+    seed = int(options.seed)
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
-    key = _mix(_mix(rows.astype(np.uint32) ^ low) + high)
-    kept = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(p * 2**32))
+    hashed = (rows + options.first_row % 2**32).astype(np.uint32)
+    key = _mix(_mix(hashed ^ low) + high)
+    kept = keep_pass(key.reshape(-1), columns.astype(np.uint32), np.uint32(options.p * 2**32))
     return kept.reshape(*rows.shape, len(columns))
 
 

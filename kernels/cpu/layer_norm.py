@@ -29,23 +29,25 @@ def layer_norm_forward(x, weight, bias, eps):
     normed = None if divides else np.empty(rows.shape, x.dtype)
 
     def work(block):
-        layer_norm_pass(rows[block], weight, bias, eps, out[block], None if divides else normed[block], rstds[block])
+        normed_block = None if divides else normed[block]
+        rstds[block] = layer_norm_pass(rows[block], weight, bias, eps, out[block], normed_block)
 
     for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
     return y, (y, rstd, 1 / weight) if divides else (normed, rstd, None)
 
 
 @compiled
-def layer_norm_pass(x, weight, bias, eps, y, normed, rstd):
-    """x (N, C) -> written to y, normed (N, C), which may be None, and rstd (N, 1)."""
+def layer_norm_pass(x, weight, bias, eps, y, normed):
+    """x (N, C) -> rstd (N, 1), and written to y and normed (N, C), which may be None."""
     width = x.shape[1]
     n = np.subtract(x, x @ np.ones((width, 1), x.dtype) / width, out=y if normed is None else normed)
     variance = np.vecdot(n, n)[:, None] / width  # of centred values: no cancellation
-    np.divide(1, np.sqrt(variance + eps), out=rstd)
+    rstd = 1 / np.sqrt(variance + eps)
     n *= rstd
     np.multiply(n, weight, out=y)
     if bias is not None:
         y += bias
+    return rstd
 
 
 def layer_norm_backward(g, weight, saved):

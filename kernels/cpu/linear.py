@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu.blas import has_small_kernels
-from kernels.cpu.blocks import as_rows, even_slices, row_blocks, spread, thread_count
+from kernels.cpu.blocks import as_rows, row_blocks
 from kernels.cpu.compiled import compiled
+from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
 
-SPREAD_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
+PARALLEL_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
 VECTOR_BYTES = 2**20  # a smaller matrix may still be in the cache, where BLAS is faster
 READ_BYTES = 32 * 2**20  # a smaller matrix is read by one thread before another is of use
 TILED_ROWS = 256  # with fewer, reordering the other matrix in tiles does not pay
@@ -40,22 +41,22 @@ def linear_backward(g, x, weight, with_bias):
 
 
 def matmul(a, b, out, add=False):
-    """out = a @ b, or with `add` out += a @ b, spread over threads: (M, K) @ (K, N) -> (M, N).
+    """out = a @ b, or with `add` out += a @ b, by several threads: (M, K) @ (K, N) -> (M, N).
 
     The larger of a and b is divided among the threads, since each of them reorders all of the other for its products.
     """
-    spreads = 2.0 * a.size * b.shape[1] >= SPREAD_FLOPS
+    parallel = 2.0 * a.size * b.shape[1] >= PARALLEL_FLOPS
     if len(a) == 1 and b.nbytes >= VECTOR_BYTES and not add:
         _vector_product(a[0], b, out[0])
     elif a.size >= b.size:
-        spread(lambda rows: _product(a[rows], b, out[rows], add), _cut(len(a), spreads))
+        parallel_map(lambda rows: _product(a[rows], b, out[rows], add), _cut(len(a), parallel))
     else:
-        spread(lambda cols: _product(a, b[:, cols], out[:, cols], add), _cut(b.shape[1], spreads))
+        parallel_map(lambda cols: _product(a, b[:, cols], out[:, cols], add), _cut(b.shape[1], parallel))
 
 
 def _product(a, b, out, add):
     """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
-    tiled = thread_count() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
+    tiled = get_num_threads() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
     plain = a.dtype == b.dtype == out.dtype and _is_plain(a) and _is_plain(b)
     (product_pass if plain else product_pass.__wrapped__)(a, b, out, add, tiled)
 
@@ -85,14 +86,14 @@ def _vector_product(x, b, out):
 
     Each thread runs through a part of the matrix in the order it lies in, which keeps the memory busier than BLAS does.
     """
-    spreads = b.nbytes >= READ_BYTES
+    parallel = b.nbytes >= READ_BYTES
     if b.strides[0] < b.strides[1]:  # a transposed matrix, as the output layer's
-        spread(lambda part: np.vecdot(b.T[part], x, out=out[part]), _cut(b.shape[1], spreads))
+        parallel_map(lambda part: np.vecdot(b.T[part], x, out=out[part]), _cut(b.shape[1], parallel))
     else:
-        sums = spread(lambda part: np.einsum("k,kn->n", x[part], b[part]), _cut(b.shape[0], spreads))
+        sums = parallel_map(lambda part: np.einsum("k,kn->n", x[part], b[part]), _cut(b.shape[0], parallel))
         np.sum(sums, axis=0, out=out)
 
 
 def _cut(length, worthwhile):
     """Slices of range(length): one for each thread if that is worthwhile, else one."""
-    return even_slices(length, thread_count() if worthwhile else 1)
+    return split_evenly(length, get_num_threads() if worthwhile else 1)

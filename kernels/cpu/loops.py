@@ -18,6 +18,9 @@ from numba import types
 
 from kernels.cpu.blas import sgemm_address
 
+if numba.config.DISABLE_JIT:  # as Python, these loops would be slow, and wrong: integers would not wrap
+    raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
+
 f = np.float32
 ZERO, HALF, ONE, TWO, SIX = f(0), f(0.5), f(1), f(2), f(6)
 
@@ -116,8 +119,9 @@ def gelu_backward_pass(g, x, gx):
 
 
 @loop
-def layer_norm_pass(x, weight, bias, eps, y, normed, rstd):
+def layer_norm_pass(x, weight, bias, eps, y, normed):
     rows, width = x.shape
+    rstd = np.empty((rows, 1), x.dtype)
     for i in range(rows):
         mean = variance = ZERO
         for c in range(width):
@@ -132,6 +136,7 @@ def layer_norm_pass(x, weight, bias, eps, y, normed, rstd):
             if normed is not None:
                 normed[i, c] = n
             y[i, c] = n * weight[c] + (ZERO if bias is None else bias[c])
+    return rstd
 
 
 @loop
@@ -156,14 +161,15 @@ def layer_norm_backward_pass(g, weight, kept, inverse, rstd, gx):
 
 
 @loop
-def adamw_pass(param, grad, m, v, grad_scale, beta1, beta2, keep, rate, eps):
-    grad_scale, keep, rate, eps = f(grad_scale), f(keep), f(rate), f(eps)
-    beta1, rest1, beta2, rest2 = f(beta1), f(1 - beta1), f(beta2), f(1 - beta2)  # beta2 may be close to 1
+def adamw_pass(param, grad, m, v, coefficients):
+    c = coefficients
+    grad_scale, decay, rate, eps = f(c.grad_scale), f(c.decay), f(c.rate), f(c.eps)
+    beta1, rest1, beta2, rest2 = f(c.beta1), f(1 - c.beta1), f(c.beta2), f(1 - c.beta2)  # beta2 may be close to 1
     for i in range(param.size):
         g = grad[i] * grad_scale
         m[i] = beta1 * m[i] + rest1 * g
         v[i] = beta2 * v[i] + rest2 * g * g
-        param[i] = keep * param[i] - rate * m[i] / (math.sqrt(v[i]) + eps)
+        param[i] = decay * param[i] - rate * m[i] / (math.sqrt(v[i]) + eps)
 
 
 @exactly
@@ -257,10 +263,11 @@ def largest(x):
 
 
 @exactly
-def drop(seed, row, dropout, factors):
-    """Write what dropout multiplies a row of probabilities by, 0 or 1 / (1 - dropout); `keep_mask` in dropout.py."""
-    key = mix(mix(np.uint32(row) ^ np.uint32(seed)) + np.uint32(seed >> np.uint64(32)))
-    threshold, scale = np.uint32(dropout * 2**32), f(1 / (1 - dropout))
+def drop(options, row, factors):
+    """Write what dropout multiplies a row of probabilities by, 0 or 1 / (1 - p); `keep_mask` in dropout.py."""
+    key = mix(np.uint32(options.first_row + row) ^ np.uint32(options.seed))
+    key = mix(key + np.uint32(options.seed >> np.uint64(32)))
+    threshold, scale = np.uint32(options.p * 2**32), f(1 / (1 - options.p))
     for j in range(factors.size):
         factors[j] = scale if mix(key + np.uint32(j) * GOLDEN) >= threshold else ZERO
 
@@ -272,14 +279,15 @@ def parts(start, stop, size):
 
 
 @attention_loop
-def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
+def attention_forward_pass(qkv, part, options, y, lse):
+    batches, heads = part
     time, size = qkv.shape[1], qkv.shape[4]
     many = max(1, MOST // (ROWS * size))  # keys that take part in one product
     kt, scores = np.empty((size, time + PAD), np.float32), np.empty((ROWS, time + PAD), np.float32)
     factors = np.ones(time, np.float32)
     for b in range(batches.start, batches.stop):
         for h in range(heads.start, heads.stop):
-            copy(qkv[b, :, 1, h].T, f(scale), kt)
+            copy(qkv[b, :, 1, h].T, f(options.scale), kt)
             for queries in parts(0, time, ROWS):
                 start, stop = queries.start, queries.stop
                 p = scores[: stop - start]
@@ -293,8 +301,8 @@ def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
                         p[i, j] = e if j <= t else ZERO  # the future
                         total += p[i, j]
                     lse[b, h, t] = math.log(total) + top
-                    if dropout:
-                        drop(seed, (b * qkv.shape[3] + h) * time + t, dropout, factors[:stop])
+                    if options.p:
+                        drop(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
                     for j in range(stop):
                         p[i, j] *= factors[j] / total
                 for keys in parts(0, stop, many):
@@ -302,7 +310,8 @@ def attention_forward_pass(qkv, batches, heads, scale, dropout, seed, y, lse):
 
 
 @attention_loop
-def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed, gqkv):
+def attention_backward_pass(g, qkv, part, options, saved, gqkv):
+    (batches, heads), (y, lse) = part, saved
     time, size = qkv.shape[1], qkv.shape[4]
     many = max(1, MOST // (ROWS * size))  # keys that take part in one product
     kt, vt = np.empty((size, time + PAD), np.float32), np.empty((size, time + PAD), np.float32)
@@ -310,8 +319,8 @@ def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed
     factors = np.ones(time, np.float32)
     for b in range(batches.start, batches.stop):
         for h in range(heads.start, heads.stop):
-            copy(qkv[b, :, 1, h].T, f(scale), kt)
-            copy(qkv[b, :, 2, h].T, f(scale), vt)
+            copy(qkv[b, :, 1, h].T, f(options.scale), kt)
+            copy(qkv[b, :, 2, h].T, f(options.scale), vt)
             for queries in parts(0, time, ROWS):
                 start, stop = queries.start, queries.stop
                 q, own_g = qkv[b, queries, 0, h], g[b, queries, h]
@@ -323,9 +332,9 @@ def attention_backward_pass(g, qkv, batches, heads, y, lse, scale, dropout, seed
                     t, delta = start + i, ZERO
                     for d in range(size):
                         delta += g[b, t, h, d] * y[b, t, h, d]
-                    delta *= f(scale)
-                    if dropout:
-                        drop(seed, (b * qkv.shape[3] + h) * time + t, dropout, factors[:stop])
+                    delta *= f(options.scale)
+                    if options.p:
+                        drop(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
                     for j in range(stop):
                         e = exp(p[i, j] - lse[b, h, t])
                         e = e if j <= t else ZERO  # the future

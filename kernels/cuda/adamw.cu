@@ -5,10 +5,10 @@
 //     param = param (1 - lr weight_decay) - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
 //
 // The host, in float64, works out what is the same for all elements:
-//     decay = 1 - lr weight_decay,   rate = lr / (1 - beta1^step),   spread = 1 / sqrt(1 - beta2^step)
+//     decay = 1 - lr weight_decay,   rate = lr / (1 - beta1^step),   v_scale = 1 / sqrt(1 - beta2^step)
 
 struct Settings {
-    float decay, rate, spread, beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
+    float decay, rate, v_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
 };
 
 __device__ inline void update(float *param, const float *grad, float *m, float *v, long long size, float grad_scale,
@@ -21,15 +21,15 @@ __device__ inline void update(float *param, const float *grad, float *m, float *
     float second = s.beta2 * v[i] + s.one_minus_beta2 * g * g;
     m[i] = first;
     v[i] = second;
-    param[i] = s.decay * param[i] - s.rate * first / (sqrtf(second) * s.spread + s.eps);
+    param[i] = s.decay * param[i] - s.rate * first / (sqrtf(second) * s.v_scale + s.eps);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 adamw_update(float *__restrict__ param, const float *__restrict__ grad, float *__restrict__ m, float *__restrict__ v,
-             long long size, float grad_scale, float decay, float rate, float spread, float beta1,
+             long long size, float grad_scale, float decay, float rate, float v_scale, float beta1,
              float one_minus_beta1, float beta2, float one_minus_beta2, float eps)
 {
-    Settings s = {decay, rate, spread, beta1, one_minus_beta1, beta2, one_minus_beta2, eps};
+    Settings s = {decay, rate, v_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps};
     update(param, grad, m, v, size, grad_scale, s);
 }
 
@@ -37,9 +37,9 @@ adamw_update(float *__restrict__ param, const float *__restrict__ grad, float *_
 extern "C" __global__ void __launch_bounds__(256)
 adamw_update_scaled_on_device(float *__restrict__ param, const float *__restrict__ grad, float *__restrict__ m,
                               float *__restrict__ v, long long size, const float *__restrict__ grad_scale, float decay,
-                              float rate, float spread, float beta1, float one_minus_beta1, float beta2,
+                              float rate, float v_scale, float beta1, float one_minus_beta1, float beta2,
                               float one_minus_beta2, float eps)
 {
-    Settings s = {decay, rate, spread, beta1, one_minus_beta1, beta2, one_minus_beta2, eps};
+    Settings s = {decay, rate, v_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps};
     update(param, grad, m, v, size, grad_scale[0], s);
 }

@@ -227,18 +227,11 @@ __device__ inline void store_output(const Matrix<float> &target, int first, cons
 
 // ---- dropout -------------------------------------------------------------------------------------------------------
 
-struct Dropout {
-    unsigned threshold;  // floor(p * 2^32); 0: keep everything
-    float keep_scale;    // 1 / (1 - p)
-    unsigned seed_low, seed_high;
-};
-
 // r_ij for the score in row `row` = (b * H + h) * T + i and column j.
 __device__ inline float dropout_factor(const Dropout &dropout, unsigned row, int column)
 {
     if (dropout.threshold == 0) return 1.0f;
-    unsigned key = row_key(dropout.seed_low, dropout.seed_high, row);
-    return is_kept(key, column, dropout.threshold) ? dropout.keep_scale : 0.0f;
+    return is_kept(dropout, row_key(dropout, row), column) ? dropout.keep_scale : 0.0f;
 }
 
 // ---- kernels -------------------------------------------------------------------------------------------------------
@@ -263,7 +256,8 @@ __device__ inline Matrix<Number> unpacked(Number *y, int T, int H, int D)
 
 extern "C" __global__ void FORWARD_BOUNDS
 attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *__restrict__ lse, int T, int H, int D,
-                  float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+                  float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+                  unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
     float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
@@ -271,8 +265,8 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
     float *weights = stream + STREAM * HEAD;                    // (TILE, STREAM)
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto out = unpacked(y, T, H, D);
-    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
-    const long long first_row = (long long)blockIdx.x * T;           // of this head in lse
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
+    const long long head_row = (long long)blockIdx.x * T;           // of this head in lse
     const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;     // the longest walks start first
     const int end_key = min(first_query + TILE, T);                  // later keys lie above the diagonal
 
@@ -306,7 +300,7 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
                 int j = first_key + tile_col(c);
                 float p = __expf(scores[r][c] - raised);
                 sum[r] += p;
-                weights[tile_row(r) * STREAM + tile_col(c)] = p * dropout_factor(dropout, first_row + i, j);
+                weights[tile_row(r) * STREAM + tile_col(c)] = p * dropout_factor(dropout, head_row + i, j);
             }
         }
         load_stream(stream, v, first_key);
@@ -317,7 +311,7 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
     for (int r = 0; r < ROWS; r++) {
         int i = first_query + tile_row(r);
         sum[r] = group_sum(sum[r]);
-        if (lane() == 0 && i < T) lse[first_row + i] = largest[r] + logf(sum[r]);
+        if (lane() == 0 && i < T) lse[head_row + i] = largest[r] + logf(sum[r]);
         sum[r] = 1.0f / sum[r];
     }
     store_output(out, first_query, output, sum);
@@ -340,7 +334,8 @@ attention_delta(const float *__restrict__ g, const float *__restrict__ y, float 
 extern "C" __global__ void BACKWARD_BOUNDS
 attention_backward_queries(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
                            const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
-                           unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+                           unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+                           unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
     float *queries = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
@@ -350,8 +345,8 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto gy = unpacked(g, T, H, D);
     const auto gq = packed(gqkv, 0, T, H, D);
-    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
-    const long long first_row = (long long)blockIdx.x * T;
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
+    const long long head_row = (long long)blockIdx.x * T;
     const int first_query = (gridDim.y - 1 - blockIdx.y) * TILE;
     const int end_key = min(first_query + TILE, T);
 
@@ -359,8 +354,8 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         int i = min(first_query + tile_row(r), T - 1);  // rows beyond T are computed, and not stored
-        row_lse[r] = lse[first_row + i];
-        row_delta[r] = delta[first_row + i];
+        row_lse[r] = lse[head_row + i];
+        row_delta[r] = delta[head_row + i];
         factor[r] = scale;
     }
     clear(output);
@@ -379,7 +374,7 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
             for (int c = 0; c < COLS; c++) {
                 int i = first_query + tile_row(r), j = first_key + tile_col(c);
                 float p = j <= i ? __expf(scores[r][c] - row_lse[r]) : 0.0f;
-                float dp = products[r][c] * dropout_factor(dropout, first_row + i, j);
+                float dp = products[r][c] * dropout_factor(dropout, head_row + i, j);
                 weights[tile_row(r) * STREAM + tile_col(c)] = p * (dp - row_delta[r]);
             }
         add_weighted_rows(output, weights, stream);
@@ -390,7 +385,8 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
 extern "C" __global__ void BACKWARD_BOUNDS
 attention_backward_keys(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
                         const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
-                        unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high)
+                        unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+                        unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
     float *keys = reinterpret_cast<float *>(shared_memory);  // (TILE, HEAD)
@@ -400,8 +396,8 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
     const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
     const auto gy = unpacked(g, T, H, D);
     const auto gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
-    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high};
-    const long long first_row = (long long)blockIdx.x * T;
+    const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
+    const long long head_row = (long long)blockIdx.x * T;
     const int first_key = blockIdx.y * TILE;
 
     float factor[ROWS], output_keys[ROWS][WIDTH], output_values[ROWS][WIDTH];
@@ -420,12 +416,12 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
 #pragma unroll
         for (int c = 0; c < COLS; c++) {
             int i = first_query + tile_col(c);
-            float col_lse = i < T ? lse[first_row + i] : 0.0f, col_delta = i < T ? delta[first_row + i] : 0.0f;
+            float col_lse = i < T ? lse[head_row + i] : 0.0f, col_delta = i < T ? delta[head_row + i] : 0.0f;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 int j = first_key + tile_row(r);
                 float p = j <= i && i < T ? __expf(scores[r][c] - col_lse) : 0.0f;
-                float kept = dropout_factor(dropout, first_row + i, j);
+                float kept = dropout_factor(dropout, head_row + i, j);
                 weights[tile_row(r) * STREAM + tile_col(c)] = p * kept;
                 scores[r][c] = p * (products[r][c] * kept - col_delta);  // ds
             }

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.cuda.launch import (
-    SharedMemory,
-    array_module,
-    check,
-    contiguous,
-    dropout_args,
-    launch,
-    shared_memory,
-)
+from kernels.cuda.dropout import dropout_args
+from kernels.cuda.launch import SharedMemory, array_module, check, contiguous, launch, shared_memory
+from kernels.options import NO_DROPOUT
 
 MAX_HEAD_SIZE = 128
 # (rows a block owns, rows of a streamed tile), best first: a larger tile reads less memory per multiply-add.
@@ -56,7 +50,7 @@ def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
     return plans[-1]
 
 
-def attention_forward(qkv, scale, dropout=0.0, seed=0):
+def attention_forward(qkv, scale, dropout=NO_DROPOUT):
     """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
     B, T, H, D = _shape(qkv)
     xp = array_module(qkv)
@@ -64,11 +58,11 @@ def attention_forward(qkv, scale, dropout=0.0, seed=0):
     lse = xp.empty((B, H, T), dtype=qkv.dtype)
     if y.size:
         tiles = plan(D, 1, shared_memory(xp, qkv.device.id))
-        _launch("attention_forward", tiles, B * H, T, (qkv, y, lse, T, H, D, scale, *dropout_args(dropout, seed)))
+        _launch("attention_forward", tiles, B * H, T, (qkv, y, lse, T, H, D, scale, *dropout_args(dropout)))
     return y, lse
 
 
-def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
+def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
     B, T, H, D = _shape(qkv)
     check(g.shape == y.shape == (B, T, H, D), f"attention: g {g.shape} and y {y.shape} must be {(B, T, H, D)}")
@@ -81,7 +75,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=0.0, seed=0):
     tiles = plan(D, 2, shared_memory(xp, qkv.device.id))
     rows = B * T * H
     launch("attention.cu", "attention_delta", (-(-rows // 8),), (256,), (g, y, delta, rows, T, H, D), **tiles.defines)
-    args = (g, qkv, lse, delta, gqkv, T, H, D, scale, *dropout_args(dropout, seed))
+    args = (g, qkv, lse, delta, gqkv, T, H, D, scale, *dropout_args(dropout))
     _launch("attention_backward_queries", tiles, B * H, T, args)
     _launch("attention_backward_keys", tiles, B * H, T, args)
     return gqkv

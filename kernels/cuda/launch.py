@@ -201,9 +201,3 @@ def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple) ->
 def launch_elements(name: str, kernel: str, size: int, args: tuple) -> None:
     """Launch a kernel of one thread per element."""
     launch(name, kernel, (-(-size // 256),), (256,), args)
-
-
-def dropout_args(p: float, seed: int) -> tuple[int, float, int, int]:
-    """threshold, keep_scale, seed_low, seed_high as random.cuh and the kernels take them."""
-    check(0 <= p < 1, f"dropout {p}: must be at least 0 and less than 1")
-    return int(p * 2**32), 1 / (1 - p), seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF

@@ -13,14 +13,21 @@ __device__ inline unsigned mix(unsigned h)
     return h;
 }
 
+// One dropout mask; see DropoutOptions in kernels/options.py.
+struct Dropout {
+    unsigned threshold;  // floor(p * 2^32), so a value is dropped with probability p
+    float keep_scale;    // 1 / (1 - p)
+    unsigned seed_low, seed_high;
+    unsigned first_row;  // row 0 of this call in the whole batch
+};
+
 // The part of the hash that a whole row shares.
-__device__ inline unsigned row_key(unsigned seed_low, unsigned seed_high, unsigned row)
+__device__ inline unsigned row_key(const Dropout &dropout, unsigned row)
 {
-    return mix(mix(seed_low ^ row) + seed_high);
+    return mix(mix(dropout.seed_low ^ (dropout.first_row + row)) + dropout.seed_high);
 }
 
-// threshold = floor(p * 2^32), so a value is dropped with probability p.
-__device__ inline bool is_kept(unsigned key, unsigned column, unsigned threshold)
+__device__ inline bool is_kept(const Dropout &dropout, unsigned key, unsigned column)
 {
-    return mix(key + column * 0x9E3779B9u) >= threshold;
+    return mix(key + column * 0x9E3779B9u) >= dropout.threshold;
 }

@@ -14,6 +14,7 @@ import pytest
 
 import tinytensor as tt
 from kernels.cpu import blocks
+from kernels.cpu.threads import parallel_map, set_num_threads
 from tinytensor import nn
 from tinytensor.parallel import BatchParallel
 
@@ -21,11 +22,11 @@ from tinytensor.parallel import BatchParallel
 @pytest.fixture(params=[1, 2, 3])
 def threads(request, monkeypatch):
     """So many threads, for work of any size."""
-    monkeypatch.setattr(blocks, "SPREAD_BYTES", 0)
+    monkeypatch.setattr(blocks, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
-    blocks.use_threads(request.param)
+    set_num_threads(request.param)
     yield request.param
-    blocks.use_threads(1)
+    set_num_threads(1)
 
 
 class Model(nn.Module):
@@ -52,7 +53,7 @@ def gradients(model):
     return [p.grad for p in model.parameters()]
 
 
-def test_spread_keeps_the_order_and_covers_all(threads):
+def test_parallel_map_keeps_the_order_and_covers_all(threads):
     names = set()
 
     def work(i):
@@ -60,16 +61,16 @@ def test_spread_keeps_the_order_and_covers_all(threads):
         return i * i
 
     for count in (0, 1, 2, 17):
-        assert blocks.spread(work, range(count)) == [i * i for i in range(count)]
+        assert parallel_map(work, range(count)) == [i * i for i in range(count)]
     assert len(names) <= threads
 
 
-def test_spread_inside_spread_stays_where_it_is(threads):
+def test_nested_parallel_map_stays_on_its_thread(threads):
     def outer(_):
         here = threading.current_thread().name
-        return set(blocks.spread(lambda _: threading.current_thread().name, range(4))) == {here}
+        return set(parallel_map(lambda _: threading.current_thread().name, range(4))) == {here}
 
-    assert threads == 1 or all(blocks.spread(outer, range(threads)))
+    assert threads == 1 or all(parallel_map(outer, range(threads)))
 
 
 def test_an_error_in_a_thread_comes_out(threads):
@@ -78,8 +79,8 @@ def test_an_error_in_a_thread_comes_out(threads):
             raise KeyError(i)
 
     with pytest.raises(KeyError):
-        blocks.spread(work, range(4))
-    assert blocks.spread(abs, [-1, 2]) == [1, 2]  # and the threads go on working
+        parallel_map(work, range(4))
+    assert parallel_map(abs, [-1, 2]) == [1, 2]  # and the threads go on working
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -193,9 +194,9 @@ def forked(monkeypatch):
         return pid
 
     monkeypatch.setattr(os, "fork", noted)
-    blocks.use_threads(3)
+    set_num_threads(3)
     yield ids
-    blocks.use_threads(1)
+    set_num_threads(1)
 
 
 def is_alive(pid) -> bool:
@@ -246,9 +247,9 @@ def test_a_killed_process_is_reported(forked):
 ENDLESS = """
 import os, sys
 sys.path[:0] = {path!r}
-from kernels.cpu.blocks import use_threads
+from kernels.cpu.threads import set_num_threads
 from tests.engine.test_parallel import BatchParallel, batch, build
-use_threads(3)
+set_num_threads(3)
 fork, ids = os.fork, []
 os.fork = lambda: ids.append(fork()) or ids[-1]
 parallel = BatchParallel(build(), 4)

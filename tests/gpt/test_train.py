@@ -17,7 +17,7 @@ import train
 from gpt.cli import run_command
 from gpt.corpora import pydocs
 from gpt.generate import main as generate_main
-from kernels.cpu.blocks import use_threads
+from kernels.cpu.threads import set_num_threads
 
 ROOT = Path(train.__file__).parent
 PATIENCE = 120  # seconds after which a subprocess must have got somewhere; reached only when it hangs
@@ -98,7 +98,7 @@ def test_two_processes_repeat_their_bits_too(flags, tmp_path):
         assert run(*flags, "--out", tmp_path / "parts", "--stop-after", 10) == 0
         assert run("--resume", tmp_path / "parts", "--stop-after", 20) == 0
     finally:
-        use_threads(1)
+        set_num_threads(1)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
 
 
@@ -173,7 +173,7 @@ def split(flags, tmp_path):
     wait_for(out / "checkpoints" / "step-000020", process)
     yield process, int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()), flags
     process.kill()
-    use_threads(1)
+    set_num_threads(1)
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of a run")

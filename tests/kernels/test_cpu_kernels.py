@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 import kernels.cpu as k
 from kernels.cpu import attention, cross_entropy, linear
-from kernels.cpu.blocks import row_blocks, use_threads
+from kernels.cpu.blocks import row_blocks
 from kernels.cpu.dropout import keep_mask
+from kernels.cpu.threads import set_num_threads
+from kernels.options import AdamWOptions, DropoutOptions
 from tests.engine import cases
 from tinytensor.gradcheck import gradcheck
 from tinytensor.ops.fused import CausalAttention, LinearCrossEntropy
@@ -100,21 +102,23 @@ def test_layer_norm_sums_its_parameters_gradients_over_blocks():
 def test_dropout_counts_rows_across_blocks():
     x = np.ones((3, 50_000, 7), np.float32)
     rows = np.array([0, 49_999, 50_000, 149_999])
-    y = k.dropout(x, 0.5, 12345).reshape(-1, 7)
-    np.testing.assert_array_equal(y[rows] != 0, keep_mask(12345, rows, np.arange(7), 0.5))
+    options = DropoutOptions(0.5, 12345)
+    y = k.dropout(x, options).reshape(-1, 7)
+    np.testing.assert_array_equal(y[rows] != 0, keep_mask(options, rows, np.arange(7)))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**64 - 1, 0x0123456789ABCDEF])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999999])
 def test_the_mask_is_the_agreed_hash(seed, p):
-    np.testing.assert_array_equal(keep_mask(seed, np.arange(9), np.arange(11), p), cases.keep_mask(seed, 9, 11, p))
+    mask = keep_mask(DropoutOptions(p, seed), np.arange(9), np.arange(11))
+    np.testing.assert_array_equal(mask, cases.keep_mask(seed, 9, 11, p))
 
 
 def test_mask_bits_show_no_pattern():
-    kept = keep_mask(7, np.arange(1000), np.arange(1000), 0.5).astype(np.float64) - 0.5
+    kept, other_seed = (keep_mask(DropoutOptions(0.5, seed), *[np.arange(1000)] * 2) - 0.5 for seed in (7, 8))
     for other in (np.roll(kept, 1, 0), np.roll(kept, 1, 1), np.roll(kept, (1, 1), (0, 1)), kept.T):
         assert abs((kept * other).mean() * 4) < 5e-3  # 5 standard deviations of a million fair coins
-    assert abs((kept * (keep_mask(8, np.arange(1000), np.arange(1000), 0.5) - 0.5)).mean() * 4) < 5e-3
+    assert abs((kept * other_seed).mean() * 4) < 5e-3
 
 
 # Attention over several blocks of queries and of batches
@@ -132,7 +136,7 @@ def small_blocks(request, monkeypatch):
 def test_attention_in_blocks(time, dropout):
     qkv = normal(3, time, 3, 2, 4)
     seed = cases.tt.fold(*cases.KEY, 1)
-    y, lse = k.attention_forward(qkv, 0.5, dropout, seed)
+    y, lse = k.attention_forward(qkv, 0.5, DropoutOptions(dropout, seed))
     np.testing.assert_allclose(y, cases.packed_attention(qkv, dropout), rtol=1e-10, atol=1e-12)
     q, keys, _ = qkv.transpose(2, 0, 3, 1, 4)
     scores = np.where(np.tri(time, dtype=bool), q @ keys.swapaxes(-1, -2) * 0.5, -np.inf)
@@ -269,7 +273,7 @@ def test_embedding_gradients_add_up_in_one_order(count, rows, seed):
 def test_adamw_over_blocks_is_the_formula():
     param, grad, m, v = normal(200_000), normal(200_000), normal(200_000), normal(200_000) ** 2
     p, gradient, first, second = param.copy(), grad.copy(), m.copy(), v.copy()
-    k.adamw_update(param, grad, m, v, 0.1, 0.9, 0.99, 1e-8, 0.01, 3, 0.5)
+    k.adamw_update(param, grad, m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.01, 3, 0.5))
     first = 0.9 * first + 0.1 * 0.5 * gradient
     second = 0.99 * second + 0.01 * (0.5 * gradient) ** 2
     p -= 0.1 * (first / (1 - 0.9**3) / (np.sqrt(second / (1 - 0.99**3)) + 1e-8) + 0.01 * p)
@@ -280,10 +284,10 @@ def test_adamw_over_blocks_is_the_formula():
 def test_adamw_refuses_an_array_it_could_only_change_a_copy_of():
     param = normal(4, 3).T
     with pytest.raises(ValueError, match="must be contiguous"):
-        k.adamw_update(param, param, param, param, 0.1, 0.9, 0.99, 1e-8, 0.0, 1, 1.0)
+        k.adamw_update(param, param, param, param, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.0, 1))
 
 
-# The contract of floor 0
+# The contract of the package
 
 
 def test_every_primitive_is_public_and_documented():
@@ -306,13 +310,13 @@ def test_results_are_plain_arrays_of_the_inputs_dtype():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(50, 3, 2), (2, 3, 50), (2, 50, 3), (7, 1, 7), (2, 1, 2)])
 def test_products_divided_among_threads(monkeypatch, threads, rows, inputs, outputs):
-    monkeypatch.setattr(linear, "SPREAD_FLOPS", 0)
+    monkeypatch.setattr(linear, "PARALLEL_FLOPS", 0)
     x, weight, g = normal(rows, inputs), normal(inputs, outputs), normal(rows, outputs)
-    use_threads(threads)
+    set_num_threads(threads)
     try:
         y, (gx, gweight, gbias) = k.linear_forward(x, weight, None), k.linear_backward(g, x, weight, True)
     finally:
-        use_threads(1)
+        set_num_threads(1)
     for result, expected in ((y, x @ weight), (gx, g @ weight.T), (gweight, x.T @ g), (gbias, g.sum(0))):
         np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-13)
     assert k.linear_backward(g, x, weight, False)[2] is None
@@ -327,11 +331,11 @@ def test_a_single_row_times_a_large_matrix(monkeypatch, threads, transposed, dty
     for size in ((1, 1), (7, 5), (300, 129)):
         x, bias = normal(1, 1, size[0], dtype=dtype), normal(size[1], dtype=dtype)
         weight = normal(*size[::-1], dtype=dtype).T if transposed else normal(*size, dtype=dtype)
-        use_threads(threads)
+        set_num_threads(threads)
         try:
             y = k.linear_forward(x, weight, bias)
         finally:
-            use_threads(1)
+            set_num_threads(1)
         assert (y.dtype, y.shape) == (dtype, (1, 1, size[1]))
         x, weight, bias = (a.astype(np.float64) for a in (x, weight, bias))
         # what rounding can add up to in a sum of size[0] products, in whatever order (Higham 2002, section 3.1)

@@ -17,6 +17,7 @@ import kernels.cuda as k
 import tinytensor as tt
 from kernels.cuda.launch import KernelArgumentError
 from kernels.emulator import checks
+from kernels.options import AdamWOptions, DropoutOptions
 
 SEED = 0x0123_4567_89AB_CDEF  # both halves of a dropout seed matter
 
@@ -296,7 +297,7 @@ def test_attention(xp, kind, shape, D, p, seed):
     B, T, H = shape
     rng = np.random.default_rng(seed)
     qkv, scale = attention_input(kind, rng, B, T, H, D)
-    extra, mask = (scale, p, SEED), (scale, attention_mask(B, T, H, p))
+    extra, mask = (scale, DropoutOptions(p, SEED)), (scale, attention_mask(B, T, H, p))
     check(xp, k.attention_forward, attention, [qkv], extra, mask)
     g = normal(rng, B, T, H, D)
     products = np.abs(
@@ -358,7 +359,7 @@ def test_gelu(xp, shape, size, seed):
 @given(st.integers(0, 2**64 - 1), st.integers(1, 300), LENGTHS, st.floats(0, 0.99))
 def test_dropout_mask_is_the_contracts_hash(xp, seed, rows, columns, p):
     x = np.ones((rows, columns), np.float32)
-    y = xp.asnumpy(k.dropout(xp.asarray(x), p, seed))
+    y = xp.asnumpy(k.dropout(xp.asarray(x), DropoutOptions(p, seed)))
     np.testing.assert_array_equal(y, dropout_mask(seed, rows, columns, p).astype(np.float32))
 
 
@@ -439,7 +440,7 @@ def test_adamw(xp, size, step, scale, scale_on_device, seed):
     device = [xp.asarray(a) for a in arrays]
     scale = float(np.float32(scale))
     given_scale = xp.asarray(np.array(scale, np.float32)) if scale_on_device else scale
-    assert k.adamw_update(*device, *settings, given_scale) is None
+    assert k.adamw_update(*device, AdamWOptions(*settings, given_scale)) is None
     reference, plain = adamw(*map(in_double, arrays), *settings, scale), adamw(*arrays, *settings, scale)
     for got, want, usual in zip([device[0], *device[2:]], reference, plain, strict=True):
         assert_accurate(xp.asnumpy(got), want, usual)
@@ -457,7 +458,7 @@ def test_cpu_and_cuda_offer_the_same_functions():
 
 def test_empty_arrays(xp):
     x, weight = xp.zeros((0, 4), dtype=np.float32), xp.ones(4, dtype=np.float32)
-    for y in (k.softmax_forward(x), k.log_softmax_forward(x), k.gelu_forward(x), k.dropout(x, 0.5, 1)):
+    for y in (k.softmax_forward(x), k.log_softmax_forward(x), k.gelu_forward(x), k.dropout(x, DropoutOptions(0.5, 1))):
         assert y.shape == (0, 4)
     gx, gweight, gbias = k.layer_norm_backward(x, weight, (x, x[:, :1], x[:, :1]))
     assert gx.shape == (0, 4)
@@ -478,6 +479,7 @@ def zeros(xp, *shape, dtype=np.float32):
     return xp.zeros(shape, dtype=dtype)
 
 
+ADAMW = AdamWOptions(lr=1.0, beta1=0.0, beta2=0.0, eps=1.0, weight_decay=0.0, step=1)
 MISTAKES = {
     "float64": (lambda xp: k.softmax_forward(zeros(xp, 2, 2, dtype=np.float64)), "dtype float64"),
     "numpy array": (lambda xp: k.gelu_forward(np.zeros(3, np.float32)), "on a GPU"),
@@ -486,15 +488,13 @@ MISTAKES = {
         lambda xp: k.attention_forward(zeros(xp, 1, 2, 3, 1, 129), 1.0),
         "head size 129: must be at most 128",
     ),
-    "dropout": (lambda xp: k.dropout(zeros(xp, 2), 1.0, 0), "dropout 1.0: must be at least 0 and less than 1"),
     "shapes": (lambda xp: k.softmax_backward(zeros(xp, 2, 3), zeros(xp, 3, 2)), "g has shape (2, 3), and y (3, 2)"),
     "weight": (lambda xp: k.layer_norm_forward(zeros(xp, 2, 3), zeros(xp, 2), None, 1e-5), "must be (3,)"),
     "causal vector": (lambda xp: k.softmax_forward(zeros(xp, 3), causal=True), "needs rows and columns"),
     "parameter layout": (
-        lambda xp: k.adamw_update(zeros(xp, 3, 2).T, *(zeros(xp, 2, 3) for _ in range(3)), 1, 0, 0, 1, 0, 1, 1.0),
+        lambda xp: k.adamw_update(zeros(xp, 3, 2).T, *(zeros(xp, 2, 3) for _ in range(3)), ADAMW),
         "not C-contiguous",
     ),
-    "step": (lambda xp: k.adamw_update(*(zeros(xp, 2) for _ in range(4)), 1, 0, 0, 1, 0, 0, 1.0), "counts from 1"),
 }
 
 
@@ -510,6 +510,9 @@ def test_mistakes_are_named_in_one_sentence(xp, mistake):
 # ---- the checked build: no race, nothing out of bounds, the same bits in any order ---------------------------------
 
 
+MASK = DropoutOptions(0.25, SEED, first_row=2**32 - 3)
+
+
 def every_kernel(xp):
     """Call each kernel once on small odd shapes, rows by warps and by blocks; all results in one list."""
     rng = np.random.default_rng(4)
@@ -523,7 +526,7 @@ def every_kernel(xp):
         targets = xp.asarray(rng.integers(-1, columns, 5))
         y = k.softmax_forward(x, 0.5, True)
         log_y = k.log_softmax_forward(x)
-        results += [y, log_y, k.softmax_backward(g, y, 0.5), k.log_softmax_backward(g, log_y), k.dropout(x, 0.5, SEED)]
+        results += [y, log_y, k.softmax_backward(g, y, 0.5), k.log_softmax_backward(g, log_y), k.dropout(x, MASK)]
         normed, saved = k.layer_norm_forward(x, weight, weight, 1e-5)
         results += [normed, *k.layer_norm_backward(g, weight, saved)]
         losses, lse = k.cross_entropy_forward(x, targets, -1)
@@ -532,15 +535,15 @@ def every_kernel(xp):
         k.embedding_backward(g, targets, gweight)
         results += [gweight, k.gelu_forward(x), k.gelu_backward(g, x)]
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
-    k.adamw_update(param, draw(300), m, v, 0.1, 0.9, 0.99, 1e-8, 0.1, 1, xp.ones((), dtype=np.float32))
-    k.adamw_update(param, draw(300), m, v, 0.1, 0.9, 0.99, 1e-8, 0.1, 2, 0.5)
+    for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
+        k.adamw_update(param, draw(300), m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
     return [*results, param, m, v, *attention_both_ways(draw, 70, 5)]
 
 
 def attention_both_ways(draw, T, D):
     qkv, g = draw(1, T, 3, 2, D), draw(1, T, 2, D)
-    y, lse = k.attention_forward(qkv, 0.5, 0.25, SEED)
-    return [y, lse, k.attention_backward(g, qkv, y, lse, 0.5, 0.25, SEED)]
+    y, lse = k.attention_forward(qkv, 0.5, MASK)
+    return [y, lse, k.attention_backward(g, qkv, y, lse, 0.5, MASK)]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,9 @@ import tinytensor as tt
 from gpt.config import GPTConfig
 from gpt.model import GPT
 from kernels.cpu import compiled, linear
+from kernels.cpu.adamw import Coefficients
+from kernels.cpu.attention import Part, PassOptions
+from kernels.options import AdamWOptions
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")
 import numba  # noqa: E402
@@ -23,10 +26,10 @@ ROWS, COLUMNS = st.integers(1, 40), st.sampled_from([1, 2, 15, 16, 17, 64, 100])
 
 
 def passes() -> dict:
-    """{name: NumPy pass} of everything in kernels.cpu that `compiled` chooses for (contextlib wrapped `alone`)."""
+    """{name: NumPy pass} of everything in kernels.cpu that `compiled` chooses for."""
     modules = [importlib.import_module(f"kernels.cpu.{m.name}") for m in pkgutil.iter_modules(kernels.cpu.__path__)]
     functions = [f for module in modules for f in vars(module).values() if inspect.isfunction(f)]
-    return {f.__name__: f.__wrapped__ for f in functions if hasattr(f, "__wrapped__") and f.__name__ != "alone"}
+    return {f.__name__: f.__wrapped__ for f in functions if f.__name__.endswith("_pass")}
 
 
 PASSES = passes()
@@ -56,8 +59,8 @@ def gelu_backward_arguments(rows, columns, variant):
 
 def layer_norm_arguments(rows, columns, variant):
     shape = rows, columns
-    x, weight, bias, y, normed, rstd = random(columns, shape, columns, columns, shape, shape, (rows, 1))
-    return (x + 3, weight, bias, 1e-5, y, normed, rstd) if variant else (x + 3, weight, None, 1e-5, y, None, rstd)
+    x, weight, bias, y, normed = random(columns, shape, columns, columns, shape, shape)
+    return (x + 3, weight, bias, 1e-5, y, normed) if variant else (x + 3, weight, None, 1e-5, y, None)
 
 
 def layer_norm_backward_arguments(rows, columns, variant):
@@ -68,20 +71,21 @@ def layer_norm_backward_arguments(rows, columns, variant):
 
 def adamw_arguments(rows, columns, variant):
     param, grad, m, v = random(columns, *[(rows * columns,)] * 4, positive=[3])
-    return param, grad, 0.1 * m, 1e-4 * v, 0.5 if variant else 1.0, 0.9, 0.999, 0.99, 1.0, 1e-2
+    return param, grad, 0.1 * m, 1e-4 * v, Coefficients(0.5 if variant else 1.0, 0.9, 0.999, 0.99, 1.0, 1e-2)
 
 
 def attention_arguments(rows, columns, variant):
     """A part of the batch and of the heads of attention over `rows` tokens, with dropout or without."""
     qkv, y, lse = random(rows, (3, rows, 3, 2, columns), (3, rows, 2, columns), (3, 2, rows))
-    return qkv, slice(1, 3), slice(0, 2 - variant), columns**-0.5, 0.3 * variant, np.uint64(2**63 + rows), y, lse
+    options = PassOptions(columns**-0.5, 0.3 * variant, np.uint64(2**63 + rows), 2**32 - 5)
+    return qkv, Part(slice(1, 3), slice(0, 2 - variant)), options, y, lse
 
 
 def attention_backward_arguments(rows, columns, variant):
-    qkv, *rest = attention_arguments(rows, columns, variant)
-    y, lse = PASSES["attention_forward_pass"](qkv, *rest) or rest[-2:]
-    g, gqkv = random(columns, y.shape, qkv.shape)
-    return g, qkv, *rest[:2], y, lse, *rest[2:5], gqkv
+    qkv, part, options, *saved = attention_arguments(rows, columns, variant)
+    PASSES["attention_forward_pass"](qkv, part, options, *saved)
+    g, gqkv = random(columns, saved[0].shape, qkv.shape)
+    return g, qkv, part, options, tuple(saved), gqkv
 
 
 def product_arguments(rows, columns, variant):
@@ -121,7 +125,13 @@ def test_every_pass_has_a_loop_with_its_arguments_and_a_test():
 def run(function, arguments, dtype):
     """Everything that the pass writes or returns, for copies of its arguments with floats turned into `dtype`."""
     dtypes = {np.dtype(np.float32): dtype}
-    copies = [a.astype(dtypes.get(a.dtype, a.dtype), "K") if isinstance(a, np.ndarray) else a for a in arguments]
+
+    def copied(a):
+        if type(a) is tuple:
+            return tuple(map(copied, a))
+        return a.astype(dtypes.get(a.dtype, a.dtype), "K") if isinstance(a, np.ndarray) else a
+
+    copies = [copied(a) for a in arguments]
     results = function(*copies)
     results = results if isinstance(results, tuple) else (results,)
     return [a for a in (*copies, *results) if isinstance(a, np.ndarray)]
@@ -208,7 +218,7 @@ def test_arrays_that_a_loop_would_run_beyond_are_refused():
     with pytest.raises(ValueError, match=r"\(8,\)"):
         kernels.cpu.layer_norm_forward(x, x[0], short, 1e-5)
     with pytest.raises(ValueError, match=r"\(4, 8\), \(3,\)"):
-        kernels.cpu.adamw_update(x, short, x.copy(), x.copy(), 1e-3, 0.9, 0.99, 1e-8, 0.0, 1, 1.0)
+        kernels.cpu.adamw_update(x, short, x.copy(), x.copy(), AdamWOptions(1e-3, 0.9, 0.99, 1e-8, 0.0, 1))
 
 
 def test_long_sequences_of_wide_heads_take_several_products():
@@ -244,7 +254,7 @@ STRANGE = {  # float32 matrices (300, 70) that BLAS could not be told of
 @pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch):
-    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
     strange, (b, out) = make(), random(2, (70, 300), (300, 300))
     for x, y in ((strange, b), (b.T, strange.T), (strange, strange.T)):
         result = out.copy()
@@ -258,7 +268,7 @@ def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch
 @pytest.mark.parametrize("rows", [40, 300])  # as one product, and in tiles
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, add, monkeypatch):
-    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
     a, b, before = random(rows, (rows + 5, 500), (480, 205), (rows + 9, 210))
     a, b, after = a[2:-3, 7:-13], b[:, 5:-1], before.copy()
     part = slice(4, -5), slice(3, -8)
@@ -271,7 +281,7 @@ def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, ad
 
 
 def test_products_with_a_single_row_or_column(monkeypatch):
-    monkeypatch.setattr(linear, "thread_count", lambda: 2)
+    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
     for rows, inner, columns in itertools.product((1, 300), repeat=3):
         column, row = random(1, (inner, rows), (columns, inner))
         for a, b in ((column.T, row.T), (column.T.copy(), row.T.copy())):  # strides say little where there is one row

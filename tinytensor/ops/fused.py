@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from kernels.options import DropoutOptions
 from tinytensor.backend import kernels_for
 from tinytensor.ops.shape import stack, swapaxes
 from tinytensor.random import next_seed
@@ -104,13 +105,13 @@ class Dropout(Function):
     """
 
     def __init__(self, p, seed):
-        self.p, self.seed = p, seed
+        self.options = DropoutOptions(p, seed)
 
     def forward(self, x):
-        return kernels_for(x).dropout(x, self.p, self.seed)
+        return kernels_for(x).dropout(x, self.options)
 
     def vjp(self, g):
-        return (kernels_for(g).dropout(g, self.p, self.seed),)
+        return (kernels_for(g).dropout(g, self.options),)
 
 
 class CausalAttention(Function):
@@ -122,15 +123,15 @@ class CausalAttention(Function):
     """
 
     def __init__(self, dropout, seed):
-        self.options = dropout, seed
+        self.dropout = DropoutOptions(dropout, seed)
 
     def forward(self, qkv):
         self.qkv, self.scale = qkv, qkv.shape[-1] ** -0.5
-        self.y, self.lse = kernels_for(qkv).attention_forward(qkv, self.scale, *self.options)
+        self.y, self.lse = kernels_for(qkv).attention_forward(qkv, self.scale, self.dropout)
         return self.y
 
     def vjp(self, g):
-        return (kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, *self.options),)
+        return (kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, self.dropout),)
 
 
 class CrossEntropy(Function):

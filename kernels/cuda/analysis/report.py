@@ -25,6 +25,7 @@ from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
 from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
 from kernels.emulator import CompileError, Launch, checked, cupy_like
+from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu")
@@ -147,10 +148,10 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         cuda.layer_norm_backward(g, weight, cuda.layer_norm_forward(x, weight, weight, 1e-5)[1])
         cuda.gelu_forward(x)
         cuda.gelu_backward(g, x)
-        cuda.dropout(x, 0.0, 1)
+        cuda.dropout(x, NO_DROPOUT)
         _, lse = cuda.cross_entropy_forward(x, targets, -1)
         cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
-        cuda.adamw_update(table, g, x, g * g, 0.1, 0.9, 0.99, 1e-8, 0.1, 1, 1.0)
+        cuda.adamw_update(table, g, x, g * g, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
         cuda.embedding_backward(g, targets, table)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
     works["embedding_backward"] = traffic.embedding_work(rows, min(rows, columns), rows, columns)

@@ -1,0 +1,64 @@
+"""The AdamW update of one parameter, in one pass over cache-sized pieces."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.cpu.blocks import for_blocks
+from kernels.cpu.compiled import compiled
+
+
+class Coefficients(NamedTuple):
+    """What is the same for all elements of a step, all Python floats."""
+
+    grad_scale: float
+    beta1: float
+    beta2: float
+    decay: float
+    rate: float
+    eps: float
+
+
+def adamw_update(param, grad, m, v, options):
+    """Change param, m and v (contiguous, of one shape) in place, as `AdamWOptions` says.
+
+    With g = grad_scale * grad: m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2 and
+    param = param (1 - lr weight_decay) - lr (m / c1) / (sqrt(v / c2) + eps), c = 1 - beta^step.
+    """
+    if not param.shape == grad.shape == m.shape == v.shape:
+        raise ValueError(f"adamw_update: shapes {param.shape}, {grad.shape}, {m.shape} and {v.shape} must be the same")
+    if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
+        raise ValueError("adamw_update: param, m and v must be contiguous to be changed in place")
+    correction = math.sqrt(1 - options.beta2**options.step)
+    coefficients = Coefficients(
+        grad_scale=float(options.grad_scale),
+        beta1=float(options.beta1),
+        beta2=float(options.beta2),
+        decay=float(1 - options.lr * options.weight_decay),
+        rate=float(options.lr / (1 - options.beta1**options.step) * correction),
+        eps=float(options.eps * correction),  # the bias correction of v, taken out of the root
+    )
+    arrays = [a.reshape(-1) for a in (param, grad, m, v)]
+    for_blocks(lambda block: adamw_pass(*(a[block] for a in arrays), coefficients), param.size, param.itemsize)
+
+
+@compiled
+def adamw_pass(param, grad, m, v, coefficients):
+    """Change param, m and v (n,): m and v as above, param = decay param - rate m / (sqrt(v) + eps)."""
+    grad_scale, beta1, beta2, decay, rate, eps = coefficients
+    g = grad * grad.dtype.type(grad_scale)
+    m *= beta1
+    m += (1 - beta1) * g
+    g *= g
+    g *= 1 - beta2
+    v *= beta2
+    v += g
+    denominator = np.sqrt(v, out=g)
+    denominator += eps
+    update = np.divide(m, denominator, out=denominator)
+    update *= rate
+    param *= decay
+    param -= update

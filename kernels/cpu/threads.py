@@ -1,0 +1,88 @@
+"""How many threads the primitives use: process-wide state, and the only such state of this package.
+
+NumPy releases the GIL while it computes, so several blocks of one primitive can run on several threads. BLAS is then
+limited to one thread, since each of ours makes calls of its own. Work that already runs on one of several threads does
+not start further ones: `parallel_map` inside `parallel_map` is a plain loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+
+from threadpoolctl import ThreadpoolController
+
+
+class _State:
+    """The process's threads."""
+
+    count = 1
+    pool: ThreadPoolExecutor | None = None  # count - 1 threads; the caller of parallel_map is the last one
+    blas_limit = None  # threadpoolctl's, which knows what to restore; None while BLAS uses its own threads
+
+
+class _Local(threading.local):
+    nested = False  # whether this thread is already one of several
+
+
+_local = _Local()
+
+
+def set_num_threads(count: int) -> None:
+    """Let every primitive of this process use `count` threads from now on, and shut the previous threads down.
+
+    With more than one, BLAS is limited to one thread; with one, it gets back the number it had before.
+    Not to be called while a primitive runs. Raises ValueError if count is less than 1.
+    """
+    if count < 1:
+        raise ValueError(f"set_num_threads: count is {count}: must be at least 1")
+    if _State.pool:
+        _State.pool.shutdown()
+    if count > 1 and _State.blas_limit is None:
+        _State.blas_limit = ThreadpoolController().select(user_api="blas").limit(limits=1)
+    elif count == 1 and _State.blas_limit is not None:
+        _State.blas_limit.restore_original_limits()
+        _State.blas_limit = None
+    _State.count = count
+    _State.pool = ThreadPoolExecutor(count - 1) if count > 1 else None
+
+
+def get_num_threads() -> int:
+    """What `set_num_threads` was last given; 1 to begin with, when BLAS uses its own threads."""
+    return _State.count
+
+
+def parallel_map(work: Callable, items: Iterable) -> list:
+    """[work(item) for item in items], the items split evenly among the threads in order."""
+    items = list(items)
+    parts = min(_State.count, len(items))
+    if parts <= 1 or _local.nested:
+        return [work(item) for item in items]
+    chunks = [items[part] for part in split_evenly(len(items), parts)]
+    futures = [_State.pool.submit(_run, work, chunk) for chunk in chunks[1:]]
+    results = _run(work, chunks[0])
+    return results + [result for future in futures for result in future.result()]
+
+
+@contextmanager
+def no_nested_parallelism():
+    """Inside, `parallel_map` is a plain loop on this thread, as the other cores are busy."""
+    before, _local.nested = _local.nested, True
+    try:
+        yield
+    finally:
+        _local.nested = before
+
+
+def _run(work: Callable, items: list) -> list:
+    with no_nested_parallelism():
+        return [work(item) for item in items]
+
+
+def split_evenly(stop: int, count: int, start: int = 0) -> list[slice]:
+    """range(start, stop) in order, in `count` slices of about the same size."""
+    bounds = [start + (stop - start) * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
