@@ -199,8 +199,6 @@ runtime = SimpleNamespace(
     memGetInfo=_mem_get_info,
     getDeviceCount=lambda: DEVICES,
     getDevice=lambda: _current.device,
-    driverGetVersion=lambda: 0,
-    runtimeGetVersion=lambda: 0,
     getDeviceProperties=lambda device: {"name": b"emulated device", "totalGlobalMem": _mem_get_info()[1]},
     deviceSynchronize=lambda: None,
 )
