@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(*describe(device), "", f"{'kernel':<24}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
     rows = []
-    for case in tqdm(list(cases()), unit="case", leave=False):
+    for case in tqdm(list(cases()), unit="case", leave=False, disable=None):
         rows += attempt(case.kernel, case.size, lambda case=case: [check_kernel(case, device)])
         tqdm.write(format_row(rows[-1]), file=sys.stdout)
     for row in attempt("training step", "", lambda: list(check_training(device))):

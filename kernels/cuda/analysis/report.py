@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("### Registers per thread, theoretical occupancy", resources, sep="\n\n")
-    print("\n### Attention: tiles (owned x streamed rows), KiB of shared memory", tile_table(architectures), sep="\n\n")
+    print("\n### Attention: BLOCK_M x BLOCK_N, KiB of shared memory", tile_table(architectures), sep="\n\n")
     print("\n### Bytes and operations: counted by the emulator, and by formula", counted_table(), sep="\n\n")
     print("\n### Roofline: lower bounds on time", roofline_table(), sep="\n\n")
     return 0
