@@ -29,7 +29,7 @@ def _module_of(kind: type) -> ModuleType:
 
 
 def array_module(x) -> ModuleType:
-    """The namespace `x` belongs to: cupy, the emulated device's look-alike of it, or numpy (Python scalars too)."""
+    """The namespace `x` belongs to: cupy, the emulated device's substitute for it, or numpy (Python scalars too)."""
     return _module_of(type(x))
 
 

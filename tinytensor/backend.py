@@ -1,6 +1,6 @@
 """Devices, and the two switches that let one source run on NumPy and CuPy.
 
-`xp = array_module(x)` is the namespace that made `x` (numpy, cupy, or the emulated device's look-alike of cupy);
+`xp = array_module(x)` is the namespace that made `x` (numpy, cupy, or the emulated device's substitute for cupy);
 `k = kernels_for(x)` holds the fused primitives for it. The array decides, so no operation ever asks which device it
 runs on.
 

@@ -51,7 +51,7 @@ class Parameter:
 
 
 def array_module(x):
-    """The namespace that `x` comes from: cupy, or the emulated device's look-alike of it.
+    """The namespace that `x` comes from: cupy, or the emulated device's substitute for it.
 
     Every launcher allocates its results through this. Raises KernelArgumentError for a NumPy array, DeviceError for an
     array of a GPU that is not current.

@@ -95,7 +95,7 @@ class ndarray:
     """`cupy.ndarray(shape, dtype)` on the host: uninitialised memory, here filled with NaN or 0xCC bytes.
 
     host: the values. base: None, or the array that owns the memory this one looks into. written: None, or one byte for
-    each of the memory, 0 where nobody wrote yet (kept only for the emulator's checked launches).
+    each of the memory, 0 where it was never written (only during the emulator's checked launches).
     """
 
     __slots__ = ("__weakref__", "_device", "_written", "base", "host")

@@ -1,7 +1,7 @@
-"""`cupy.cuda` of the emulated device: two devices, and one stream on which everything has always finished.
+"""`cupy.cuda` of the emulated device: two devices, and one stream on which all work has always finished.
 
 Only the names that our code uses. As in CUDA, each thread has a current device, number 0 at first, on which arrays are
-allocated. Memory is counted as arrays come and go, and `track_peak` tells the most that was in use at once. Read
+allocated. Memory is counted as arrays come and go, and `track_peak` reports the peak. Read
 `arrays.py` next.
 """
 
@@ -80,7 +80,7 @@ class MemoryPool:
         return self.used_bytes()
 
     def free_all_blocks(self) -> None:
-        """Nothing: this pool keeps no memory back."""
+        """Nothing to do: this pool caches no memory."""
 
 
 POOL = MemoryPool()
@@ -155,7 +155,7 @@ class Device:
 
 
 class Stream:
-    """The one stream."""
+    """The only stream."""
 
     def __init__(self, null=False, non_blocking=False, ptds=False):
         self.ptr = 0
@@ -165,7 +165,7 @@ class Stream:
 
 
 class Event:
-    """A moment on the stream, which here is the moment of `record`."""
+    """A point on the stream, which here is the time of `record`."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self._time = 0.0

@@ -85,12 +85,12 @@ def ascontiguousarray(a, dtype=None):
 
 
 def asnumpy(a, stream=None, order="C", out=None):
-    """A copy as a NumPy array, which waits for the device; what is no array of the device goes through NumPy."""
+    """A copy as a NumPy array, which waits for the device; anything else is passed to NumPy."""
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
 
 
 def empty(shape, dtype=float, order="C"):
-    """Memory that nobody wrote: poisoned, so that reading it shows."""
+    """Uninitialized memory, poisoned so that reading it shows."""
     return ndarray(shape, dtype, order=order)
 
 

@@ -137,7 +137,7 @@ class RawKernel:
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
-        """Runs the kernel to its end. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
+        """Runs the kernel to completion. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
         record = LaunchRecord(dynamic_shared=shared_mem)
         record.grid[:], record.block[:] = self._sizes(grid, block, shared_mem)
         if len(args) != len(self.parameters):

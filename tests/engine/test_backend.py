@@ -60,11 +60,11 @@ def test_put_moves_arrays_between_devices(devices):
     x = first.put(np.arange(6, dtype=np.float32).reshape(2, 3))
     with no_synchronization():
         moved = second.put(x)
-        turned = second.put(x.T)
+        transposed = second.put(x.T)
         assert second.put(moved) is moved
-    assert (moved.device.id, turned.device.id, x.device.id) == (1, 1, 0)
-    np.testing.assert_array_equal(tt.to_numpy(turned), tt.to_numpy(x).T)
-    assert turned.flags.c_contiguous  # CuPy can copy nothing else between GPUs
+    assert (moved.device.id, transposed.device.id, x.device.id) == (1, 1, 0)
+    np.testing.assert_array_equal(tt.to_numpy(transposed), tt.to_numpy(x).T)
+    assert transposed.flags.c_contiguous  # CuPy can copy nothing else between GPUs
     assert isinstance(tt.device("cpu").put(moved), np.ndarray)
 
 

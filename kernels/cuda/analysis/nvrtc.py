@@ -58,7 +58,7 @@ def load_nvrtc() -> ctypes.CDLL:
 def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> dict[str, Resources]:
     """{kernel name: Resources} of CUDA C `source` on sm_`architecture`, compiled with `options` and CUPY_OPTIONS.
 
-    Raises CompilerMissing, or CompileError with NVRTC's log. What the assembler reported is kept in the cache
+    Raises CompilerMissing, or CompileError with NVRTC's log. What the assembler reported is stored in the cache
     directory, under a hash of everything that it depends on.
     """
     options = (*options, *CUPY_OPTIONS)
