@@ -30,7 +30,7 @@ def _module_of(kind: type) -> ModuleType:
 
 def array_module(x) -> ModuleType:
     """The namespace `x` belongs to: cupy, the emulated device's substitute for it, or numpy (Python scalars too)."""
-    return _module_of(type(x))
+    return _module_of(type(x))  # type: ignore[arg-type]  # mypy takes classes for unhashable
 
 
 def device_name(xp: ModuleType, index: int = 0) -> str:

@@ -118,6 +118,10 @@ def attention_gradient(k, g, qkv, dropout):
     return k.attention_backward(g, qkv, y, lse, scale, dropout)
 
 
+def linear_cross_entropy(k, x, weight, targets):
+    return k.linear_cross_entropy(x, weight, targets, IGNORED, True)
+
+
 def embedding_gradient(k, g, ids, weight):
     gweight = weight.copy()
     k.embedding_backward(g, ids, gweight)
@@ -163,26 +167,27 @@ def cases() -> Iterator[Case]:
         size = f"{rows} x {inputs} x {outputs}"
         yield Case("linear_forward", size, lambda k, x, w, b: k.linear_forward(x, w, b), (x, weight, bias))
         yield Case("linear_backward", size, lambda k, g, x, w: k.linear_backward(g, x, w, True), (g, x, weight))
-        arrays = x, np.ascontiguousarray(weight.T), targets(rows, outputs)
-        yield Case("linear_cross_entropy", size, lambda k, *a: k.linear_cross_entropy(*a, IGNORED, True), arrays)
-    for ids, rows, columns in TABLE_SIZES:
-        arrays = normal(ids, columns), rng.integers(0, rows, ids), normal(rows, columns)
-        yield Case("embedding_backward", f"{ids} of {rows} x {columns}", embedding_gradient, arrays)
+        vectors = np.ascontiguousarray(weight.T)  # one per class
+        yield Case("linear_cross_entropy", size, linear_cross_entropy, (x, vectors, targets(rows, outputs)))
+    for count, rows, columns in TABLE_SIZES:
+        g, table = normal(count, columns), normal(rows, columns)
+        size = f"{count} of {rows} x {columns}"
+        yield Case("embedding_backward", size, embedding_gradient, (g, rng.integers(0, rows, count), table))
     for elements in (1, 1000, 70_001):
-        arrays = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
-        yield Case("adamw_update", f"{elements}", adamw_step, arrays)
-    yield Case("adamw_update", f"{elements}, scale on the device", adamw_step, (*arrays, np.array(0.5, np.float32)))
+        state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
+        yield Case("adamw_update", f"{elements}", adamw_step, state)
+    yield Case("adamw_update", f"{elements}, scale on the device", adamw_step, (*state, np.array(0.5, np.float32)))
 
 
-def check_kernel(case: Case, device: tt.Device) -> Row:
-    """Compare one case on the device with the CPU."""
+def check_kernel(case: Case, device: tt.Device) -> Iterator[Row]:
+    """The row of one case, compared on the device and on the CPU."""
     with np.errstate(all="ignore"):
         reference = _as_tuple(case.call(kernels.cpu, *map(_in_double, case.inputs)))
         plain = _as_tuple(case.call(kernels.cpu, *case.inputs))
     inputs = [device.put(array) for array in case.inputs]
     first, second = ([tt.to_numpy(array) for array in _as_tuple(case.call(kernels.cuda, *inputs))] for _ in range(2))
     repeats = all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
-    return compare(case.kernel, case.size, first, reference, plain, None if repeats else "two runs differ")
+    yield compare(case.kernel, case.size, first, reference, plain, None if repeats else "two runs differ")
 
 
 def compare(kernel: str, size: str, results, reference, plain, problem: str | None = None) -> Row:
@@ -269,7 +274,7 @@ def describe(device: tt.Device) -> list[str]:
     runtime = device.xp.cuda.runtime
     capability = device.xp.cuda.Device(device.index).compute_capability
     name = runtime.getDeviceProperties(device.index)["name"].decode()
-    _, total = device.memory()
+    _, total = device.memory() or (0, 0)
     software = [f"NumPy {np.__version__}", f"Python {platform.python_version()}", platform.platform()]
     if device.name.startswith("cuda"):
         versions = runtime.runtimeGetVersion(), runtime.driverGetVersion()  # 12090 is 12.9
@@ -287,10 +292,10 @@ def format_row(row: Row) -> str:
     return f"{row.kernel:<24}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
 
 
-def attempt(kernel: str, size: str, check: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of one check; what it raises becomes a failed row, so that the report is always complete."""
+def attempt(kernel: str, size: str, check: Callable[..., Iterator[Row]], *args) -> list[Row]:
+    """The rows of check(*args); what it raises becomes a failed row, so that the report is always complete."""
     try:
-        return check()
+        return list(check(*args))
     except Exception as error:
         message = str(error).strip().partition("\n")[0]
         return [Row(kernel, size, float("nan"), float("nan"), f"{type(error).__name__}: {message}")]
@@ -311,9 +316,9 @@ def main(argv: list[str] | None = None) -> int:
     print(*describe(device), "", f"{'kernel':<24}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
     rows = []
     for case in tqdm(list(cases()), unit="case", leave=False, disable=None):
-        rows += attempt(case.kernel, case.size, lambda case=case: [check_kernel(case, device)])
+        rows += attempt(case.kernel, case.size, check_kernel, case, device)
         tqdm.write(format_row(rows[-1]), file=sys.stdout)
-    for row in attempt("training step", "", lambda: list(check_training(device))):
+    for row in attempt("training step", "", check_training, device):
         rows.append(row)
         print(format_row(row))
     failed = sum(row.problem is not None for row in rows)

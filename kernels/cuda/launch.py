@@ -14,13 +14,14 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kernels import namespace
 
 SOURCES = Path(__file__).parent
-SCALARS = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without asking
 

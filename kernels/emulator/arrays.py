@@ -100,7 +100,7 @@ class ndarray:
 
     __slots__ = ("__weakref__", "_device", "_written", "base", "host")
     __array_priority__ = 100
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:

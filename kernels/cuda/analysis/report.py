@@ -130,7 +130,7 @@ class Count:
 
     @property
     def operations(self) -> int:
-        return self.launch.flops + self.launch.special
+        return (self.launch.flops or 0) + (self.launch.special or 0)
 
 
 def _draw(*shape: int):
