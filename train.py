@@ -65,7 +65,7 @@ def start(argv):
 
 def main(argv=None):
     command, run = start(argv)
-    config, device = run.train, open_device(run.train)
+    config, device = run.train, open_device(run.train).use()
     tokens = open_tokens(run.directory)
     batches = Batches(tokens.train, run.model.block_size, config.batch_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
@@ -110,8 +110,10 @@ def main(argv=None):
                     run.note_val_loss(progress, val_loss, model)
                 row |= {"tokens_per_second": speed.read(), "seconds": round(progress.seconds, 3)}
                 run.metrics.append(row)
-                state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s {device.memory()}"
-                bar.set_postfix_str(state.strip(), refresh=False)
+                memory = device.memory()
+                gib = f", {memory[0] / 2**30:.1f}/{memory[1] / 2**30:.1f} GiB" if memory else ""
+                state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s{gib}"
+                bar.set_postfix_str(state, refresh=False)
             if saving:
                 run.save(progress, model, optimizer)
             bar.update()

@@ -1,4 +1,7 @@
-"""Tells which library an array comes from."""
+"""Which library an array comes from, and on which device it lies.
+
+Shared by both kinds of kernels and by `tinytensor/backend.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from types import ModuleType
 import numpy as np
 
 EMULATED = "kernels.emulator.cupy_like"
+
+
+class DeviceError(RuntimeError):
+    """A device that is missing, unusable or not current; the message says what to do."""
 
 
 @functools.cache
@@ -22,5 +29,32 @@ def _module_of(kind: type) -> ModuleType:
 
 
 def array_module(x) -> ModuleType:
-    """The namespace `x` belongs to: cupy, the emulated device's look-alike of it, or numpy (Python scalars too)."""
-    return _module_of(type(x))
+    """The namespace `x` belongs to: cupy, the emulated device's substitute for it, or numpy (Python scalars too)."""
+    return _module_of(type(x))  # type: ignore[arg-type]  # mypy takes classes for unhashable
+
+
+def device_name(xp: ModuleType, index: int = 0) -> str:
+    """What a device is called: "cpu", "cuda:0", "emulated", "emulated:1"."""
+    if xp is np:
+        return "cpu"
+    if xp.__name__ == EMULATED:
+        return f"emulated:{index}" if index else "emulated"
+    return f"cuda:{index}"
+
+
+def require_current(x) -> None:
+    """Raise DeviceError if the array `x` lies on a GPU other than this thread's current one.
+
+    CuPy allocates results on the current GPU, wherever the operands are, so an operation on such an array would fail
+    or leave its result on the wrong GPU. NumPy arrays and numbers always pass.
+    """
+    xp = array_module(x)
+    if xp is np:
+        return
+    own, current = x.device.id, xp.cuda.runtime.getDevice()
+    if own != current:
+        own, current = device_name(xp, own), device_name(xp, current)
+        raise DeviceError(
+            f"an array of shape {x.shape} is on {own!r} while {current!r} is this thread's current device: "
+            f"call tt.device({own!r}).use() first, or move the array"
+        )

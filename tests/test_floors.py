@@ -22,6 +22,7 @@ FLOORS = [
     ["tinytensor.nn"],
     ["tinytensor.optim", "tinytensor.parallel", "tinytensor.gradcheck", "tinytensor.draw"],
     ["tinytensor"],
+    ["tinytensor.gpu_check"],
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],
 ]

@@ -1,24 +1,37 @@
 """Devices, and the two switches that let one source run on NumPy and CuPy.
 
-Floor 1, beside `tensor.py`. `xp = array_module(x)` is the namespace that made `x` (numpy, cupy, or the emulated
-device's look-alike of cupy); `k = kernels_for(x)` holds the fused primitives for it. The array decides, so no op
-ever asks which device it runs on. Read `tensor.py` next.
+`xp = array_module(x)` is the namespace that made `x` (numpy, cupy, or the emulated device's substitute for cupy);
+`k = kernels_for(x)` holds the fused primitives for it. The array decides, so no operation ever asks which device it
+runs on.
+
+Several GPUs follow CuPy's rule of a current device per thread, number 0 at first. `Device.put` works for any GPU; to
+compute on another than the first, make it current with `device("cuda:1").use()`. An operation on an array of a GPU
+that is not current is refused, because CuPy would leave its result on the wrong one. Read `tensor.py` next.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from kernels.namespace import EMULATED, array_module
-
-
-class DeviceError(RuntimeError):
-    """A device was asked for that this machine does not have; the message says what is missing."""
+try:
+    from kernels.namespace import EMULATED, DeviceError, array_module, device_name
+except ImportError:
+    found = importlib.util.find_spec("kernels")  # Hugging Face has a package of this name too
+    if found is None or any(Path(p, "namespace.py").exists() for p in found.submodule_search_locations or ()):
+        raise
+    raise ImportError(
+        f"tinytensor needs its own package 'kernels', but Python finds a different one first ({found.origin}): "
+        "pip uninstall kernels and install tinytensor again, or run from tinytensor's clone"
+    ) from None
 
 
 @functools.cache
@@ -39,51 +52,66 @@ def to_numpy(x) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Device:
-    """A place where arrays live. name: "cpu", "cuda:0", "emulated"; xp: its array namespace."""
+    """A place where arrays live. name: "cpu", "cuda:0", "emulated"; xp: its array namespace; index: of the GPU."""
 
     name: str
     xp: ModuleType
+    index: int = 0
+
+    def use(self) -> Device:
+        """Make this GPU the current one of this thread, on which operations run; nothing on the CPU. Returns self."""
+        if self.xp is not np:
+            self.xp.cuda.Device(self.index).use()
+        return self
+
+    def _current(self) -> AbstractContextManager:
+        return nullcontext() if self.xp is np else self.xp.cuda.Device(self.index)
 
     def put(self, array):
-        """`array`, from NumPy or from this device, as an array of this device (no copy if it is there already)."""
-        if array_module(array) is self.xp:
+        """`array`, from any device, as an array of this device (no copy if it is there already).
+
+        Another GPU's array is copied from GPU to GPU, a NumPy array of any dtype through pinned memory, neither of
+        which synchronizes the device. On its way to the CPU an array does.
+        """
+        if device_of(array) == self:
             return array
-        # CuPy copies by way of pinned memory, without waiting for the device
-        return self.xp.asarray(to_numpy(array))
+        with self._current():
+            if array_module(array) is self.xp:
+                return self.xp.asarray(array, order="C")  # CuPy copies between GPUs only what is contiguous
+            return self.xp.asarray(to_numpy(array))
 
     def synchronize(self) -> None:
         """Wait until the device has finished everything it was given; at once on the CPU."""
         if self.xp is not np:
-            self.xp.cuda.get_current_stream().synchronize()
+            with self._current():
+                self.xp.cuda.get_current_stream().synchronize()
 
-    def memory(self) -> str:
-        """Device memory in use for the progress bar, e.g. "1.2/2.0 GiB"; empty on the CPU."""
+    def memory(self) -> tuple[int, int] | None:
+        """(bytes in use by this process's arrays, bytes in all) of a GPU; None on the CPU."""
         if self.xp is np:
-            return ""
-        used = self.xp.get_default_memory_pool().used_bytes()
-        total = self.xp.cuda.runtime.memGetInfo()[1]
-        return f"{used / 2**30:.1f}/{total / 2**30:.1f} GiB"
+            return None
+        with self._current():
+            return self.xp.get_default_memory_pool().used_bytes(), self.xp.cuda.runtime.memGetInfo()[1]
 
 
 def device(name: str | Device = "cpu") -> Device:
-    """Find a device by name: "auto", "cpu", "cuda", "cuda:N" or "emulated".
+    """Find a device by name: "auto", "cpu", "cuda", "cuda:N", "emulated" or "emulated:1".
 
-    "auto" is the first GPU if there is a usable one, else the CPU. Raises DeviceError when the device is not there.
+    A GPU is tried first (`kernels/cuda/probe.py`), and the current device stays what it is. "auto" is the first GPU,
+    or the CPU where there is none; where there is one that cannot be used, it warns. Raises DeviceError when the
+    device is missing or unusable.
     """
     if isinstance(name, Device):
         return name
-    kind, _, index = name.partition(":")
+    kind, _, index = str(name).partition(":")
     if name == "cpu":
         return Device("cpu", np)
-    if name == "emulated":
-        return Device("emulated", _emulated())
-    if kind == "cuda" and (index or "0").isdigit():
-        return Device(f"cuda:{index or 0}", _cuda(int(index or 0)))
     if name == "auto":
-        try:
-            return device("cuda")
-        except DeviceError:
-            return device("cpu")
+        return _automatic()
+    if kind in ("cuda", "emulated") and (not index or index.isdecimal()):
+        number = int(index or 0)
+        xp = _gpu(number) if kind == "cuda" else _emulated(number)
+        return Device(device_name(xp, number), xp, number)
     raise DeviceError(f"device {name!r}: must be auto, cpu, cuda, cuda:N or emulated")
 
 
@@ -92,30 +120,35 @@ def device_of(x) -> Device:
     xp = array_module(x)
     if xp is np:
         return Device("cpu", np)
-    return Device("emulated" if xp.__name__ == EMULATED else f"cuda:{x.device.id}", xp)
+    return Device(device_name(xp, x.device.id), xp, x.device.id)
 
 
-def _cuda(index: int) -> ModuleType:
-    """cupy with GPU `index` made current, or a DeviceError that says what is missing."""
+def _automatic() -> Device:
+    """The first GPU, or the CPU; a warning where a GPU is present but cannot be used."""
+    probe = importlib.import_module("kernels.cuda.probe")
     try:
-        import cupy
-    except ImportError as error:
-        raise DeviceError(
-            f"device 'cuda': CuPy is missing; install it with pip install 'tinytensor[gpu]' ({error})"
-        ) from None
+        probe.gpu_count()
+    except DeviceError:
+        return device("cpu")
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f"device 'cuda': no usable NVIDIA GPU or driver here ({error}); use --device cpu") from None
-    if index >= count:
-        raise DeviceError(f"device 'cuda:{index}': this machine has {count} GPU(s), numbered from 0")
-    cupy.cuda.Device(index).use()
-    return cupy
+        return device("cuda")
+    except DeviceError as error:
+        warnings.warn(f"{error} (the CPU is used instead)", stacklevel=3)
+        return device("cpu")
 
 
-def _emulated() -> ModuleType:
+def _gpu(index: int) -> ModuleType:
+    """cupy, once GPU `index` has been found usable."""
+    return importlib.import_module("kernels.cuda.probe").usable_gpu(index)
+
+
+def _emulated(index: int) -> ModuleType:
     """The emulated device's namespace, or a DeviceError where there is no compiler for its kernels."""
     emulator = importlib.import_module("kernels.emulator")
     if not emulator.available():
         raise DeviceError(f"device 'emulated': {emulator.MISSING}")
-    return importlib.import_module(EMULATED)
+    xp = importlib.import_module(EMULATED)
+    count = xp.cuda.runtime.getDeviceCount()
+    if index >= count:
+        raise DeviceError(f"device 'emulated:{index}': there are {count} emulated devices, numbered from 0")
+    return xp

@@ -1,8 +1,12 @@
 """The fused primitives as CUDA C, run by CuPy on a GPU or by the emulator on a CPU.
 
-The same functions as `kernels.cpu`, on arrays of float32. Each `.cu` file is complete and begins with its
-derivation; the `.py` file beside it checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then
-`launch.py`. `python -m kernels.cuda.report` shows what the kernels need of each architecture; `docs/cuda.md` explains.
+The same functions as `kernels.cpu`, on float32 arrays. Each `.cu` file is complete and begins with its derivation;
+the `.py` file beside it checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then `launch.py`;
+`docs/cuda.md` explains, and `kernels.cuda.analysis` shows what the kernels need of each architecture.
+
+CuPy compiles every kernel, these and its own, with `-ftz=true`: on a GPU, denormal float32 numbers (below 1.18e-38) are
+flushed to zero wherever a kernel reads or produces them. A probability or gradient that small is therefore exactly 0
+there, and a denormal on the CPU and in the emulator; nothing may rely on either.
 """
 
 from kernels.cuda.adamw import adamw_update

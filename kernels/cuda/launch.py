@@ -1,11 +1,11 @@
 """From a .cu file to a running kernel: source, compilation, argument checks, launch.
 
-Floor 0. A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the
-namespace that the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own
-signature in the .cu file says what each argument must be, so arrays are checked against it and Python's numbers
-(which CuPy would pass as 64-bit) are cast to its types; there is no second list of types to keep in step.
+A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the namespace that
+the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own signature in the
+.cu file says what each argument must be, so arrays are checked against it and Python's numbers (which CuPy would pass
+as 64-bit) are cast to its types; there is no second list of types to keep in step.
 
-Kernels go to the current stream. Read `softmax.py` next: the smallest use.
+Kernels run on the current device and stream. Read `softmax.py` next: the smallest use.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kernels import namespace
 
 SOURCES = Path(__file__).parent
-SCALARS = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without asking
 
@@ -51,10 +52,17 @@ class Parameter:
 
 
 def array_module(x):
-    """The namespace that `x` comes from: cupy, or the emulated device's look-alike of it."""
+    """The namespace that `x` comes from: cupy, or the emulated device's substitute for it.
+
+    Every launcher allocates its results through this. Raises KernelArgumentError for a NumPy array, DeviceError for an
+    array of a GPU that is not current.
+    """
     xp = namespace.array_module(x)
     if xp is np:
-        raise KernelArgumentError(f"{type(x).__name__}: the CUDA kernels take arrays on a GPU (move it with to_device)")
+        raise KernelArgumentError(
+            f"{type(x).__name__}: the CUDA kernels take arrays on a GPU (move it with tt.device(...).put)"
+        )
+    namespace.require_current(x)
     return xp
 
 
@@ -103,7 +111,7 @@ def _module(xp, device: int, name: str, options: tuple[str, ...]):
 
 @functools.cache
 def shared_memory(xp, device: int) -> SharedMemory:
-    """What the device says of itself."""
+    """The limits that the device reports."""
     attributes = xp.cuda.Device(device).attributes
     return SharedMemory(
         per_block=max(DEFAULT_SHARED, attributes.get("MaxSharedMemoryPerBlockOptin", 0)),
@@ -116,22 +124,21 @@ def shared_memory(xp, device: int) -> SharedMemory:
 
 
 def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, shared: int = 0, **defines: int) -> None:
-    """Run `kernel` of the file `name`. The first argument must be an array: it decides namespace and device.
+    """Run `kernel` of the file `name`. The first argument must be an array of the current device.
 
     grid, block: 1 to 3 numbers each; shared: bytes of dynamic shared memory; defines: the source's options.
     Raises KernelArgumentError for an array of the wrong type, layout or device, a number that does not fit its
     parameter, and a grid beyond the hardware's limits.
     """
-    xp, device = array_module(args[0]), args[0].device
+    xp, device = array_module(args[0]), args[0].device.id
     args = _checked(kernel, signatures(name)[kernel], args, xp)
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
-    with device:
-        function = _kernel(xp, device.id, name, kernel, flags(defines))
-        if shared > DEFAULT_SHARED:
-            function.max_dynamic_shared_size_bytes = shared
-        function(grid, block, args, shared_mem=shared)
+    function = _kernel(xp, device, name, kernel, flags(defines))
+    if shared > DEFAULT_SHARED:
+        function.max_dynamic_shared_size_bytes = shared
+    function(grid, block, args, shared_mem=shared)
 
 
 def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp) -> tuple:

@@ -5,7 +5,7 @@
     saxpy((4,), (256,), (x, y, np.float32(2), np.int32(1000)))
 
 Arguments are NumPy arrays (or objects with a `.host` array) and NumPy scalars. Importing needs no compiler; the first
-`get_function` does, see `available`. Floor 0. Read module.py first, then device.h and runtime.cpp.
+`get_function` does, see `available`. Read module.py first, then device.h and runtime.cpp.
 """
 
 from kernels.emulator.checks import Launch, checked

@@ -1,10 +1,11 @@
 """The emulated device's array: NumPy memory that behaves as a CuPy array does where code goes wrong.
 
-Floor 0. `ndarray` holds its values in `host`, but nothing gets at them by accident: NumPy arrays do not mix with it,
-implicit conversion raises, every result is an array (0-d rather than a number), and reading a value on the host is an
-explicit act that `no_synchronization` can forbid. A view keeps its owner in `base`, so live bytes are counted exactly.
+`ndarray` holds its values in `host`, but nothing gets at them by accident: NumPy arrays do not mix with it, implicit
+conversion raises, every result is an array (0-d rather than a number), and reading a value on the host is an explicit
+act that `no_synchronization` can forbid. A view keeps its owner in `base`, so live bytes are counted exactly.
 Where CuPy would be lenient this is strict: NumPy's functions refuse the array (CuPy's dispatch would take it), an
-index out of bounds raises (CuPy wraps it round), and fresh memory is poisoned. Read `cupy_like.py` next.
+index out of bounds raises (CuPy wraps it round), an array of a device that is not current takes part in nothing but
+copies (CuPy may use peer access), and fresh memory is poisoned. Read `cupy_like.py` next.
 """
 
 from __future__ import annotations
@@ -94,12 +95,12 @@ class ndarray:
     """`cupy.ndarray(shape, dtype)` on the host: uninitialised memory, here filled with NaN or 0xCC bytes.
 
     host: the values. base: None, or the array that owns the memory this one looks into. written: None, or one byte for
-    each of the memory, 0 where nobody wrote yet (kept only for the emulator's checked launches).
+    each of the memory, 0 where it was never written (only during the emulator's checked launches).
     """
 
-    __slots__ = ("__weakref__", "_written", "base", "host")
+    __slots__ = ("__weakref__", "_device", "_written", "base", "host")
     __array_priority__ = 100
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
@@ -112,12 +113,13 @@ class ndarray:
 
     def _own(self, host) -> ndarray:
         self.host, self.base, self._written = host, None, None
-        cuda_like.POOL._take(host.nbytes)
+        self._device = cuda_like.runtime.getDevice()
+        cuda_like.POOL._take(host.nbytes, self._device)
         return self
 
     def __del__(self):
         if getattr(self, "base", self) is None:
-            cuda_like.POOL._give(self.host.nbytes)
+            cuda_like.POOL._give(self.host.nbytes, self._device)
 
     @property
     def written(self):
@@ -163,11 +165,11 @@ class ndarray:
 
     @property
     def data(self):
-        return cuda_like.MemoryPointer(self.host.ctypes.data)
+        return cuda_like.MemoryPointer(self.host.ctypes.data, self._device)
 
     @property
     def device(self):
-        return cuda_like.Device(0)
+        return cuda_like.Device(self._device)
 
     def __len__(self):
         return len(self.host)
@@ -266,6 +268,9 @@ class ndarray:
                 raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
             self.set(value)
         else:
+            for array in (self, value):
+                if isinstance(array, ndarray):
+                    cuda_like.check_current(array._device)
             self.host[host_index] = value.host if isinstance(value, ndarray) else value
             _mark_written(self)
 
@@ -321,6 +326,7 @@ def wrap(result, inputs, keeps_order: bool = False):
         if _memory(host) is _memory(x.host):
             view = ndarray.__new__(ndarray)
             view.host, view.base, view._written = host, x if x.base is None else x.base, None
+            view._device = x._device
             return view
     return from_host(host if keeps_order or host.flags.c_contiguous else np.ascontiguousarray(host))
 
@@ -350,6 +356,8 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
         raise TypeError(f"{name}() needs an array of the device, as in CuPy")
     out = kwargs.get("out")
     kwargs = {key: to_host(value, arrays, name) for key, value in kwargs.items()}
+    for array in arrays:
+        cuda_like.check_current(array._device)
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
         result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
     if out is not None:

@@ -1,7 +1,7 @@
 // Watches every load and store of a checked launch.
 //
 // The compiler's thread-sanitizer pass turns each access of the CUDA source into a call (__tsan_read4, ...), answered
-// here rather than by the sanitizer. For each byte a launch may touch, a shadow remembers whether anyone wrote it; for
+// here rather than by the sanitizer. For each byte a launch may touch, a shadow records whether it was written; for
 // each word, the accesses since that a later one could race with. Two accesses race if they touch the same byte, not
 // both read or are both atomic, and nothing orders them: no __syncthreads of their block, no chain of __syncwarps of
 // their warp. Order is computed, not observed, so a race is found in whatever order the threads happen to run. Warp
@@ -27,7 +27,7 @@ struct Access {
 };
 
 // The last plain write of a word, and up to two reads or atomics since that are not ordered with each other. Two from
-// different warps are enough: whoever races with a third races with one of them.
+// different warps are enough: an access that races with a third races with one of them.
 struct Cell {
     Access write, others[2];
 };
@@ -50,8 +50,8 @@ uint32_t epoch;                     // barriers that the block has passed
 uint32_t clocks[MAX_THREADS][WARP]; // clocks[t][l]: how far thread t has seen lane l of its warp
 int64_t recent;                     // the region of the last access
 
-// The first read of memory that nobody had written. Told only when no thread can write there any more without a
-// barrier between: until then it may be one half of a race, found in the order in which the reader came first.
+// The first read of unwritten memory. Reported only when no thread can write there any more without a barrier
+// between: until then it may be one half of a race, observed in the order in which the read came first.
 struct UnwrittenRead {
     int64_t region = -1, offset, block;
     int thread;
@@ -122,7 +122,7 @@ int64_t find(char* address, int64_t size) {
     return launch->region_count && holds(low) ? recent = low : -1;
 }
 
-// clang++ watches reads of threadIdx and its like too.
+// clang++ instruments reads of threadIdx and the like too.
 bool is_builtin(char* address) {
     const uint3* variables[] = {&threadIdx, &blockIdx, &blockDim, &gridDim};
     return std::any_of(std::begin(variables), std::end(variables), [&](const uint3* variable) {
@@ -269,7 +269,7 @@ void barrier() {
     launch->counts.barriers++;
 }
 
-// All in the mask have seen what any of them has; each then begins a new stretch of its own.
+// Joins the clocks of all lanes in the mask, then advances each lane's own.
 void sync_warp(int warp, unsigned mask) {
     uint32_t seen[WARP] = {};
     for (unsigned m = mask; m; m &= m - 1)

@@ -5,7 +5,7 @@
     launches[0].bytes_read
 
 The kernel works on copies of its arrays, laid far apart, so that an index just past one array never lands in another;
-the copies go back when the launch ends well. Floor 0. Stands on record.py; checker.cpp does the watching.
+the copies go back when the launch ends well. Builds on record.py; checker.cpp watches the accesses.
 """
 
 import re
@@ -35,7 +35,7 @@ _request = ContextVar("checked launches", default=None)
 class Launch:
     """What one checked launch did.
 
-    bytes_read, bytes_written: global memory as the threads asked for it; unique_*: each byte counted once;
+    bytes_read, bytes_written: global memory, every access of every thread; unique_*: each byte counted once;
     shared_*: shared memory. atomics: operations (each also reads and writes). barriers: passed, summed over blocks.
     flops: float additions, subtractions, multiplications and divisions, 2 for an fma, as the source states them;
     special: exp, log, sqrt, tanh and their like. Both are None unless `checked` was asked to count them.
@@ -225,7 +225,7 @@ def launch(request, record, kernel, arguments):
 
 
 def fault(record, kernel, path):
-    """The exception for a record's fault, its program counters turned into source lines."""
+    """The exception for a record's fault, its program counters translated to source lines."""
     text = record.message.decode(errors="replace")
     for i, pc in enumerate(record.pcs):
         text = text.replace(f"@{i}", source_line(path, pc) if pc else "")

@@ -1,8 +1,8 @@
-"""CUDA source to shared object: finds the host's C++ compiler and keeps what it built.
+"""CUDA source to shared object: finds the host's C++ compiler and caches what it built.
 
 `build_module` compiles one `.cu` text against device.h, `build_runtime` the scheduler and the checker that every
 module links to. Objects are named by a hash of all that went into them and renamed into place whole, so parallel
-processes never see half a file. Floor 0: standard library only. Next: module.py, which loads and launches.
+processes never see half a file. Next: module.py, which loads and launches.
 """
 
 import functools
@@ -22,7 +22,7 @@ COMMON = ["-std=c++17", "-fPIC", "-pthread", "-march=native", "-fno-strict-alias
 # Hidden: two modules may each have a kernel `k`, or instances of the same template, and must not meet.
 COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
 # Without contraction all builds give the same bits. (A GPU fuses more; write fmaf where it matters.)
-# Errno and traps are nothing a GPU has. Line tables, so that a fault can name its line.
+# A GPU has neither errno nor traps. Line tables, so that a fault can name its line.
 COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g1"]
 LINK = ["-shared", "-pthread", "-o", "built.so"]
 FAST = ["-O3", "-fstack-clash-protection"]
@@ -31,7 +31,7 @@ FAST = ["-O3", "-fstack-clash-protection"]
 # Vectorising would merge the accesses of several source lines.
 CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment"]
-# clang++ alone leaves out a read that a write to the same place follows; it too may be the first, or out of bounds.
+# clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.
 CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write"]
 KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"

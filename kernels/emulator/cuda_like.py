@@ -1,7 +1,8 @@
-"""`cupy.cuda` of the emulated device: one device, one stream on which everything has always finished.
+"""`cupy.cuda` of the emulated device: two devices, and one stream on which all work has always finished.
 
-Floor 0. Only the names that our code uses. Memory is counted as arrays come and go, and `track_peak` tells the most
-that was ever in use. Read `arrays.py` next.
+Only the names that our code uses. As in CUDA, each thread has a current device, number 0 at first, on which arrays are
+allocated. Memory is counted as arrays come and go, and `track_peak` reports the peak. Read
+`arrays.py` next.
 """
 
 from __future__ import annotations
@@ -32,33 +33,54 @@ ATTRIBUTES = {  # of compute capability 8.6, like the limits in module.py
     "ReservedSharedMemoryPerBlock": 1 << 10,
     "WarpSize": 32,
 }
+DEVICES = 2  # so that code for several GPUs can be tested: they have no peer access
+
+
+class _Current(threading.local):
+    """This thread's current device, and those that `with Device(i)` will return to."""
+
+    def __init__(self):
+        self.device, self.outer = 0, []
+
+
+_current = _Current()
+
+
+def check_current(device: int) -> None:
+    """Raise ValueError, as CuPy does where there is no peer access, unless `device` is this thread's current one."""
+    if device != _current.device:
+        raise ValueError(
+            f"The device where the array resides ({device}) is different from the current device ({_current.device}). "
+            "Peer access is unavailable between these devices."
+        )
 
 
 class MemoryPool:
-    """Counts the bytes of all live arrays."""
+    """Counts the bytes of all live arrays, of each device apart as CuPy does."""
 
     def __init__(self):
         # reentrant: the garbage collector may free an array in the middle of `_take`
         self._lock = threading.RLock()
-        self._used = self._peak = 0
+        self._used, self._peak = [0] * DEVICES, 0
 
-    def _take(self, size: int) -> None:
+    def _take(self, size: int, device: int) -> None:
         with self._lock:
-            self._used += size
-            self._peak = max(self._peak, self._used)
+            self._used[device] += size
+            self._peak = max(self._peak, sum(self._used))
 
-    def _give(self, size: int) -> None:
+    def _give(self, size: int, device: int) -> None:
         with self._lock:
-            self._used -= size
+            self._used[device] -= size
 
     def used_bytes(self) -> int:
-        return self._used
+        """Of the current device."""
+        return self._used[_current.device]
 
     def total_bytes(self) -> int:
-        return self._used
+        return self.used_bytes()
 
     def free_all_blocks(self) -> None:
-        """Nothing: this pool keeps no memory back."""
+        """Nothing to do: this pool caches no memory."""
 
 
 POOL = MemoryPool()
@@ -66,9 +88,12 @@ POOL = MemoryPool()
 
 @contextmanager
 def track_peak():
-    """Inside and after `with track_peak() as peak:`, `peak()` is the most bytes that arrays held at once inside."""
+    """Inside and after `with track_peak() as peak:`, `peak()` is the most bytes that arrays held at once inside.
+
+    The arrays of both devices count.
+    """
     with POOL._lock:
-        POOL._peak = POOL._used
+        POOL._peak = sum(POOL._used)
     last = None
     yield lambda: POOL._peak if last is None else last
     last = POOL._peak
@@ -77,10 +102,10 @@ def track_peak():
 class MemoryPointer:
     """Where an array's first element lies."""
 
-    def __init__(self, ptr: int):
+    def __init__(self, ptr: int, device: int):
         self.ptr = ptr
-        self.device = Device(0)
-        self.device_id = 0
+        self.device = Device(device)
+        self.device_id = device
 
 
 class Flags:
@@ -91,32 +116,34 @@ class Flags:
 
 
 class Device:
-    """The only device there is, number 0; `with Device(0):` as in CuPy."""
+    """One of the devices, by default the current one; `with Device(1):` makes it current inside, as in CuPy."""
 
     compute_capability = "86"
 
-    def __init__(self, device=0):
-        if int(device):
-            raise ValueError(f"device {int(device)}: the emulated device is the only one and has number 0")
-        self.id = 0
+    def __init__(self, device=None):
+        self.id = _current.device if device is None else int(device)
+        if not 0 <= self.id < DEVICES:
+            raise ValueError(f"device {self.id}: there are {DEVICES} emulated devices, numbered from 0")
         self.attributes = ATTRIBUTES
 
     def __int__(self):
         return self.id
 
     def __eq__(self, other):
-        return isinstance(other, Device)
+        return isinstance(other, Device) and self.id == other.id
 
     def __hash__(self):
-        return hash(Device)
+        return hash((Device, self.id))
 
     def __enter__(self):
-        return self
+        _current.outer.append(_current.device)
+        return self.use()
 
     def __exit__(self, *exception):
-        pass
+        _current.device = _current.outer.pop()
 
     def use(self):
+        _current.device = self.id
         return self
 
     def synchronize(self) -> None:
@@ -128,7 +155,7 @@ class Device:
 
 
 class Stream:
-    """The one stream."""
+    """The only stream."""
 
     def __init__(self, null=False, non_blocking=False, ptds=False):
         self.ptr = 0
@@ -138,7 +165,7 @@ class Stream:
 
 
 class Event:
-    """A moment on the stream, which here is the moment of `record`."""
+    """A point on the stream, which here is the time of `record`."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self._time = 0.0
@@ -163,15 +190,15 @@ def get_current_stream() -> Stream:
 
 
 def _mem_get_info() -> tuple[int, int]:
-    """(free, total) bytes: the machine's memory, of which only live arrays count as taken."""
+    """(free, total) bytes: the machine's memory, of which only the current device's live arrays count as in use."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return total - POOL.used_bytes(), total
 
 
 runtime = SimpleNamespace(
     memGetInfo=_mem_get_info,
-    getDeviceCount=lambda: 1,
-    getDevice=lambda: 0,
+    getDeviceCount=lambda: DEVICES,
+    getDevice=lambda: _current.device,
     getDeviceProperties=lambda device: {"name": b"emulated device", "totalGlobalMem": _mem_get_info()[1]},
     deviceSynchronize=lambda: None,
 )

@@ -1,8 +1,8 @@
 """The part of CuPy's namespace that our code uses, for the emulated device: `xp` where `xp` is not NumPy or CuPy.
 
-Floor 0. Every name here exists in CuPy with the parameters listed, which a test checks against an installed CuPy, and
-there is no other: `xp.NAME` that works here works on a GPU. The values are computed by NumPy; what makes them CuPy's
-is `arrays.py`. CUDA kernels come from `RawModule`, the emulator's own. Importing needs no compiler, launching does.
+Every name here exists in CuPy with the parameters listed, which a test checks against an installed CuPy, and there is
+no other: `xp.NAME` that works here works on a GPU. The values are computed by NumPy; what makes them CuPy's is
+`arrays.py`. CUDA kernels come from `RawModule`, the emulator's own. Importing needs no compiler, launching does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ __all__ = [*UFUNCS, *FUNCTIONS, *CREATION, *OTHERS]
 
 
 def array(obj, dtype=None, copy=True, order="K"):
-    """A copy of numbers, nested lists, a NumPy array or an array of the device, as an array of the device."""
+    """A copy of numbers, nested lists, a NumPy array or an array of any device, as an array of the current device."""
+    if isinstance(obj, ndarray) and obj.device != cuda.Device():
+        return from_host(np.array(obj.host, dtype=dtype, order=order))
     if isinstance(obj, ndarray):
         return obj.astype(obj.dtype if dtype is None else dtype, copy=copy)
     if not isinstance(obj, np.ndarray):
@@ -72,7 +74,7 @@ def array(obj, dtype=None, copy=True, order="K"):
 
 
 def asarray(a, dtype=None, order="K"):
-    """`a` itself if it is an array of the device and of that dtype, else `array`."""
+    """`a` itself if it is an array of the current device and of that dtype, else `array`."""
     return array(a, dtype, copy=False, order=order)
 
 
@@ -83,12 +85,12 @@ def ascontiguousarray(a, dtype=None):
 
 
 def asnumpy(a, stream=None, order="C", out=None):
-    """A copy as a NumPy array, which waits for the device; what is no array of the device goes through NumPy."""
+    """A copy as a NumPy array, which waits for the device; anything else is passed to NumPy."""
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
 
 
 def empty(shape, dtype=float, order="C"):
-    """Memory that nobody wrote: poisoned, so that reading it shows."""
+    """Uninitialized memory, poisoned so that reading it shows."""
     return ndarray(shape, dtype, order=order)
 
 

@@ -1,7 +1,7 @@
 """What can go wrong in an emulated launch, one exception per kind of fault.
 
 Each message is one sentence with the kernel, block, thread and, where the fault has one, the line of the `.cu` source.
-Floor 0, imports nothing. Next: module.py, which raises them.
+Next: module.py, which raises them.
 """
 
 
@@ -22,7 +22,7 @@ class OutOfBounds(EmulatorError):
 
 
 class UninitializedRead(EmulatorError):
-    """A read of memory that nobody wrote."""
+    """A read of memory that was never written."""
 
 
 class DataRace(EmulatorError):
@@ -42,7 +42,7 @@ class MisalignedAccess(EmulatorError):
 
 
 class Crash(EmulatorError):
-    """What would have ended the process: an invalid address, a full stack, an integer division by zero."""
+    """What would have killed the process: an invalid address, a stack overflow, an integer division by zero."""
 
 
 class AssertionFailed(EmulatorError):

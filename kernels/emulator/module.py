@@ -2,8 +2,8 @@
 
 A launch hands NumPy memory and scalars to the compiled kernel. Where CuPy would pass on anything, this compares each
 argument with the kernel's parameter first: a Python int is 8 bytes to CuPy, and a kernel's `int` takes the first 4.
-Inside `with checked(seed=3) as launches:` every launch runs in the checked build. Floor 0; stands on compiler.py.
-Next: checks.py, the checked launch.
+Inside `with checked(seed=3) as launches:` every launch runs in the checked build. Builds on compiler.py. Next:
+checks.py, the checked launch.
 """
 
 import ctypes
@@ -137,7 +137,7 @@ class RawKernel:
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
-        """Runs the kernel to its end. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
+        """Runs the kernel to completion. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
         record = LaunchRecord(dynamic_shared=shared_mem)
         record.grid[:], record.block[:] = self._sizes(grid, block, shared_mem)
         if len(args) != len(self.parameters):

@@ -1,6 +1,6 @@
 """The ctypes twins of scheduler.h's structs and of device.h's Parameter: what Python and the runtime say to each other.
 
-Floor 0, imports nothing of the package. Next: module.py, which fills them in.
+Next: module.py, which fills them in.
 """
 
 import ctypes

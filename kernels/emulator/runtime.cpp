@@ -2,7 +2,7 @@
 //
 // Operating-system threads ("workers") take blocks one after another. Inside a block every CUDA thread is a fiber:
 // a stack, and a switch of a few instructions from one stack to the next. A thread runs until it waits (at a barrier,
-// for the other lanes of a shuffle) or exits; then a thread that can run goes on. A thread that exits leaves its stack
+// for the other lanes of a shuffle) or exits; then a runnable thread resumes. A thread that exits leaves its stack
 // to the next one, so a kernel without barriers is a plain loop over the threads, on one stack.
 //
 // Next: checker.cpp, which watches the memory of a checked launch.
@@ -29,7 +29,7 @@ namespace emulator {
 INITIAL_EXEC Current current;
 
 // ---------------------------------------------------------------- switching stacks
-// switch_stack(save, load): stores where this fiber stands in *save, goes on where `load` was stored.
+// switch_stack(save, load): saves this fiber's stack pointer in *save and resumes the fiber whose pointer is `load`.
 extern "C" void emulator_switch_stack(void** save, void* load);
 
 #if defined(__x86_64__)
@@ -125,7 +125,7 @@ static void* prepare_stack(char* top, void (*entry)()) {
 // ---------------------------------------------------------------- stacks
 constexpr size_t STACK = 132 << 10, GUARD = 16 << 10;  // per fiber; pages are only used once touched
 
-// The stacks of one worker, each above a page that no access survives. Kept for the next launch.
+// The stacks of one worker, each above a guard page. Reused by the next launch.
 struct Stacks {
     std::vector<char*> bases;
 
@@ -180,11 +180,11 @@ struct Worker {
     std::vector<char> dynamic_shared;
     int thread_count, warp_count, alive, arrived, predicates;
     uint64_t random;
-    void* host;                 // where run_block stands while fibers run
+    void* host;                 // saved stack pointer of run_block while fibers run
     size_t stack_count;         // stacks that this block has used; those free again are listed
     std::vector<char*> free_stacks;
     Thread threads[MAX_THREADS];
-    void* positions[MAX_THREADS];  // where each thread's fiber stands; null before it starts
+    void* positions[MAX_THREADS];  // each fiber's saved stack pointer; null before it starts
     Warp warps[MAX_WARPS];
 
     void run();
@@ -217,8 +217,8 @@ static uint3 unravel(int64_t index, const uint32_t* size) {
             (unsigned)(index / ((int64_t)size[0] * size[1]))};
 }
 
-// A thread that can run, or -1: the neighbour, then others of its warp, whose stacks are still in the cache, then the
-// next warps. To roam is to try the next warps first. A checked launch takes anyone.
+// A runnable thread, or -1: the neighbour, then others of its warp, whose stacks are still in the cache, then the
+// next warps. To roam is to try the next warps first. A checked launch takes a random one.
 int Worker::pick(bool roam) {
     roam |= launch->checked;
     unsigned start = (unsigned)current.thread + 1;
@@ -256,13 +256,13 @@ char* Worker::new_stack() {
     return stack;
 }
 
-// Goes on with `thread`, on a new stack if it has not started.
+// Resumes `thread`, on a new stack if it has not started.
 void Worker::resume(int thread, void** save) {
     enter(thread);
     Thread& t = threads[thread];
     if (!positions[thread]) {
         t.stack = new_stack();
-        // Tops that differ by a few cache lines keep the stacks from competing for the same cache sets.
+        // Staggered by a few cache lines, against cache-set aliasing of the stacks.
         positions[thread] = prepare_stack(t.stack + STACK - stack_count % 21 * 192, fiber_main);
     }
     current.stack_begin = t.stack;
@@ -270,7 +270,7 @@ void Worker::resume(int thread, void** save) {
     emulator_switch_stack(save, positions[thread]);
 }
 
-// The thread that goes on while the current one cannot; there has to be one.
+// The thread that runs while the current one waits; there has to be one.
 int Worker::next(bool roam) {
     int thread = pick(roam);
     if (thread < 0 && release_active()) thread = pick(roam);
@@ -295,7 +295,7 @@ void Worker::exited() {
         if (launch->checked) checker::end_block();
         leave();
     }
-    if (arrived == alive && !launch->checked) release_barrier();  // a GPU's barrier counts only who has not exited
+    if (arrived == alive && !launch->checked) release_barrier();  // a GPU's barrier ignores exited threads
     int follower = next(false);
     if (positions[follower]) {
         free_stacks.push_back(stack);
@@ -400,7 +400,7 @@ static uint64_t reduce(int kind, T a, T b) {
     }
 }
 
-// The last lane to arrive works out everyone's result, so no lane can overwrite what another has yet to read.
+// The last lane to arrive computes every lane's result, so no lane can overwrite what another has yet to read.
 void Worker::complete(int w, unsigned mask) {
     Thread* lanes = threads + w * WARP;
     uint64_t results[WARP] = {}, all = 0;
@@ -463,7 +463,7 @@ EMULATOR_EXPORT uint64_t emulator_collective(int kind, unsigned mask, uint64_t v
     return me.value;
 }
 
-// Lanes run one after another here, so who is active together shows only when all others have exited or wait.
+// Lanes run one after another here, so the set of active lanes is known only when all others have exited or wait.
 EMULATOR_EXPORT unsigned emulator_active_lanes() {
     Warp& warp = worker->warps[current.thread / WARP];
     worker->threads[current.thread].kind = ACTIVE;
@@ -490,7 +490,7 @@ bool Worker::release_active() {
 
 EMULATOR_EXPORT void emulator_yield() { worker->suspend(true); }
 
-// No thread can run: says who waits for whom.
+// No thread can run: reports which threads wait for which.
 void Worker::stuck() {
     for (int t = 0; t < thread_count; t++) {
         Warp& warp = warps[t / WARP];
@@ -520,7 +520,7 @@ void Worker::stuck() {
          " that thread " + thread_name(*launch, gone) + " never reaches: it has exited");
 }
 
-// ---------------------------------------------------------------- the small services
+// ---------------------------------------------------------------- other calls from device code
 EMULATOR_EXPORT void* emulator_dynamic_shared() {
     if (char* memory = worker->launch->dynamic_shared_memory) return memory;
     return reinterpret_cast<void*>(((uintptr_t)worker->dynamic_shared.data() + 127) & ~(uintptr_t)127);
@@ -577,7 +577,7 @@ void fail(FaultKind kind, const std::string& what, uint64_t pc, uint64_t other_p
     worker->leave();  // the block's other fibers are abandoned: CUDA threads own nothing that needs destroying
 }
 
-// A CPU's traps, inside a kernel, are the kernel's faults; anywhere else they go to whoever had the signal before.
+// A CPU's traps, inside a kernel, are the kernel's faults; anywhere else the previous handler gets them.
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE};
 static struct sigaction before[sizeof signals / sizeof *signals];
 
@@ -596,7 +596,7 @@ static void on_signal(int number, siginfo_t* info, void* context) {
                                            : text) + (pc ? " at @0" : ""), pc);
     }
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        if (signals[i] == number) sigaction(number, &before[i], nullptr);  // returning repeats the fault, now theirs
+        if (signals[i] == number) sigaction(number, &before[i], nullptr);  // returning repeats the fault for it
 }
 
 static void catch_signals() {

@@ -21,8 +21,8 @@ struct Region {
     const char* name;       // the kernel's parameter, or the __shared__ variable
     const char* type;       // "float32", or "" where unknown
     int64_t item;           // bytes of one element, 1 where unknown
-    uint8_t* written;       // one byte per byte of memory: 0 = nobody wrote it yet; null: all is written
-    int32_t shared;         // block-private: forgotten when the next block starts
+    uint8_t* written;       // one byte per byte of memory: 0 = not written yet; null: all is written
+    int32_t shared;         // block-private: reset when the next block starts
     int32_t stored;         // out: whether the launch wrote here
 };
 

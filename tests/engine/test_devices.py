@@ -227,4 +227,8 @@ def test_a_device_reports_its_memory(device):
     device.synchronize()
     assert tt.device(device) is device
     assert x.numpy().sum() == 3
-    assert device.memory() == "" if device.name == "cpu" else device.memory().endswith(" GiB")
+    if device.name == "cpu":
+        assert device.memory() is None
+    else:
+        used, total = device.memory()
+        assert 12 <= used < total

@@ -1,12 +1,15 @@
 """The kernels as each architecture would compile them, and the report's formulas against what the emulator counts."""
 
+import importlib
+from types import SimpleNamespace
+
 import pytest
 
 from kernels import emulator
-from kernels.cuda import nvrtc, report, traffic
+from kernels.cuda.analysis import nvrtc, report, traffic
+from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
 from kernels.cuda.attention import plan
 from kernels.cuda.launch import SOURCES, SharedMemory, flags, signatures, source
-from kernels.cuda.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
 
 KIB = 1024
 MEASURED = (61, 80, 90)  # with every combination of options
@@ -14,10 +17,10 @@ OTHERS = tuple(a for a in nvrtc.ARCHITECTURES if a not in MEASURED)
 
 
 @pytest.fixture(scope="module")
-def compilers():
-    """NVRTC and ptxas from PyPI."""
+def compiler():
+    """NVRTC from PyPI."""
     try:
-        nvrtc.find_compilers()
+        nvrtc.load_nvrtc()
     except nvrtc.CompilerMissing as error:
         pytest.skip(str(error))
 
@@ -35,7 +38,7 @@ def variants(architecture):
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_every_source_compiles(compilers, architecture):
+def test_every_source_compiles(compiler, architecture):
     """Every source for every architecture, and every combination of options for one of them at least."""
     needed = variants(architecture)
     assert {build.source for build in needed.values()} == {path.name for path in SOURCES.glob("*.cu")}
@@ -47,7 +50,7 @@ def test_every_source_compiles(compilers, architecture):
 
 
 @pytest.mark.parametrize("architecture", MEASURED)
-def test_no_spills_and_enough_occupancy(compilers, architecture):
+def test_no_spills_and_enough_occupancy(compiler, architecture):
     for build in report.builds(architecture):
         used = build.resources(architecture)
         assert (used.spill_stores, used.spill_loads) == (0, 0), build
@@ -57,9 +60,39 @@ def test_no_spills_and_enough_occupancy(compilers, architecture):
             assert build.occupancy(architecture) >= 0.25, build
 
 
-def test_a_source_that_does_not_compile_says_where(compilers):
+def test_a_source_that_does_not_compile_says_where(compiler):
     with pytest.raises(nvrtc.CompileError, match=r'"?broken.cu"?\(7\).*undefined'):
-        nvrtc.compile_ptx('#line 7 "broken.cu"\nextern "C" __global__ void f(int *p) { *p = q; }', 61)
+        nvrtc.resources('#line 7 "broken.cu"\nextern "C" __global__ void f(int *p) { *p = q; }', 61)
+
+
+def test_the_report_compiles_with_cupys_options(compiler, monkeypatch):
+    """What CuPy itself passes to NVRTC for a RawModule, recorded where it would compile."""
+    core = pytest.importorskip("cupy._core.core", reason="CuPy imports without a GPU", exc_type=ImportError)
+    cupys = importlib.import_module("cupy.cuda.compiler")
+    try:
+        options = core.assemble_cupy_compiler_options(("-DHEAD=64",))
+    except RuntimeError as error:
+        pytest.skip(str(error))  # no CUDA headers here
+    passed = []
+
+    class Program:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def compile(self, options, log_stream=None):
+            passed.extend(option for option in options if not option.startswith("-I"))
+            raise Compiled
+
+    class Compiled(Exception):
+        pass
+
+    monkeypatch.setattr(cupys, "_get_arch_for_options_for_nvrtc", lambda arch: (f"-arch=sm_{arch}", "cubin"))
+    monkeypatch.setattr(cupys, "_preprocess", lambda *_: "")  # compiles an empty file for its cache key
+    monkeypatch.setattr(cupys, "_kernel_cache_backend", SimpleNamespace(load=lambda name: None))
+    monkeypatch.setattr(cupys, "_NVRTCProgram", Program)
+    with pytest.raises(Compiled):
+        cupys._compile_module_with_cache("", options, arch="61")
+    assert sorted(passed) == sorted(["-DHEAD=64", "-arch=sm_61", *nvrtc.CUPY_OPTIONS])
 
 
 def test_occupancy_of_known_cases():
@@ -123,7 +156,7 @@ def test_long_rows_are_read_twice(counting):
             assert count.launch.bytes_written == count.formula.written
 
 
-def test_the_report_prints_its_tables(compilers, counting, capsys, monkeypatch):
+def test_the_report_prints_its_tables(compiler, counting, capsys, monkeypatch):
     monkeypatch.setattr(report, "HEAD_SIZES", (64,))
     assert report.main(["--arch", "61"]) == 0
     text = capsys.readouterr().out
@@ -138,7 +171,7 @@ def test_the_report_names_a_missing_cuda_compiler(monkeypatch, capsys):
     def missing():
         raise nvrtc.CompilerMissing("nvidia-cuda-nvrtc-cu12 is not installed: pip install nvidia-cuda-nvrtc-cu12")
 
-    monkeypatch.setattr(nvrtc, "find_compilers", missing)
+    monkeypatch.setattr(nvrtc, "load_nvrtc", missing)
     nvrtc.resources.cache_clear()
     assert report.main(["--arch", "61"]) == 2
     assert "pip install nvidia-cuda-nvrtc-cu12" in capsys.readouterr().err
@@ -152,13 +185,13 @@ def test_the_report_names_a_missing_host_compiler(monkeypatch):
     assert report.counted_table() == f"Nothing counted: {emulator.MISSING}"
 
 
-def test_what_ptxas_said_is_kept(compilers, monkeypatch, tmp_path):
+def test_results_are_cached(compiler, monkeypatch, tmp_path):
     """By content: an unchanged source is not compiled again, a changed one is."""
     monkeypatch.setenv("TINYTENSOR_CACHE", str(tmp_path))
     kernel = 'extern "C" __global__ void f(int *p) { *p = 1; }'
     first = nvrtc.resources(kernel, 61)
     nvrtc.resources.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(nvrtc, "compile_ptx", None)
+        patch.setattr(nvrtc, "compiler_log", None)
         assert nvrtc.resources(kernel, 61) == first
     assert nvrtc.resources(kernel.replace("f(", "g("), 61).keys() == {"g"}

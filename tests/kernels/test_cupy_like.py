@@ -8,6 +8,7 @@ import inspect
 import math
 import operator
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -351,10 +352,44 @@ def test_events_measure_milliseconds():
     assert 0 <= xp.cuda.get_elapsed_time(start, end) < 1000
 
 
-def test_there_is_one_device():
-    with xp.cuda.Device(0) as device:
-        assert device_array(1).device == device
-    with pytest.raises(ValueError, match="device 1: the emulated device is the only one"):
-        xp.cuda.Device(1)
+def test_there_are_two_devices_each_with_its_memory():
     free, total = xp.cuda.runtime.memGetInfo()
     assert 0 < free <= total
+    pool = xp.get_default_memory_pool()
+    before = pool.used_bytes()
+    with xp.cuda.Device(1) as device:
+        x = xp.zeros(1000, np.float32)
+        assert xp.cuda.Device() == device == x.device == x[1:].device
+        assert pool.used_bytes() == 4000
+    assert xp.cuda.Device().id == xp.cuda.runtime.getDevice() == 0
+    assert pool.used_bytes() == before
+    with pytest.raises(ValueError, match="device 2: there are 2 emulated devices"):
+        xp.cuda.Device(2)
+
+
+def test_each_thread_has_its_current_device():
+    with xp.cuda.Device(1), ThreadPoolExecutor() as pool:
+        assert pool.submit(xp.cuda.runtime.getDevice).result() == 0
+
+
+FOREIGN = {
+    "ufunc": lambda x: xp.exp(x),
+    "operator": lambda x: x + 1,
+    "method": lambda x: x.sum(),
+    "function": lambda x: xp.concatenate([x, x]),
+    "out": lambda x: xp.add(1.0, 2.0, out=x),
+    "assignment": lambda x: operator.setitem(x, 0, 1),
+    "assigned": lambda x: operator.setitem(device_array(2), slice(2), x[:2]),
+}
+
+
+@pytest.mark.parametrize("use", FOREIGN.values(), ids=FOREIGN)
+def test_an_array_of_another_device_can_only_be_copied(use):
+    with xp.cuda.Device(1):
+        x = device_array(3)
+    with pytest.raises(ValueError, match=r"array resides \(1\) is different from the current device \(0\)"):
+        use(x)
+    with no_synchronization():
+        here = xp.asarray(x)
+    assert (here.device.id, x.device.id) == (0, 1)
+    assert here.tolist() == x.tolist() == [0, 1, 2]

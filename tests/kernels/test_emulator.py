@@ -39,18 +39,18 @@ extern "C" __global__ void saxpy(const float *__restrict__ x, float *__restrict_
 """
 
 MATMUL = """
-// C (m, n) = A (m, k) @ B (k, n), one TILE x TILE tile of C per block.
+// C (m, n) = A (m, k) @ B (k, n), one BLOCK x BLOCK tile of C per block.
 extern "C" __global__ void matmul(const float *a, const float *b, float *c, int m, int n, int k) {
-    __shared__ float tile_a[TILE][TILE], tile_b[TILE][TILE];
-    int row = blockIdx.y * TILE + threadIdx.y, column = blockIdx.x * TILE + threadIdx.x;
+    __shared__ float tile_a[BLOCK][BLOCK], tile_b[BLOCK][BLOCK];
+    int row = blockIdx.y * BLOCK + threadIdx.y, column = blockIdx.x * BLOCK + threadIdx.x;
     float sum = 0.0f;
-    for (int start = 0; start < k; start += TILE) {
+    for (int start = 0; start < k; start += BLOCK) {
         int ka = start + threadIdx.x, kb = start + threadIdx.y;
         tile_a[threadIdx.y][threadIdx.x] = row < m && ka < k ? a[row * k + ka] : 0.0f;
         tile_b[threadIdx.y][threadIdx.x] = kb < k && column < n ? b[kb * n + column] : 0.0f;
         __syncthreads();
         #pragma unroll
-        for (int i = 0; i < TILE; i++) sum += tile_a[threadIdx.y][i] * tile_b[i][threadIdx.x];
+        for (int i = 0; i < BLOCK; i++) sum += tile_a[threadIdx.y][i] * tile_b[i][threadIdx.x];
         __syncthreads();
     }
     if (row < m && column < n) c[row * n + column] = sum;
@@ -94,7 +94,7 @@ def test_tiled_matmul(build, m, n, k):
     a, b, c = floats(m, k), floats(k, n), np.zeros((m, n), np.float32)
     sizes = (np.int32(m), np.int32(n), np.int32(k))
     grid, block = (-(-n // 8), -(-m // 8)), (8, 8)
-    run(MATMUL, grid, block, a, b, c, *sizes, name="matmul", build=build, options=("-DTILE=8",))
+    run(MATMUL, grid, block, a, b, c, *sizes, name="matmul", build=build, options=("-DBLOCK=8",))
     np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_tiled_matmul(build, m, n, k):
 def test_correct_kernels_pass_the_checks_with_the_same_bits_in_every_order(seed):
     a, b, c = floats(33, 20), floats(20, 17), np.zeros((33, 17), np.float32)
     sizes = (np.int32(33), np.int32(17), np.int32(20))
-    run(MATMUL, (3, 5), (8, 8), a, b, c, *sizes, name="matmul", build="checked", seed=seed, options=("-DTILE=8",))
+    run(MATMUL, (3, 5), (8, 8), a, b, c, *sizes, name="matmul", build="checked", seed=seed, options=("-DBLOCK=8",))
     y = np.zeros(20, np.float32)
     x = floats(20, 500)
     run(ROW_SUM, (20,), (128,), x, y, np.int32(500), name="row_sum", build="checked", seed=seed)
@@ -442,7 +442,7 @@ def test_matmul_counts():
     m, n, k, tile = 16, 24, 40, 8
     a, b, c = floats(m, k), floats(k, n), np.zeros((m, n), np.float32)
     sizes = (np.int32(m), np.int32(n), np.int32(k))
-    counts = run(MATMUL, (3, 2), (8, 8), a, b, c, *sizes, name="matmul", build="counted", options=("-DTILE=8",))
+    counts = run(MATMUL, (3, 2), (8, 8), a, b, c, *sizes, name="matmul", build="counted", options=("-DBLOCK=8",))
     assert counts.flops == 2 * m * n * k
     assert counts.bytes_read == 4 * m * n * k * 2 // tile  # each tile is read by every block that needs it
     assert counts.unique_bytes_read == 4 * (m * k + k * n)

@@ -249,7 +249,7 @@ def test_fault_is_found_whatever_the_order(name):
         for mark in ("HERE", "THERE"):
             if line := line_of(name, mark):
                 assert f"faults.cu:{line}" in text
-        assert not y.any(), "a launch that failed leaves its arrays alone"
+        assert not y.any(), "a launch that failed does not change its arrays"
 
 
 CRASHES = [name for name in FAULTS if FAULTS[name][0] in (Crash, AssertionFailed, BadShuffle)]
@@ -269,7 +269,7 @@ def test_invalid_address_in_the_fast_build_names_thread_and_line():
     )
     with pytest.raises(Crash, match=r"block \(1,0,0\), thread \(6,0,0\) touches the invalid address 0x8 at bad.cu:4"):
         module.get_function("k")((2,), (64,), (X, X.copy()))
-    with pytest.raises(Crash):  # and the process, and the emulator, go on
+    with pytest.raises(Crash):  # and neither process nor emulator is affected
         module.get_function("k")((2,), (64,), (X, X.copy()))
 
 

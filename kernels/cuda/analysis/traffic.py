@@ -1,8 +1,8 @@
 """What each kernel must move and compute: bytes of device memory and floating-point operations, as formulas.
 
-Pure arithmetic. The formulas are checked against what the emulator's checked build counts
-(`tests/kernels/test_cuda_report.py`), and `report.py` turns them into roofline times. An operation is an addition,
-multiplication, division, or a call of exp, log, sqrt or tanh; a fused multiply-add is two.
+The formulas are checked against what the emulator's checked build counts (`tests/kernels/test_cuda_report.py`), and
+`report.py` turns them into roofline times. An operation is an addition, multiplication, division, or a call of exp,
+log, sqrt or tanh; a fused multiply-add is two.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from kernels.cuda.attention import Plan
 
 FLOAT, INTEGER = 4, 8  # bytes
 WARP = 32
-HALVINGS = 5  # additions by which each lane of a warp learns the warp's sum
-STRANDS = 8  # of embedding.cu
-CACHED = 8  # values of a row that a thread keeps in registers: CACHED of rows.cuh
-LANES, ROWS = 16, 4  # of attention.cu
+SHUFFLES = 5  # additions per lane of a butterfly reduction over a warp
+EMBEDDING_ROWS = 8  # positions that a block of embedding.cu adds in parallel
+CACHED = 8  # values of a row that a thread of rows.cuh caches in registers
+LANES, ROWS = 16, 4  # of attention.cu: threads that share a row of scores, rows of scores per thread
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def row_threads(columns: int) -> int:
 
 
 def beyond_registers(columns: int) -> int:
-    """Elements of a row that do not stay in registers from the first pass to the second."""
+    """Elements of a row that are not cached in registers, so that every pass over the row reads them again."""
     return max(0, columns - CACHED * row_threads(columns))
 
 
 def sum_over_row(columns: int) -> int:
-    """Additions until each of a row's threads knows the row's sum: inside its warp, then over all warps."""
+    """Additions of a reduction whose result every thread of the row gets: within each warp, then over the warps."""
     threads = row_threads(columns)
-    return threads * (HALVINGS + (threads // WARP if threads > WARP else 0))
+    return threads * (SHUFFLES + (threads // WARP if threads > WARP else 0))
 
 
 # kernel: numbers read per element, again per element beyond registers, and per row; numbers written per element and
@@ -81,10 +81,10 @@ def row_work(kernel: str, rows: int, columns: int) -> Work:
 def embedding_work(ids: int, distinct: int, rows: int, columns: int) -> Work:
     """embedding_backward: the gradients of `ids` positions, their order and each row's segment in.
 
-    The rows of the table that have an id, `distinct` in number, are read, added to and written.
+    The `distinct` rows of the table that have an id are read, added to and written.
     """
     read = FLOAT * (ids + distinct) * columns + INTEGER * (ids + rows + 1)
-    return Work(read, FLOAT * distinct * columns, (ids + STRANDS * distinct) * columns)
+    return Work(read, FLOAT * distinct * columns, (ids + EMBEDDING_ROWS * distinct) * columns)
 
 
 ATTENTION_KERNELS = (
@@ -109,8 +109,8 @@ def attention_work(kernel: str, B: int, T: int, H: int, D: int, plan: Plan) -> W
 
 
 def _delta_work(rows: int, D: int) -> Work:
-    """Two arrays in, one number per row out, which a warp adds up."""
-    return Work(FLOAT * 2 * rows * D, FLOAT * rows, rows * (2 * D + HALVINGS * WARP))
+    """Reads two arrays; a warp reduces each row to one number."""
+    return Work(FLOAT * 2 * rows * D, FLOAT * rows, rows * (2 * D + SHUFFLES * WARP))
 
 
 def _query_tiles(T: int, plan: Plan):
@@ -129,7 +129,7 @@ def _forward(T: int, D: int, plan: Plan):
 
 def _backward_queries(T: int, D: int, plan: Plan):
     tiles = list(_query_tiles(T, plan))
-    per_row = 2 * LANES * plan.block_m  # lse and delta, asked for by each of a row's lanes
+    per_row = 2 * LANES * plan.block_m  # lse and delta, loaded by each of a row's lanes
     read = sum(2 * rows * D + 2 * keys * D + per_row for rows, keys, _ in tiles)  # q and g once, k and v per tile
     return read, T * D, sum(pairs for *_, pairs in tiles), 3
 
@@ -138,7 +138,7 @@ def _backward_keys(T: int, D: int, plan: Plan):
     read = pairs = 0
     for first in range(0, T, plan.block_m):
         rows, queries = min(plan.block_m, T - first), T - first
-        per_query = 3 * D + 2 * plan.block_m // ROWS  # q twice and g; lse and delta, asked for by each group
+        per_query = 3 * D + 2 * plan.block_m // ROWS  # q twice and g; lse and delta, loaded by each group
         read += 2 * rows * D + queries * per_query  # k and v once
         pairs += plan.block_m * (-(-queries // plan.block_n) * plan.block_n)
     return read, 2 * T * D, pairs, 4

@@ -1,8 +1,10 @@
-"""What the kernels need of each architecture, as tables anyone can check: `python -m kernels.cuda.report`.
+"""What the kernels need of each architecture, as tables that anyone can reproduce without a GPU.
 
-Floor 0. No GPU is asked: NVRTC and ptxas (`nvrtc.py`) say what each kernel uses, `occupancy.py` what of it fits,
-`traffic.py` what it moves and computes, which the emulator counts at a small size, and the roofline says how fast that
-could be at best: the larger of bytes / bandwidth and operations / peak. `docs/cuda.md` holds the printed tables.
+    python -m kernels.cuda.analysis.report
+
+`nvrtc.py` compiles every kernel with CuPy's options and reads back registers and spills, `occupancy.py` derives the
+resident warps, `traffic.py` the bytes and operations, which the emulator counts at a small size. The roofline is a
+lower bound on time: the larger of bytes / bandwidth and operations / peak. `docs/cuda.md` holds the printed tables.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels import cuda
-from kernels.cuda import nvrtc, traffic
+from kernels.cuda.analysis import nvrtc, traffic
+from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
+from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
 from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
-from kernels.cuda.occupancy import MULTIPROCESSORS, occupancy
-from kernels.cuda.traffic import Work
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu")
 ELEMENT_SOURCES = ("gelu.cu", "adamw.cu", "embedding.cu")
-COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # not laid out by rows: their threads
+COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Build:
         return " ".join(f"{name}={value}" for name, value in self.defines.items())
 
     def resources(self, architecture: int) -> nvrtc.Resources:
-        """Compile and assemble (once: the results are cached)."""
+        """Compile (once: the results are cached)."""
         return nvrtc.resources(source(self.source), architecture, flags(self.defines))[self.kernel]
 
     def occupancy(self, architecture: int) -> float:
@@ -107,7 +109,7 @@ def attention_plan(kernel: str, head: int, memory: SharedMemory) -> Plan:
     return plan(head, 1 if kernel == "attention_forward" else 2, memory)
 
 
-# ---- what the emulator counts ---------------------------------------------------------------------------------------
+# ---- counted by the emulator -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Count:
 
     @property
     def bytes(self) -> int:
-        """As the formula sees them: attention reads K and V once per tile of queries, rows are read once."""
+        """Counted as the formula counts: all loads for attention, each byte once for the kernels that share rows."""
         launch = self.launch
         if launch.kernel in traffic.ATTENTION_KERNELS:
             return launch.bytes_read + launch.bytes_written
@@ -128,7 +130,7 @@ class Count:
 
     @property
     def operations(self) -> int:
-        return self.launch.flops + self.launch.special
+        return (self.launch.flops or 0) + (self.launch.special or 0)
 
 
 def _draw(*shape: int):
@@ -201,7 +203,7 @@ def compile_all(jobs: list[tuple[Build, int]]) -> None:
 
 
 def variant_name(build: Build) -> str:
-    """What distinguishes it from its siblings on the same architecture."""
+    """What distinguishes builds of the same kernel on one architecture."""
     if "HEAD" in build.defines:
         return f"head size {build.defines['HEAD']}"
     return f"{build.defines['ROW_THREADS']} threads per row" if "ROW_THREADS" in build.defines else ""
@@ -225,7 +227,7 @@ def tile_table(architectures: tuple[int, ...]) -> str:
 
 
 def counted_table() -> str:
-    """Bytes and operations at a small size, counted and by formula; or one line that says what the emulator lacks."""
+    """Bytes and operations at a small size, counted and by formula; one line instead if there is no C++ compiler."""
     try:
         counts = count_rows(64, 1024) + count_attention(1, 256, 1, 64)
     except CompileError as error:
@@ -238,12 +240,12 @@ def counted_table() -> str:
 
 
 def compared(counted: int, formula: int) -> list[str]:
-    """In millions, and by how much the count differs."""
+    """Count and formula in millions, and their relative difference."""
     return [f"{counted / 1e6:.3f}", f"{formula / 1e6:.3f}", f"{counted / formula - 1:+.1%}"]
 
 
 def roofline_table() -> str:
-    """Bytes, operations and best possible times for the layers of GPT-2 (124M) on 8 sequences of 1024 tokens."""
+    """Bytes, operations and lower bounds on time for the layers of GPT-2 (124M) on 8 sequences of 1024 tokens."""
     rows = []
     for name, size, works in roofline_cases():
         first = works[0]
@@ -253,7 +255,7 @@ def roofline_table() -> str:
 
 
 def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
-    """(kernel, size, work on each of GPUS: attention's tiles differ)."""
+    """(kernel, size, work on each of GPUS, as attention's tiles differ)."""
     B, T, H, D, C, V = 8, 1024, 12, 64, 768, 50257
     sizes = dict.fromkeys(traffic.ROW_KERNELS, (B * T, C))
     sizes |= dict.fromkeys(("softmax_forward", "softmax_backward"), (B * H * T, T))
@@ -274,7 +276,7 @@ def duration(seconds: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.cuda.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m kernels.cuda.analysis.report", description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=nvrtc.ARCHITECTURES, choices=nvrtc.ARCHITECTURES)
     architectures = tuple(parser.parse_args(argv).arch)
     try:
@@ -283,9 +285,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("### Registers per thread, theoretical occupancy", resources, sep="\n\n")
-    print("\n### Attention: tiles (owned x streamed rows), KiB of shared memory", tile_table(architectures), sep="\n\n")
+    print("\n### Attention: BLOCK_M x BLOCK_N, KiB of shared memory", tile_table(architectures), sep="\n\n")
     print("\n### Bytes and operations: counted by the emulator, and by formula", counted_table(), sep="\n\n")
-    print("\n### Roofline: the least time each device can need", roofline_table(), sep="\n\n")
+    print("\n### Roofline: lower bounds on time", roofline_table(), sep="\n\n")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Theoretical occupancy: how much of a multiprocessor's warps a kernel can keep resident.
+"""Theoretical occupancy: the fraction of a multiprocessor's warp slots that a kernel can fill.
 
-Floor 0. A multiprocessor hides the time that memory takes by switching between resident warps, and registers, shared
-memory, warp slots and block slots each limit how many fit. The limits are those of the CUDA C++ Programming Guide's
-table "Technical Specifications per Compute Capability"; the rounding is that of NVIDIA's occupancy calculator.
+A multiprocessor hides memory latency by switching between resident warps; registers, shared memory, warp slots and
+block slots each limit how many fit. The limits are those of the table "Technical Specifications per Compute
+Capability" in the CUDA C++ Programming Guide; the rounding is that of NVIDIA's occupancy calculator.
 """
 
 from __future__ import annotations
