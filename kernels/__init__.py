@@ -5,6 +5,6 @@
 Read `kernels/cpu/softmax.py` first, then `kernels/cuda/softmax.cu`.
 
 Layering, lowest first: `namespace.py`, `shapes.py` and `options.py` import nothing of this project; `kernels.cpu`,
-`kernels.cuda` and `kernels.emulator` import them, and of one another only `kernels.cuda.report` imports the emulator.
+`kernels.cuda` and `kernels.emulator` import them, and of one another only `kernels.cuda.analysis` imports the emulator.
 Nothing here imports `tinytensor`, which imports this package.
 """

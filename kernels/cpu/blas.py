@@ -19,7 +19,7 @@ WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 def sgemm_address() -> int:
     """Where cblas_sgemm is in this process, or 0 if NumPy uses another BLAS."""
     library = _library()
-    return ctypes.cast(getattr(library.dynlib, SGEMM), ctypes.c_void_p).value if library else 0
+    return ctypes.cast(getattr(library.dynlib, SGEMM), ctypes.c_void_p).value or 0 if library else 0
 
 
 def has_small_kernels() -> bool:

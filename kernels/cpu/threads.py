@@ -59,7 +59,7 @@ def parallel_map(work: Callable, items: Iterable) -> list:
     """[work(item) for item in items], the items split evenly among the threads in order."""
     items = list(items)
     parts = min(_State.count, len(items))
-    if parts <= 1 or _local.nested:
+    if parts <= 1 or _local.nested or _State.pool is None:
         return [work(item) for item in items]
     chunks = [items[part] for part in split_evenly(len(items), parts)]
     futures = [_State.pool.submit(_run, work, chunk) for chunk in chunks[1:]]

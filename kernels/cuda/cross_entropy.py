@@ -66,4 +66,5 @@ def _backward_into(glogits, g, logits, targets, lse, ignore_index) -> None:
     if logits.size:
         g = array_module(logits).asarray(g, dtype=logits.dtype)
         args = (g, logits, targets, lse, glogits, *logits.shape, ignore_index)
-        launch_rows("cross_entropy.cu", "cross_entropy_backward", *logits.shape, args)
+        rows, columns = logits.shape
+        launch_rows("cross_entropy.cu", "cross_entropy_backward", rows, columns, args)

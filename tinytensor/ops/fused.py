@@ -108,7 +108,7 @@ class Dropout(Function):
     those of the whole batch, so that each part of a batch sees its part of the mask.
     """
 
-    def __init__(self, p, seed, first_row):
+    def __init__(self, p, seed, first_row=0):
         self.p, self.seed, self.first_row = p, seed, first_row
 
     def forward(self, x):
@@ -129,7 +129,7 @@ class CausalAttention(Function):
     and not with T^2 (Dao et al. 2022, arXiv:2205.14135). Dropout multiplies p by m / (1 - p_drop).
     """
 
-    def __init__(self, dropout, seed, first_row):
+    def __init__(self, dropout, seed, first_row=0):
         self.dropout, self.seed, self.first_row = dropout, seed, first_row
 
     def forward(self, qkv):

@@ -134,6 +134,7 @@ def _serve(connection, model, parameters, gradients) -> None:
             return
         for p in parameters:
             p.grad = None
+        reply: tuple | Exception
         try:
             loss = _backward(model, *task)
             present = [p.grad is not None for p in parameters]

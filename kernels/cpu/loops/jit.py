@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numba
 
-if numba.config.DISABLE_JIT:  # run as Python, the loops would be slow, and their calls of BLAS do nothing
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loops would be slow, and their BLAS calls void
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
