@@ -11,13 +11,12 @@ from tqdm import tqdm
 
 import tinytensor as tt
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import PRESETS, GPTConfig, TrainConfig, build, check_options, option
-from gpt.data import Batches, EvalWindows, open_tokens
 from gpt.generate import write_sample
-from gpt.metrics import write_plot
-from gpt.pretrained import inherit, start_from
-from gpt.run import create_run, open_run
-from gpt.trainer import (
+from gpt.options import PRESETS, GPTConfig, TrainConfig, build, check_options, option
+from gpt.training.batches import Batches, EvalWindows, open_tokens
+from gpt.training.metrics import write_plot
+from gpt.training.run import create_run, open_run
+from gpt.training.trainer import (
     Interruption,
     Speed,
     build_model,
@@ -29,6 +28,7 @@ from gpt.trainer import (
     open_device,
     train_step,
 )
+from gpt.weights.load import inherit, start_from
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import threading
 from dataclasses import dataclass
 
 import tinytensor as tt
-from gpt.cache import Context
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import build, nearest, option
 from gpt.errors import UserError
 from gpt.generate import Sampling, Text, accept_any_text, first_ids, generate, show
-from gpt.pretrained import find_directory, load_model
-from gpt.vocabulary import CONFIG_NAME
+from gpt.model.cache import Context
+from gpt.options import build, nearest, option
+from gpt.tokenizers.files import CONFIG_NAME
+from gpt.weights.load import find_directory, load_model
 from kernels.cpu.blocks import use_threads
 from tinytensor.parallel import available_cores
 

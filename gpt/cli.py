@@ -13,8 +13,8 @@ import sys
 import warnings
 
 import tinytensor as tt
-from gpt.config import flag, nearest
 from gpt.errors import UserError
+from gpt.options import flag, nearest
 
 KIND_NAMES = {int: "a whole number", float: "a number"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gpt.cli import make_parser, parse, run_command
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
-from gpt.pretrained import WEIGHTS, create_model_directory, find_directory, read_config, tokenizer_of, why_not_gpt2
+from gpt.weights.load import WEIGHTS, create_model_directory, find_directory, read_config, tokenizer_of, why_not_gpt2
 
 
 def export(source, out):

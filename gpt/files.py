@@ -1,7 +1,7 @@
 """Writing files that a crash cannot leave half-written.
 
 Floor 5, above `errors`. A file is written beside its place, forced to the disk, then renamed, so under its
-own name it is whole or absent. Used by `gpt.checkpoint` and `gpt.pretrained`; read those next.
+own name it is whole or absent. Used by `gpt.training.checkpoint` and `gpt.weights.load`; read those next.
 """
 
 import json

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 import tinytensor as tt
-from gpt.cache import Context
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import build, check_options, option
 from gpt.errors import UserError
 from gpt.files import replace_file
-from gpt.pretrained import load_model
+from gpt.model.cache import Context
+from gpt.options import build, check_options, option
+from gpt.weights.load import load_model
 from kernels.cpu.blocks import use_threads
 from tinytensor.parallel import available_cores
 

@@ -14,18 +14,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gpt.bpe import SMALLEST_VOCABULARY, BpeTokenizer
-from gpt.characters import END_OF_TEXT, CharTokenizer
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import build, check_options, option
-from gpt.documents import Damage
-from gpt.encoding import Choice, characters, encode
+from gpt.corpus.documents import Damage
+from gpt.corpus.encoding import Choice, characters, encode
+from gpt.corpus.sources import open_source
+from gpt.corpus.token_files import TokenFiles
+from gpt.corpus.workers import Workers
 from gpt.errors import UserError
-from gpt.sources import open_source
-from gpt.token_files import TokenFiles
-from gpt.tokenizer import find_tokenizer, load_tokenizer
-from gpt.vocabulary import DTYPES, FILE_NAME, token_dtype
-from gpt.workers import Workers
+from gpt.options import build, check_options, option
+from gpt.tokenizers.bpe import SMALLEST_VOCABULARY, BpeTokenizer
+from gpt.tokenizers.characters import END_OF_TEXT, CharTokenizer
+from gpt.tokenizers.files import DTYPES, FILE_NAME, token_dtype
+from gpt.tokenizers.load import find_tokenizer, load_tokenizer
 from tinytensor.parallel import available_cores
 
 UNIT_BYTES = 1 << 21  # what one process does at a time: small files together, a large piece alone

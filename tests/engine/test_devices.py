@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tinytensor as tt
-from gpt.config import GPTConfig, TrainConfig
-from gpt.data import Batches
-from gpt.trainer import build_model, build_optimizer, gradient_function, train_step
+from gpt.options import GPTConfig, TrainConfig
+from gpt.training.batches import Batches
+from gpt.training.trainer import build_model, build_optimizer, gradient_function, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
 from kernels.emulator.checks import checked

@@ -16,14 +16,14 @@ import pytest
 
 import gpt.chat
 import tinytensor as tt
-from gpt.characters import CharTokenizer
 from gpt.chat import Conversation, Manner, greeting, known_part, main, obey
 from gpt.cli import run_command
-from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.generate import Sampling
-from gpt.model import GPT
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.model.gpt import GPT
+from gpt.options import GPTConfig
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.load import create_model_directory, save_weights
 
 KNOWN = "abcdefU:\n "
 PATIENCE = 60  # seconds after which a subprocess must have got somewhere; reached only when it hangs

@@ -9,8 +9,8 @@ import pytest
 
 import tinytensor as tt
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import GPTConfig, TrainConfig, field_names, flag, option
 from gpt.errors import UserError
+from gpt.options import GPTConfig, TrainConfig, field_names, flag, option
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinytensor as tt
-from gpt.cache import Context
-from gpt.characters import CharTokenizer
-from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.generate import Sampling, Text, distribution, generate, main, pick, stream, write_sample
-from gpt.model import GPT
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.model.cache import Context
+from gpt.model.gpt import GPT
+from gpt.options import GPTConfig
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.load import create_model_directory, save_weights
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32))
 SAMPLINGS = st.builds(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.config import GPTConfig
-from gpt.model import GPT
+from gpt.model.gpt import GPT
+from gpt.options import GPTConfig
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

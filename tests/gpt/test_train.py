@@ -15,7 +15,7 @@ import pytest
 
 import train
 from gpt.cli import run_command
-from gpt.corpora import pydocs
+from gpt.corpus.embedded import pydocs
 from gpt.generate import main as generate_main
 from kernels.cpu.blocks import use_threads
 

@@ -1,0 +1,112 @@
+"""Run directories: created only when everything is right, never overwritten, resumed only when they are runs."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gpt.errors import UserError
+from gpt.options import GPTConfig, TrainConfig
+from gpt.tokenizers.load import load_tokenizer
+from gpt.training.batches import open_tokens
+from gpt.training.run import create_run, open_run
+from tinytensor.parallel import available_cores
+
+MODEL = GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)
+
+
+@pytest.fixture
+def train(text_file):
+    return TrainConfig(data=str(text_file), steps=10, threads=1)
+
+
+@pytest.fixture
+def run(tmp_path, train):
+    return create_run(str(tmp_path / "run"), "default", MODEL, train)
+
+
+def test_a_new_run_can_be_opened_again(run, text):
+    again = open_run(run.directory, {})
+    assert (again.model, again.train, again.preset) == (run.model, run.train, run.preset)
+    assert again.model.vocab_size == len(set(text)) == load_tokenizer(run.directory).vocab_size
+    assert len(open_tokens(run.directory).train) == int(0.9 * len(text))
+
+
+def test_the_number_of_threads_is_fixed_by_the_machine_that_begins(tmp_path, train):
+    run = create_run(str(tmp_path / "run"), "default", MODEL, dataclasses.replace(train, threads=0))
+    assert open_run(run.directory, {}).train.threads == available_cores()
+
+
+def test_without_out_the_first_free_name_is_taken(tmp_path, monkeypatch, train):
+    monkeypatch.chdir(tmp_path)
+    names = [str(create_run("", "bigram", MODEL, train).directory) for _ in range(3)]
+    assert names == ["runs/bigram-1", "runs/bigram-2", "runs/bigram-3"]
+
+
+def test_a_directory_that_holds_something_is_refused(tmp_path, run, train):
+    with pytest.raises(UserError, match=r"already holds a run; go on with --resume"):
+        create_run(str(run.directory), "default", MODEL, train)
+    with pytest.raises(UserError, match=r"exists and is not an empty directory"):
+        create_run(str(tmp_path), "default", MODEL, train)
+    with pytest.raises(UserError, match=r"exists and is not an empty directory"):
+        create_run(train.data, "default", MODEL, train)
+    with pytest.raises(UserError, match=r"cannot be written"):
+        create_run(f"{train.data}/below-a-file", "default", MODEL, train)
+
+
+@pytest.mark.parametrize("content", [b"", b"too short", b"\xff" * 500])
+def test_bad_data_leaves_no_directory_behind(tmp_path, content):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"--data .*bad\.txt"):
+        create_run(str(tmp_path / "run"), "default", MODEL, TrainConfig(data=str(path)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_be_written_or_is_interrupted_leaves_no_directory_behind(tmp_path, train, monkeypatch):
+    for error, seen in ((OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("gpt.training.run.prepare", fail)
+        with pytest.raises(seen):
+            create_run(str(tmp_path / "run"), "default", MODEL, train)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_may_be_larger_than_the_tokenizers_but_not_smaller(tmp_path, train, text):
+    larger = GPTConfig(vocab_size=64, block_size=8)
+    assert create_run(str(tmp_path / "run"), "default", larger, train).model.vocab_size == 64
+    with pytest.raises(UserError, match=f"--vocab-size 2: must be at least the tokenizer's {len(set(text))}"):
+        create_run(str(tmp_path / "other"), "default", GPTConfig(vocab_size=2, block_size=8), train)
+
+
+def test_only_steps_and_device_change_on_resuming(run):
+    assert open_run(run.directory, {"steps": 99, "device": "cpu"}).train.steps == 99
+    assert open_run(run.directory, {}).train.steps == 10  # opening alone changes nothing
+    with pytest.raises(
+        UserError, match=r"--n-layer: is fixed when a run is created; .* only --device, --steps, --threads"
+    ):
+        open_run(run.directory, {"n_layer": 2})
+
+
+def test_a_missing_foreign_or_damaged_directory_is_named(tmp_path, run):
+    with pytest.raises(UserError, match=r"--resume .*none: no such directory"):
+        open_run(tmp_path / "none", {})
+    with pytest.raises(UserError, match=r"is not the directory of a run \(no config\.json\)"):
+        open_run(tmp_path, {})
+    config = run.directory / "config.json"
+    content = json.loads(config.read_text())
+    for foreign in ({}, [], {"model_type": "gpt2"}):
+        config.write_text(json.dumps(foreign))
+        with pytest.raises(UserError, match=r"is not the directory of a run \(its config\.json is something else\)"):
+            open_run(run.directory, {})
+    for damaged in (b"", b"{", b"\xff\xfe"):
+        config.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"its config\.json is damaged"):
+            open_run(run.directory, {})
+    for damaged in ({**content, "train": {}, "model": {"n_layers": 3}}, {**content, "model": 3}):
+        config.write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"its config\.json is damaged"):
+            open_run(run.directory, {})

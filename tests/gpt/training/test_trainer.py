@@ -1,0 +1,138 @@
+"""The pieces of the loop: accumulation is one big batch, evaluation changes nothing, interruption is gentle."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+from gpt.errors import UserError
+from gpt.options import GPTConfig, TrainConfig
+from gpt.training.batches import Batches, EvalWindows
+from gpt.training.trainer import (
+    Interruption,
+    Speed,
+    build_model,
+    build_optimizer,
+    due,
+    evaluate,
+    finite,
+    gradient_function,
+    train_step,
+)
+
+SHAPE = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8)
+TOKENS = (np.arange(500) ** 2 % 11).astype(np.uint16)
+CPU = tt.device("cpu")
+
+
+def trained(steps, batch_size, accumulation, shape=SHAPE, device=CPU, **recipe):
+    config = TrainConfig(batch_size=batch_size, accumulation=accumulation, **recipe)
+    model = build_model("gpt", shape, 1, device)
+    optimizer = build_optimizer(model, config)
+    batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
+    backward = gradient_function(model, device, batch_size)
+    read = [train_step(backward, optimizer, batches, step, config, device) for step in range(steps)]
+    return model, np.array([[float(loss), float(norm)] for loss, norm in read])
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_accumulated_micro_batches_train_as_one_big_batch(clip):
+    whole, expected = trained(5, 12, 1, clip=clip)
+    split, losses = trained(5, 3, 4, clip=clip)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for one, other in zip(whole.parameters(), split.parameters(), strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5)
+
+
+def test_dropout_is_drawn_from_seed_and_step_whatever_was_drawn_before():
+    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
+    _, first = trained(3, 2, 2, shape)
+    tt.manual_seed(99)
+    _, again = trained(3, 2, 2, shape)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_every_device_trains_as_the_cpu_does(device):
+    model, losses = trained(3, 2, 2, device=device)
+    assert all(tt.array_module(p.data) is device.xp for p in model.parameters())
+    np.testing.assert_allclose(losses, trained(3, 2, 2)[1], rtol=1e-4)
+    eval_windows = EvalWindows(TOKENS, 8, 2, 2)
+    on_cpu = build_model("gpt", SHAPE, 1, CPU)
+    on_cpu.load_state_dict({name: tt.to_numpy(array) for name, array in model.state_dict().items()})
+    assert evaluate(model, eval_windows, device) == pytest.approx(evaluate(on_cpu, eval_windows, CPU), rel=1e-5)
+
+
+def test_weights_are_a_function_of_the_seed():
+    one, same, other = (build_model("gpt", SHAPE, seed, CPU).transformer.wte.weight.numpy() for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_vectors_do_not_decay():
+    model = build_model("gpt", SHAPE, 1, CPU)
+    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
+    for group in optimizer.groups:
+        assert group["params"]
+        assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
+
+
+def test_evaluation_is_without_dropout_and_leaves_the_model_training():
+    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
+    model = build_model("gpt", shape, 1, CPU)
+    eval_windows = EvalWindows(TOKENS, 8, 4, 6)
+    loss = evaluate(model, eval_windows, CPU)
+    assert loss == evaluate(model, eval_windows, CPU)
+    assert loss == pytest.approx(np.log(11), abs=0.1)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_numbers_that_are_none_stop_the_run():
+    assert finite("loss", np.float32(1.5), 3, 0.1) == 1.5
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr"):
+            finite("loss", bad, 30, 0.5)
+
+
+def test_due_at_multiples_and_at_the_last_step():
+    assert [step for step in range(1, 26) if due(step, 10, 25)] == [10, 20, 25]
+
+
+def test_speed_counts_the_tokens_of_timed_steps(monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 21.0])
+    monkeypatch.setattr("gpt.training.trainer.time.perf_counter", lambda: next(clock))
+    speed = Speed(30)
+    for _ in range(2):
+        with speed:
+            pass
+    assert speed.read() == 20  # 60 tokens in 3 seconds
+    with speed:
+        pass
+    assert speed.read() == 30
+
+
+@pytest.mark.parametrize("number", Interruption.SIGNALS)
+def test_the_first_signal_is_noted_and_the_second_stops(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption
+        signal.raise_signal(number)
+        assert interruption
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    seen = []
+
+    def body():
+        with Interruption() as interruption:
+            seen.append(bool(interruption))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [False]
