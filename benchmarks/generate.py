@@ -29,11 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tinytensor as tt
 from benchmarks.timing import milliseconds, timed
+from gpt.model import GPT, GPTConfig
 from gpt.model.cache import Context
-from gpt.model.gpt import GPT
-from gpt.options import GPTConfig
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.weights.load import create_model_directory, save_weights
+from gpt.weights.directory import create_model_directory, save_weights
 from kernels.cpu.blocks import use_threads
 
 TOLERANCE = 1e-3  # of logits

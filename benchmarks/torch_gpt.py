@@ -1,6 +1,6 @@
 """The yardstick: the same GPT in PyTorch, written as its users would, with the fused attention and AdamW.
 
-Parameter names and layouts are GPT-2's, so weights of `gpt.model.gpt.GPT` can be copied in by name.
+Parameter names and layouts are GPT-2's, so weights of `gpt.model.GPT` can be copied in by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpt.options import GPTConfig
+from gpt.model import GPTConfig
 
 
 class Conv1D(nn.Module):

@@ -20,6 +20,15 @@ FLOORS = [
     ["tinytensor.nn"],
     ["tinytensor.optim", "tinytensor.parallel", "tinytensor.gradcheck", "tinytensor.draw"],
     ["tinytensor"],
+    ["gpt.errors"],
+    ["gpt.options", "gpt.files"],
+    ["gpt.tokenizers", "gpt.model"],
+    ["gpt.corpus"],
+    ["gpt.weights"],
+    ["gpt.generation"],
+    ["gpt.training"],
+    ["gpt.cli"],
+    ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],
 ]
@@ -91,7 +100,7 @@ def layer_faults(trees) -> list[str]:
         for imported in sorted(imports(tree, trees)):
             own, other = floor_of(module), floor_of(imported)
             same_package = own == other and any(
-                is_within(module, name) and is_within(imported, name) for name in FLOORS[own] if "." not in name
+                is_within(module, name) and is_within(imported, name) for name in FLOORS[own]
             )
             if own is None or (other is not None and other >= own and not same_package):
                 faults.append(f"{module} imports {imported}")
@@ -146,6 +155,13 @@ def test_every_file_is_on_a_floor():
     assert [module for module in trees if floor_of(module) is None] == []
     on_their_own_line = {"tinytensor", "tinytensor.ops"} | {name for floor in FLOORS for name in floor}
     assert [m for m in trees if is_within(m, "tinytensor") and m not in on_their_own_line] == []
+    rooms = on_their_own_line - {"gpt"}
+    assert [m for m in trees if m.startswith("gpt.") and not any(is_within(m, room) for room in rooms)] == []
+
+
+def test_no_file_of_gpt_lies_beside_more_than_ten_others():
+    for folder in {path.parent for path in (ROOT / "gpt").rglob("*.py")}:
+        assert len([*folder.glob("*.py")]) <= 11, folder
 
 
 PLANTED = [
@@ -157,17 +173,20 @@ PLANTED = [
     (layer_faults, "tinytensor.ops.reduce", "from tinytensor.ops.shape import stack", "ops.shape"),
     (layer_faults, "tinytensor.nn", "from tinytensor import optim", "imports tinytensor.optim"),
     (layer_faults, "tinytensor.optim", "import tinytensor as tt", "imports tinytensor"),
-    (layer_faults, "gpt.model", "import train", "imports train"),
-    (layer_faults, "gpt.model", "def f():\n    from benchmarks import cpu_vs_gpu", "imports benchmarks"),
+    (layer_faults, "gpt.model.gpt", "import train", "imports train"),
+    (layer_faults, "gpt.model.gpt", "from gpt.weights import load", "imports gpt.weights.load"),
+    (layer_faults, "gpt.tokenizers.bpe", "from gpt.model.config import GPTConfig", "imports gpt.model.config"),
+    (layer_faults, "gpt.generation.stream", "from gpt import chat", "imports gpt.chat"),
+    (layer_faults, "gpt.model.gpt", "def f():\n    from benchmarks import cpu_vs_gpu", "imports benchmarks"),
     (layer_faults, "tinytensor.unheard_of", "import gpt", "imports gpt"),
-    (module_faults, "gpt.model", "import torch.nn", "imports torch.nn"),
+    (module_faults, "gpt.model.gpt", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
     (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
-    (module_faults, "gpt.data", "from pickle import load", "imports pickle"),
-    (module_faults, "gpt.config", "config = eval('1')", "calls eval"),
-    (module_faults, "gpt.config", "exec(open('x').read())", "calls exec"),
-    (late_imports, "gpt.model", "def f():\n    import json", "imports json inside f"),
+    (module_faults, "gpt.corpus.tokens", "from pickle import load", "imports pickle"),
+    (module_faults, "gpt.options", "config = eval('1')", "calls eval"),
+    (module_faults, "gpt.options", "exec(open('x').read())", "calls exec"),
+    (late_imports, "gpt.model.gpt", "def f():\n    import json", "imports json inside f"),
 ]
 
 

@@ -1,7 +1,7 @@
-"""All cores for one long loop: results come in the order of the inputs, few of them in memory at a time.
+"""A loop over all cores: results come in the order of the inputs, with only a few of them in memory at a time.
 
-Floor 5, above `errors`. Processes rather than threads, since parsing holds Python's lock; started anew rather
-than forked, since libraries with threads of their own do not survive a fork. Read `gpt.prepare` next.
+Processes rather than threads, because parsing holds the GIL; spawned rather than forked, because libraries with threads
+of their own do not survive a fork.
 """
 
 import multiprocessing
@@ -9,37 +9,44 @@ import os
 import signal
 import threading
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait
+from typing import TypeVar
 
 from gpt.errors import UserError
 
-WAITING = 2  # inputs for each process: one at work, one ready
+INPUTS_PER_PROCESS = 2  # one being worked on, one waiting
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class Workers:
-    """`count` processes; one is this process. A context manager."""
+    """`count` worker processes; with a count of 1, this process does the work. A context manager."""
 
-    def __init__(self, count):
+    def __init__(self, count: int):
         self.count = count
-        self.pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), begin) if count > 1 else None
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(count, context, start_worker) if count > 1 else None
 
-    def __enter__(self):
+    def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
-    def map(self, function, inputs):
+    def map(self, function: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[Out]:
         """Yield `function(input)` for each input, in order, reading only a few inputs ahead."""
         if not self.pool:
             yield from map(function, inputs)
             return
         inputs = iter(inputs)
-        running = deque(self.pool.submit(function, each) for each in islice(inputs, self.count * WAITING))
+        first = islice(inputs, self.count * INPUTS_PER_PROCESS)
+        running: deque[Future[Out]] = deque(self.pool.submit(function, each) for each in first)
         try:
             while running:
                 result = running.popleft().result()
@@ -47,18 +54,20 @@ class Workers:
                 yield result
         except BrokenProcessPool:
             raise UserError(
-                f"--workers {self.count}: one of the processes was ended from outside, perhaps for lack of memory; "
-                "use fewer and give the same command again"
+                f"--workers {self.count}: one of the processes was killed, perhaps for lack of memory; use fewer and "
+                "give the same command again"
             ) from None
 
 
-def begin():
-    """What a new process does: leave Ctrl-C to its parent, and end with it even if that was killed."""
+def start_worker() -> None:
+    """Initialise a worker process: it leaves Ctrl-C to its parent, and exits when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def end_with_parent():
-    """Wait for the parent process to end, then end this one."""
-    wait([multiprocessing.parent_process().sentinel])
+def exit_with_parent() -> None:
+    """Wait for the parent process to end, even if it is killed, then exit."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    wait([parent.sentinel])
     os._exit(1)

@@ -3,3 +3,9 @@
 Read `layers.py`, then `gpt.py`; `cache.py` is the KV cache that makes generation cheap. A new layer goes into
 `layers.py`, a new kind of model into a file of its own and into `MODELS`.
 """
+
+from gpt.model.bigram import Bigram
+from gpt.model.config import GPTConfig
+from gpt.model.gpt import GPT
+
+MODELS = {"gpt": GPT, "bigram": Bigram}  # by the names that `--model` takes

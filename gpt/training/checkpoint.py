@@ -1,36 +1,36 @@
-"""Checkpoints: everything needed to go on with a run, each whole or not there at all.
+"""Checkpoints: everything needed to resume a run, each complete or absent.
 
-Floor 5, above `files`. A checkpoint is a directory `step-000500` with `model.safetensors`,
-`optimizer.safetensors` and `state.json`, which holds the progress and each file's size and SHA-256. It is
-written under another name, forced to the disk, and renamed. Since all randomness is a function of (seed,
-step), no generator state is saved. Read `gpt.training.run` next.
+A checkpoint is a directory `step-000500` with `model.safetensors`, `optimizer.safetensors` and `state.json`, which
+holds the progress and each file's size and SHA-256. It is written under a temporary name, flushed to the disk, and
+renamed. Since all randomness is a function of (seed, step), there is no generator state to save.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-import tinytensor as tt
 from gpt.errors import UserError
-from gpt.files import sync, writing
+from gpt.files import sha256, sync, writing
+from gpt.weights.directory import WEIGHTS_FILE
+from gpt.weights.safetensors import host_arrays, write
 
-PARTS = ("model.safetensors", "optimizer.safetensors")
-STATE = "state.json"
+PARTS = (WEIGHTS_FILE, "optimizer.safetensors")
+PROGRESS_FILE = "state.json"
 
 
-class DamagedCheckpoint(Exception):
+class InvalidCheckpoint(Exception):
     """A checkpoint directory whose content is not what was saved; the message names it and says why."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come: updates made, the last and the best validation loss, seconds of work."""
+    """How far a run has come: updates made, the last and the best validation loss, seconds of training."""
 
     step: int = 0
     val_loss: float | None = None
@@ -41,93 +41,88 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's progress with the model's and the optimizer's state: {name: NumPy array} each."""
+    """A run's progress, and the state dicts {name: array} of its model and optimizer."""
 
     progress: Progress
-    model: dict
-    optimizer: dict
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
 
 
-def save_checkpoint(root, checkpoint, keep):
-    """Write `root/step-NNNNNN`, then remove all but the newest `keep`. UserError, nothing changed, if it cannot."""
+def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Write `root/step-NNNNNN`, then remove all but the newest `keep`. UserError, with nothing changed, if it fails."""
     final = root / f"step-{checkpoint.progress.step:06d}"
-    beside = root / f".{final.name}.tmp"
+    temporary = root / f".{final.name}.tmp"
     try:
         with writing(final):
             _remove_leftovers(root)
-            beside.mkdir(parents=True)
-            _write(beside, checkpoint)
-            if final.exists():  # a damaged one of the same step, skipped when the run was resumed
+            temporary.mkdir(parents=True)
+            _write(temporary, checkpoint)
+            if final.exists():  # an invalid one of the same step, skipped when the run was resumed
                 shutil.rmtree(final)
-            os.rename(beside, final)
+            os.rename(temporary, final)
             sync(root)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in _saved(root)[:-keep]:
         shutil.rmtree(old)
 
 
-def _write(directory, checkpoint):
-    """The three files of a checkpoint, on the disk when this returns."""
+def _write(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write the three files of a checkpoint and flush them to the disk."""
     files = {}
     for name, state in zip(PARTS, (checkpoint.model, checkpoint.optimizer), strict=True):
-        arrays = {key: np.asarray(tt.to_numpy(value), order="C") for key, value in state.items()}
-        safetensors.numpy.save_file(arrays, directory / name)
+        write(directory / name, host_arrays(state))
         files[name] = _fingerprint(directory / name)
-    state = {"progress": asdict(checkpoint.progress), "files": files}
-    (directory / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    content = {"progress": asdict(checkpoint.progress), "files": files}
+    (directory / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in (*directory.iterdir(), directory):
         sync(path)
 
 
-def load_newest(root):
-    """The newest whole checkpoint under `root`, or None, and a list of sentences about damaged ones passed over."""
-    damaged = []
+def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest valid checkpoint under `root`, or None, and sentences about newer, invalid ones."""
+    invalid: list[str] = []
     for path in reversed(_saved(root)):
         try:
-            return load_checkpoint(path), damaged
-        except DamagedCheckpoint as error:
-            damaged.append(str(error))
-    return None, damaged
+            return load_checkpoint(path), invalid
+        except InvalidCheckpoint as error:
+            invalid.append(str(error))
+    return None, invalid
 
 
-def load_checkpoint(path):
-    """Read one checkpoint directory and check it against its fingerprints. Raises DamagedCheckpoint."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint directory and verify its checksums. Raises InvalidCheckpoint."""
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
         for name in PARTS:
             if _fingerprint(path / name) != state["files"][name]:
-                raise DamagedCheckpoint(f"{path}: damaged ({name} is not the file that was saved)")
+                raise InvalidCheckpoint(f"{path}: invalid ({name} is not the file that was saved)")
         model, optimizer = (safetensors.numpy.load_file(path / name) for name in PARTS)
         progress = Progress(**state["progress"])
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{path}: damaged ({error})") from None
+        raise InvalidCheckpoint(f"{path}: invalid ({error})") from None
     return Checkpoint(progress, model, optimizer)
 
 
-def require_checkpoint(root):
-    """`load_newest`, but UserError if there are checkpoints and none is whole."""
-    checkpoint, damaged = load_newest(root)
-    if checkpoint is None and damaged:
-        raise UserError(f"{'; '.join(damaged)}: no whole checkpoint is left, start the run again with another --out")
-    return checkpoint, damaged
+def require_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """`load_newest`, but UserError if there are checkpoints and none is valid."""
+    checkpoint, invalid = load_newest(root)
+    if checkpoint is None and invalid:
+        raise UserError(f"{'; '.join(invalid)}: no valid checkpoint remains, start the run again with another --out")
+    return checkpoint, invalid
 
 
-def _fingerprint(path):
+def _fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _saved(root):
+def _saved(root: Path) -> list[Path]:
     """Checkpoint directories under `root`, oldest first."""
     return sorted(root.glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
-def _remove_leftovers(root):
-    """Remove what a killed process left half-written."""
+def _remove_leftovers(root: Path) -> None:
+    """Remove what a killed process left incomplete."""
     for path in root.glob(".step-*.tmp"):
         shutil.rmtree(path)

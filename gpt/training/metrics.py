@@ -1,28 +1,33 @@
-"""The record of a run: one JSON row per logged step, and a picture of it.
+"""The record of a run: one JSON row per logged step, and a plot of it.
 
-Floor 5, beside `checkpoint`. Rows are functions of the step, but for the two timing fields, so a run that was
-interrupted and resumed has the rows of one that was not. Read `gpt.training.run` next.
+Apart from the two timing fields, rows are functions of the step, so a run that was interrupted and resumed has the rows
+of one that was not.
 """
 
 import json
 import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from gpt.files import replace_file, writing
+from gpt.files import replace_file, replace_text, writing
+
+Row = dict[str, Any]
 
 
 class Metrics:
-    """The rows of `metrics.jsonl`, appended as they come."""
+    """The rows of `metrics.jsonl`, which are appended one by one."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self.path = path
 
-    def append(self, row):
+    def append(self, row: Row) -> None:
         """Add a row (a dict of numbers)."""
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rows(self):
-        """All rows, up to the first that a crash cut short."""
+    def rows(self) -> list[Row]:
+        """All rows, up to the first that a crash truncated."""
         if not self.path.exists():
             return []
         rows = []
@@ -33,25 +38,24 @@ class Metrics:
                 break
         return rows
 
-    def truncate(self, step):
-        """Forget the rows after `step`; the run goes on from there and will write them again."""
+    def truncate(self, step: int) -> None:
+        """Remove the rows after `step`; the run resumes from there and will write them again."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        replace_file(self.path, lambda beside: beside.write_text(text, encoding="utf-8"))
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def sync(self):
-        """Force the rows to the disk."""
+    def sync(self) -> None:
+        """Flush the rows to the disk."""
         if self.path.exists():
             with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
 
 
-def write_plot(rows, path):
-    """Draw training and validation loss over the steps into a PNG; returns a sentence about it."""
+def write_plot(rows: Iterable[Row], path: Path) -> str:
+    """Plot training and validation loss over the steps into a PNG; returns a sentence about it."""
     try:
         from matplotlib.figure import Figure  # an extra, and slow to import; Figure alone needs no display
     except ImportError:
-        return "loss.png left out: drawing it needs matplotlib, pip install 'tinytensor[plot]'"
+        return "loss.png not written: it needs matplotlib, pip install -e '.[plot]'"
     figure = Figure(figsize=(8, 5), layout="tight")
     axes = figure.subplots()
     for key, label, style in (("train_loss", "training batch", "-"), ("val_loss", "validation", "o-")):
@@ -61,5 +65,5 @@ def write_plot(rows, path):
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    replace_file(path, lambda beside: figure.savefig(beside, dpi=120, format="png"))
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
     return f"loss curve: {path}"

@@ -1,54 +1,50 @@
-"""The pieces of the training loop in `train.py`: build, step, evaluate, stop.
+"""The parts of the training loop in `train.py`: build, step, evaluate, stop.
 
-Floor 5, above `run`. Every random draw is made under a key of (seed, purpose, step), so a step repeats to the
-bit whenever it is run. Losses stay on the device until someone reads them. Read `train.py` next.
+Every random draw is made under a key of (seed, purpose, step), so a step repeats to the bit whenever it is run. Losses
+stay on the device until they are read.
 """
 
 import math
 import signal
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.weights.load import KINDS
-from kernels.cpu.blocks import use_threads
-from kernels.cpu.memory import keep_freed_memory
+from gpt.model import MODELS, GPTConfig
+from gpt.training.batches import Batches, EvalWindows
+from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import BatchParallel
 
+Backward = Callable[[Any, Any, float], Any]
 
-def build_model(kind, config, seed, device):
+
+def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
     """A new model of the kind on the device, its weights a function of the seed."""
     with tt.seeded(seed, "weights"):
-        model = KINDS[kind](config)
+        model = MODELS[kind](config)
     model.to(device)
     return model
 
 
-def build_optimizer(model, config):
-    """AdamW that decays matrices and embeddings, and leaves biases and layer norms alone."""
+def build_optimizer(model: Any, config: TrainConfig) -> Any:
+    """AdamW with weight decay for matrices and embeddings, and none for biases and layer norms."""
     groups = tt.optim.decay_groups(model.parameters(), config.weight_decay)
     return tt.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
-def open_device(config):
-    """The device of a run, made ready: on the CPU, the cores to use, and memory that is kept from step to step."""
-    device = tt.device(config.device)
-    if device.name == "cpu":
-        keep_freed_memory()
-        use_threads(config.threads)
-    return device
+def make_backward(model: Any, device: tt.Device, batch_size: int) -> Backward:
+    """A function (ids, targets, scale) that accumulates the gradients of scale * loss and returns the loss.
 
-
-def gradient_function(model, device, batch_size):
-    """A function (ids, targets, scale) that adds the gradients of scale * loss and returns the loss, () on the device.
-
-    On the CPU, batches of `batch_size` rows are shared by as many processes as `use_threads` was told.
+    ids, targets (B, T); the loss is a raw () array on the device. On the CPU, batches of `batch_size` rows are split
+    over the processes that `configure_process` was told to use.
     """
     if device.name == "cpu":
         return BatchParallel(model, batch_size).backward
 
-    def backward(ids, targets, scale):
+    def backward(ids: Any, targets: Any, scale: float) -> Any:
         loss = model(ids, targets)
         (loss * scale).backward()
         return loss.data
@@ -56,27 +52,29 @@ def gradient_function(model, device, batch_size):
     return backward
 
 
-def train_step(backward, optimizer, batches, step, config, device):
-    """One update of the weights; returns the batch's mean loss and its gradient's norm, () device arrays.
+def train_step(
+    backward: Backward, optimizer: Any, batches: Batches, step: int, config: TrainConfig, device: tt.Device
+) -> tuple[Any, Any]:
+    """One update of the weights; returns the mean loss of its micro-batches and the gradient norm, () device arrays.
 
-    backward: what `gradient_function` returns.
+    backward: what `make_backward` returns. All micro-batches weigh the same, since all have the same number of targets.
     """
     optimizer.zero_grad()
-    share = 1.0 / config.accumulation
-    total = 0.0
-    for micro in range(config.accumulation):
+    weight = 1.0 / config.grad_accum_steps
+    total: Any = 0.0
+    for micro in range(config.grad_accum_steps):
         ids, targets = (device.put(array) for array in batches.batch(step, micro))
         with tt.seeded(config.seed, "dropout", step, micro):
-            total = total + share * backward(ids, targets, share)
+            total = total + weight * backward(ids, targets, weight)
     norm = tt.grad_norm(optimizer.parameters())
-    optimizer.step(grad_scale=tt.clip_scale(norm, config.clip) if config.clip else 1.0)
+    optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
     return total, norm
 
 
-def evaluate(model, eval_windows, device):
+def evaluate(model: Any, eval_windows: EvalWindows, device: tt.Device) -> float:
     """Mean loss over the evaluation windows, without dropout and without a graph."""
     model.eval()
-    total = 0.0
+    total: Any = 0.0
     with tt.no_grad():
         for ids, targets in eval_windows:
             total = total + model(device.put(ids), device.put(targets)).data.astype("float64")
@@ -84,63 +82,63 @@ def evaluate(model, eval_windows, device):
     return float(total) / len(eval_windows)
 
 
-def finite(name, value, step, lr):
-    """A loss or norm read from the device; UserError if it is no longer a number, since the weights are not either."""
+def require_finite(name: str, value: Any, step: int, lr: float) -> float:
+    """A loss or norm read from the device; UserError if it is NaN or infinite, since then the weights are useless."""
     value = float(value)
     if not math.isfinite(value):
         raise UserError(
-            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: lower --lr, lengthen --warmup "
-            "or set --clip; checkpoints already saved are intact"
+            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: lower --lr, raise --warmup-steps or "
+            "set --grad-clip; checkpoints already saved are intact"
         )
     return value
 
 
-def due(step, interval, last):
+def due(step: int, interval: int, last: int) -> bool:
     """Whether something that happens every `interval` steps, and at the last one, happens now."""
     return step % interval == 0 or step == last
 
 
-class Speed:
-    """Tokens per second of the time spent inside `with speed:`."""
+class Throughput:
+    """Tokens per second of the time spent inside `with throughput:`."""
 
-    def __init__(self, tokens_per_step):
+    def __init__(self, tokens_per_step: int):
         self.tokens_per_step = tokens_per_step
         self.tokens, self.seconds = 0, 0.0
 
-    def __enter__(self):
-        self.began = time.perf_counter()
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
 
-    def __exit__(self, *_):
-        self.seconds += time.perf_counter() - self.began
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.start
         self.tokens += self.tokens_per_step
 
-    def read(self):
-        """The speed since the last reading."""
-        speed = round(self.tokens / self.seconds)
+    def read(self) -> int:
+        """The throughput since the last reading."""
+        throughput = round(self.tokens / self.seconds)
         self.tokens, self.seconds = 0, 0.0
-        return speed
+        return throughput
 
 
-class Interruption:
-    """True after the first Ctrl-C or SIGTERM, so that the loop can save and leave; a second one stops at once."""
+class GracefulExit:
+    """True after the first Ctrl-C or SIGTERM, so that the loop can save and exit; a second one raises at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __enter__(self):
+    def __enter__(self) -> "GracefulExit":
         self.received = False
         self.previous = {}
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
             self.previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def _receive(self, *_):
+    def _receive(self, *_: object) -> None:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.received

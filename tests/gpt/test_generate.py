@@ -10,12 +10,13 @@ from hypothesis.extra import numpy as hnp
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.generate import Sampling, Text, distribution, generate, main, pick, stream, write_sample
+from gpt.generate import main
+from gpt.generation.sampling import Sampling, next_token_probs, sample_token
+from gpt.generation.stream import StreamDecoder, generate, stream, write_sample
+from gpt.model import GPT, GPTConfig
 from gpt.model.cache import Context
-from gpt.model.gpt import GPT
-from gpt.options import GPTConfig
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.weights.load import create_model_directory, save_weights
+from gpt.weights.directory import create_model_directory, save_weights
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32))
 SAMPLINGS = st.builds(
@@ -50,7 +51,7 @@ def softmax(logits):
 @given(LOGITS, SAMPLINGS)
 def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
     before = logits.copy()
-    probabilities = distribution(logits, sampling)
+    probabilities = next_token_probs(logits, sampling)
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1)
@@ -60,15 +61,15 @@ def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
 
 @given(LOGITS)
 def test_with_nothing_cut_off_it_is_the_softmax(logits):
-    np.testing.assert_allclose(distribution(logits, Sampling(temperature=1.0)), softmax(logits), rtol=1e-12)
+    np.testing.assert_allclose(next_token_probs(logits, Sampling(temperature=1.0)), softmax(logits), rtol=1e-12)
     np.testing.assert_allclose(
-        distribution(logits, Sampling(temperature=2.0)), softmax(logits.astype(np.float64) / 2), rtol=1e-9
+        next_token_probs(logits, Sampling(temperature=2.0)), softmax(logits.astype(np.float64) / 2), rtol=1e-9
     )
 
 
 @given(LOGITS, st.integers(1, 40))
 def test_top_k_keeps_k_tokens(logits, k):
-    probabilities = distribution(logits, Sampling(temperature=1.0, top_k=k))
+    probabilities = next_token_probs(logits, Sampling(temperature=1.0, top_k=k))
     kept = probabilities > 0
     assert kept.sum() <= k
     if kept.any() and not kept.all():
@@ -78,25 +79,25 @@ def test_top_k_keeps_k_tokens(logits, k):
 @given(LOGITS, st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_tokens_that_reach_p(logits, p):
     full = softmax(logits)
-    kept = distribution(logits, Sampling(temperature=1.0, top_p=p)) > 0
+    kept = next_token_probs(logits, Sampling(temperature=1.0, top_p=p)) > 0
     assert full[kept].sum() >= p - 1e-9
     assert full[kept].sum() - full[kept].min() < p + 1e-9
 
 
 def test_temperature_zero_is_greedy():
-    assert distribution(np.array([1.0, 3.0, 3.0, 2.0]), Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
+    assert next_token_probs(np.array([1.0, 3.0, 3.0, 2.0]), Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
 
 
 @given(LOGITS, SAMPLINGS, st.floats(0, 1, exclude_max=True))
 def test_no_token_of_probability_zero_is_picked(logits, sampling, uniform):
-    probabilities = distribution(logits, sampling)
-    assert probabilities[pick(probabilities, uniform)] > 0
+    probabilities = next_token_probs(logits, sampling)
+    assert probabilities[sample_token(probabilities, uniform)] > 0
 
 
-def test_picks_follow_the_distribution():
+def test_draws_follow_the_next_token_probs():
     probabilities = np.array([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniform = (np.arange(10_000) + 0.5) / 10_000
-    counts = np.bincount([pick(probabilities, u) for u in uniform], minlength=6)
+    counts = np.bincount([sample_token(probabilities, u) for u in uniform], minlength=6)
     np.testing.assert_allclose(counts / 10_000, probabilities, atol=1e-3)
 
 
@@ -120,17 +121,17 @@ def test_impossible_settings_are_one_sentence(settings, message):
 
 def test_min_p_leaves_out_what_is_far_less_likely_than_the_likeliest():
     logits = np.log([0.4, 0.25, 0.2, 0.1, 0.05])
-    kept = distribution(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
+    kept = next_token_probs(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
     assert kept.tolist() == [True, True, True, False, False]
-    assert distribution(logits, Sampling(temperature=1.0, min_p=1.0)).tolist() == [1, 0, 0, 0, 0]
+    assert next_token_probs(logits, Sampling(temperature=1.0, min_p=1.0)).tolist() == [1, 0, 0, 0, 0]
 
 
 def test_a_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
     logits, plain = np.array([2.0, 1.0, -1.0, -2.0]), Sampling(temperature=1.0)
     sampling = Sampling(temperature=1.0, repetition_penalty=2.0)
     expected = softmax(np.array([1.0, 1.0, -2.0, -2.0]))
-    np.testing.assert_allclose(distribution(logits, sampling, seen=[0, 2, 0]), expected)
-    np.testing.assert_array_equal(distribution(logits, sampling), distribution(logits, plain))
+    np.testing.assert_allclose(next_token_probs(logits, sampling, seen=[0, 2, 0]), expected)
+    np.testing.assert_array_equal(next_token_probs(logits, sampling), next_token_probs(logits, plain))
 
 
 class Indifferent:
@@ -201,7 +202,7 @@ class Pieces:
 def streamed(pieces, stops=()):
     """What comes out after each piece of bytes, and in the end."""
     tokenizer = Pieces(*pieces, b"<end>")
-    text = Text(tokenizer, stops)
+    text = StreamDecoder(tokenizer, stops)
     return [*(text.add(i) for i in range(len(pieces))), text.finish()]
 
 
@@ -235,7 +236,7 @@ def test_only_what_may_become_a_stop_is_held_back():
 
 
 def test_the_end_of_a_document_ends_the_text():
-    text = Text(Pieces(b"a", b"<end>"))
+    text = StreamDecoder(Pieces(b"a", b"<end>"))
     assert [text.add(token) for token in (0, 1, 0)] == ["a", "", ""]
     assert text.ended
     assert text.written == "a"

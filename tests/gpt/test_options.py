@@ -1,11 +1,13 @@
-"""Configurations refuse what cannot work, in one sentence, and every field can be set by a flag with a help text."""
+"""Options refuse what cannot work, in one sentence, and every field can be set by a flag with a help text."""
 
 import dataclasses
 
 import pytest
 
-from gpt.errors import UserError
-from gpt.options import PRESETS, GPTConfig, TrainConfig, build, field_names, flag, nearest
+from gpt.errors import UserError, did_you_mean
+from gpt.model import GPTConfig
+from gpt.options import build, field_names, flag
+from gpt.training.recipe import PRESETS, TrainConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -19,9 +21,9 @@ def test_nanogpt_preset_is_the_published_recipe():
     model, train = (build(cls, PRESETS["nanogpt-cpu"]) for cls in (GPTConfig, TrainConfig))
     assert (model.n_layer, model.n_head, model.n_embd, model.block_size) == (4, 4, 128, 64)
     assert (model.dropout, model.bias, model.activation, model.norm, model.tied) == (0, False, "gelu", "pre", True)
-    assert (train.batch_size, train.accumulation, train.steps, train.warmup) == (12, 1, 2000, 100)
+    assert (train.batch_size, train.grad_accum_steps, train.steps, train.warmup_steps) == (12, 1, 2000, 100)
     assert (train.lr, train.min_lr, train.beta1, train.beta2) == (1e-3, 1e-4, 0.9, 0.99)
-    assert (train.weight_decay, train.clip) == (0.1, 1.0)
+    assert (train.weight_decay, train.grad_clip) == (0.1, 1.0)
     assert train.eval_batches >= 200
 
 
@@ -59,6 +61,6 @@ def test_configurations_are_frozen():
         GPTConfig().n_layer = 3
 
 
-def test_nearest_is_silent_when_nothing_is_near():
-    assert nearest("--n-layr", ["--n-layer", "--n-head"]) == " (did you mean --n-layer?)"
-    assert nearest("xyz", ["--n-layer"]) == ""
+def test_a_hint_is_given_only_for_a_similar_name():
+    assert did_you_mean("--n-layr", ["--n-layer", "--n-head"]) == " (did you mean --n-layer?)"
+    assert did_you_mean("xyz", ["--n-layer"]) == ""

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.model.gpt import GPT
-from gpt.options import GPTConfig
+from gpt.model import GPT, GPTConfig
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

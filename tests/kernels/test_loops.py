@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import kernels.cpu
 import tinytensor as tt
-from gpt.model.gpt import GPT
-from gpt.options import GPTConfig
+from gpt.model import GPT, GPTConfig
 from kernels.cpu import compiled, linear
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")

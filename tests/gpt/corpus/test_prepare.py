@@ -1,4 +1,4 @@
-"""Prepared corpora: every document on one side, whatever it came in; the same bytes after any end."""
+"""Prepared corpora: every document on one side, whatever its format; the same bytes after any interruption."""
 
 import gzip
 import io
@@ -19,20 +19,20 @@ from hypothesis import strategies as st
 import train
 from gpt import prepare
 from gpt.cli import run_command
-from gpt.corpus import documents, sources
-from gpt.corpus.documents import SEPARATOR, Piece
-from gpt.corpus.encoding import Choice
-from gpt.corpus.sources import last_break
+from gpt.corpus import preparation, sources
+from gpt.corpus.documents import SEPARATOR, Document
+from gpt.corpus.split import SplitRule
+from gpt.corpus.tokens import is_prepared, open_tokens
 from gpt.errors import UserError
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.tokenizers.load import load_tokenizer
-from gpt.training.batches import Batches, is_prepared, open_tokens, windows
+from gpt.training.batches import Batches, windows
 
 pyarrow = pytest.importorskip("pyarrow", reason="tables need pyarrow")
 parquet_files = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).resolve().parents[3]
-TEXTS = [f"Document {i}: naïve 日本語 😀\n" + "all work and no play " * (1 + i % 40) for i in range(60)]
+TEXTS = [f"Document {i}: naïve 日本語 😀\n" + "all work and no play " * (1 + i % 40) for i in range(120)]
 DOCUMENT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x03")).filter(lambda t: t.strip())
 
 
@@ -128,15 +128,15 @@ def lay_out(folder, files):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Sources so finely cut that a small one has many pieces and units, and none is read whole."""
-    for module, name in ((sources, "PIECE_BYTES"), (sources, "WHOLE_BYTES"), (prepare, "UNIT_BYTES")):
+    for module, name in ((sources, "PIECE_BYTES"), (sources, "WHOLE_BYTES"), (preparation, "UNIT_BYTES")):
         monkeypatch.setattr(module, name, 500)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The documents of each split by the definition: the hash of the text."""
-    choice = Choice("text", 1.0, 0.3)
-    return {name: {text for text in TEXTS if choice.split(text) == name} for name in ("train", "val")}
+    split = list(SplitRule(0.3).apply(map(Document, TEXTS)))
+    return {name: {document.text for side, document in split if side == name} for name in ("train", "val")}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -144,7 +144,7 @@ def test_every_layout_gives_the_same_documents_on_the_same_sides(tmp_path, refer
     content = run(lay_out(tmp_path / "source", LAYOUTS[layout](TEXTS)), tmp_path / "out")
     assert {name: set(texts) for name, texts in prepared_documents(tmp_path / "out").items()} == reference
     assert content["documents"] == {name: len(texts) for name, texts in reference.items()}
-    assert content["damaged"] == 0
+    assert content["unreadable"] == 0
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "folder of texts"])
@@ -174,43 +174,42 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(tmp_path_factory,
 def test_a_sample_is_a_part_of_the_same_documents(tmp_path, reference):
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     content = run(source, tmp_path / "out", "--sample", 0.5)
-    assert 15 < sum(content["documents"].values()) < 45
+    assert 40 < sum(content["documents"].values()) < 80
     for name, texts in prepared_documents(tmp_path / "out").items():
         assert set(texts) < reference[name]
 
 
-def test_a_lone_text_is_cut_into_sections_and_nothing_of_it_is_lost(tmp_path, monkeypatch, small_pieces):
-    monkeypatch.setattr(documents, "SECTION", 100)
-    text = "\n\n".join(TEXTS)
-    path = tmp_path / "book.txt"
-    path.write_text(text, encoding="utf-8")
-    content = run(path, tmp_path / "out", "--sample", 1)
+BOOK = "\n\n".join(TEXTS)
+
+
+@pytest.mark.parametrize("layout", ["text", "xz", "gz"])
+@pytest.mark.parametrize("size", ["as it is", "in small pieces"])
+def test_a_lone_text_is_split_at_nine_tenths_of_its_characters(tmp_path, request, layout, size):
+    if size == "in small pieces":
+        request.getfixturevalue("small_pieces")
+    data = {"text": bytes, "xz": lzma.compress, "gz": gzip.compress}[layout](BOOK.encode())
+    path = lay_out(tmp_path / "source", {f"book.{layout}": data})
+    content = run(path, tmp_path / "out", "--val-share", 0)
     tokens, tokenizer = open_tokens(tmp_path / "out"), load_tokenizer(tmp_path / "out")
-    written = "".join(tokenizer.decode(np.array(each)) for each in (tokens.train, tokens.val))
-    assert sorted(written) == sorted(text + "\x03")  # one end, that of the book
-    assert content["text_bytes"] == len(text.encode())
-    assert content["documents"]["val"] > 3
+    boundary = int(len(BOOK) * 0.9)
+    assert tokenizer.decode(tokens.train) == BOOK[:boundary]
+    assert tokenizer.decode(tokens.val) == BOOK[boundary:]
+    assert tokenizer.characters == "".join(sorted(set(BOOK)))  # and no end of text, since nothing needs one
+    assert content["text_bytes"] == len(BOOK.encode())
+    assert content["documents"] == {"train": 1, "val": 1}
 
 
-@given(text=st.text(st.characters(exclude_categories=("Cs",))), size=st.integers(1, 50))
-def test_sections_put_together_are_the_text(text, size):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "SECTION", size)
-        found = list(documents.documents(Piece("a.txt", text.encode(), 1, sections=True), "text"))
-    if SEPARATOR not in text:
-        assert "".join(document.text for document in found) == text
-        assert [document.ends for document in found] == [False] * (len(found) - 1) + [True] * bool(found)
-        assert all(len(document.text) <= 2 * size + 2 for document in found)
+def test_each_text_of_a_small_folder_is_split_and_ends_with_the_end_of_text(tmp_path):
+    books = {f"{i}.txt": "".join(TEXTS[i::3]) for i in range(3)}
+    run(lay_out(tmp_path / "source", {name: text.encode() for name, text in books.items()}), tmp_path / "out")
+    boundaries = {name: int(len(text) * (1 - 0.3)) for name, text in books.items()}
+    assert prepared_documents(tmp_path / "out") == {
+        "train": [text[: boundaries[name]] for name, text in books.items()],
+        "val": [text[boundaries[name] :] for name, text in books.items()],
+    }
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), st.integers(0, 3))
-def test_blocks_end_between_characters(text, cut):
-    data = text.encode()
-    data = data[: max(1, len(data) - cut)]
-    data[: last_break(data, json_lines=False, sections=True)].decode("utf-8")
-
-
-def damaged_archive():
+def corrupt_archive():
     members = openwebtext(TEXTS)
     names = list(members)
     broken = bytearray(members[names[2]])
@@ -221,30 +220,32 @@ def damaged_archive():
     return members, names
 
 
-def test_damaged_members_are_named_counted_and_skipped(tmp_path, capsys):
-    members, names = damaged_archive()
+def test_unreadable_members_are_named_counted_and_skipped(tmp_path, capsys):
+    members, names = corrupt_archive()
     content = run(lay_out(tmp_path / "source", {"owt.tar": tar_of(members)}), tmp_path / "out")
-    assert content["damaged"] == 3
-    for named, text in zip(content["damaged_names"], (names[2], names[4], "strange.xz/bad.txt (byte 2"), strict=True):
+    assert content["unreadable"] == 3
+    for named, text in zip(
+        content["unreadable_names"], (names[2], names[4], "strange.xz/bad.txt (byte 2"), strict=True
+    ):
         assert text in named
     assert sum(content["documents"].values()) == len(TEXTS) - 14 + 1
-    assert f"skipped 3 damaged: {content['damaged_names'][0]}" in capsys.readouterr().err
+    assert f"skipped 3 unreadable: {content['unreadable_names'][0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
-def test_a_tar_that_ends_early_is_not_taken_for_whole(tmp_path, keep):
+def test_a_truncated_tar_is_not_taken_for_complete(tmp_path, keep):
     data = tar_of(as_texts(TEXTS))
     content = run(lay_out(tmp_path / "s", {"a.tar": data[: int(len(data) * keep)], "b.txt": b"x"}), tmp_path / "out")
-    assert content["damaged"] == 1
-    assert "the rest of it is skipped" in content["damaged_names"][0]
+    assert content["unreadable"] == 1
+    assert "the rest of it is skipped" in content["unreadable_names"][0]
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
+def test_a_corrupt_header_is_not_taken_for_the_end(tmp_path):
     data = bytearray(tar_of(as_texts(TEXTS)))
     data[data.index(b"0030.txt") + 3] ^= 1
     content = run(lay_out(tmp_path / "source", {"a.tar": bytes(data)}), tmp_path / "out")
     assert sum(content["documents"].values()) == 30
-    assert content["damaged"] == 1
+    assert content["unreadable"] == 1
 
 
 @pytest.mark.parametrize(
@@ -258,18 +259,18 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
     ],
 )
 @pytest.mark.parametrize("size", ["as it is", "in small pieces"])
-def test_any_damaged_file_is_skipped(tmp_path, request, name, data, size):
+def test_any_unreadable_file_is_skipped(tmp_path, request, name, data, size):
     if size == "in small pieces":
         request.getfixturevalue("small_pieces")
     source = lay_out(tmp_path / "source", {**as_texts(TEXTS), name: data})
     content = run(source, tmp_path / "out")
-    assert content["damaged"] == 1
-    assert name in content["damaged_names"][0]
+    assert content["unreadable"] == 1
+    assert name in content["unreadable_names"][0]
     assert sum(content["documents"].values()) >= len(TEXTS)
 
 
 def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "UNIT_BYTES", 2000)
+    monkeypatch.setattr(preparation, "UNIT_BYTES", 2000)
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     one = run(source, tmp_path / "one", "--tokenizer", "bpe", "--vocab-size", 300)
     two = run(source, tmp_path / "two", "--tokenizer", "bpe", "--vocab-size", 300, "--workers", 2)
@@ -279,9 +280,8 @@ def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch):
 KILL = """
 import os, sys
 from gpt import prepare
-from gpt.corpus import sources
-from gpt.corpus import token_files
-sources.PIECE_BYTES = sources.WHOLE_BYTES = prepare.UNIT_BYTES = 500
+from gpt.corpus import preparation, sources, token_files
+sources.PIECE_BYTES = sources.WHOLE_BYTES = preparation.UNIT_BYTES = 500
 token_files.SAVE_SECONDS = -1
 append, save = token_files.TokenFiles.append, token_files.TokenFiles.save
 def killed(self, *arguments):
@@ -296,32 +296,33 @@ prepare.main(sys.argv[3:])
 @pytest.mark.parametrize("where", ["append", "save"])  # between units; with tokens on the disk that are not counted
 def test_killed_and_given_again_the_files_are_the_same(tmp_path, small_pieces, capsys, where):
     pytest.importorskip("tokenizers")
-    source = lay_out(tmp_path / "source", {"owt.tar": tar_of(damaged_archive()[0])})
+    source = lay_out(tmp_path / "source", {"owt.tar": tar_of(corrupt_archive()[0])})
     flags = ("--tokenizer", "bpe", "--vocab-size", "300", "--val-share", "0.3", "--workers", "1")
-    undisturbed = run(source, tmp_path / "whole", *flags)
+    uninterrupted = run(source, tmp_path / "whole", *flags)
     argv = [str(source), "--out", str(tmp_path / "out"), *flags]
     end = subprocess.run([sys.executable, "-c", KILL, "5", where, *argv], cwd=ROOT, capture_output=True, check=False)
     assert end.returncode == -signal.SIGKILL
     with pytest.raises(UserError, match=r"is not finished; give the same python -m gpt\.prepare command again"):
         is_prepared(tmp_path / "out")
     capsys.readouterr()
-    assert run(source, tmp_path / "out", *flags) == undisturbed
-    assert "going on after" in capsys.readouterr().out
+    assert run(source, tmp_path / "out", *flags) == uninterrupted
+    assert "resuming after" in capsys.readouterr().out
     assert not (tmp_path / "out" / "state.json").exists()
 
 
-def test_going_on_with_other_settings_is_refused(tmp_path, small_pieces, monkeypatch, capsys):
+def test_resuming_with_other_settings_is_refused(tmp_path, small_pieces, monkeypatch, capsys):
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     monkeypatch.setattr("gpt.corpus.token_files.TokenFiles.finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out")
     line = error(capsys, source, "--out", tmp_path / "out", "--tokenizer", "char", "--val-share", 0.3, "--sample", 0.5)
     assert line.endswith(
-        "holds an unfinished preparation with sample 1.0, not 0.5; go on with that, or choose another --out"
+        "contains an unfinished preparation with sample 1.0, not 0.5; resume it with that setting, "
+        "or choose another --out"
     )
 
 
-def test_what_has_only_begun_is_begun_again_with_other_settings(tmp_path, monkeypatch):
+def test_a_preparation_without_tokens_can_start_again_with_other_settings(tmp_path, monkeypatch):
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     with monkeypatch.context() as patch:
         patch.setattr("gpt.corpus.token_files.TokenFiles.__enter__", interrupt)
@@ -344,22 +345,22 @@ ERRORS = {
         "--text-column body: LINES has no such column, its columns are id, text",
     ),
     "missing column of a table": (["TABLE", "--text-column", "body"], "its columns are n, text"),
-    "empty file": (["EMPTY"], "EMPTY: holds no text"),
-    "empty file, learning": (["EMPTY", "--tokenizer", "bpe"], "EMPTY: holds no text"),
-    "only damaged": (
-        ["DAMAGED"],
-        "DAMAGED: holds no text: damaged are DAMAGED (byte 0 is not UTF-8;",
+    "empty file": (["EMPTY"], "EMPTY: contains no text"),
+    "empty file, learning": (["EMPTY", "--tokenizer", "bpe"], "EMPTY: contains no text"),
+    "only unreadable": (
+        ["CORRUPT"],
+        "CORRUPT: contains no text; unreadable: CORRUPT (byte 0 is not UTF-8;",
     ),
     "no validation": (
         ["SOURCE", "--val-share", "1e-9"],
-        "--val-share 1e-09: gives 60 documents to training and 0 to validation",
+        "SOURCE: a validation share of 1e-09 leaves 120 documents for training and 0 for validation",
     ),
     "vocabulary too large": (
         ["SOURCE", "--tokenizer", "LARGE", "--dtype", "uint16"],
-        "--dtype uint16: holds 65536 different tokens and the tokenizer has 70000; use uint32",
+        "--dtype uint16: represents 65536 different tokens and the tokenizer has 70000; use uint32",
     ),
-    "no end of text": (["SOURCE", "--tokenizer", "ENDLESS"], "has no token for the end of a text"),
-    "unknown tokenizer": (["SOURCE", "--tokenizer", "bpee"], "--tokenizer bpee: is none of char, bpe, gpt2"),
+    "no end of text": (["SOURCE", "--tokenizer", "ENDLESS"], "its tokenizer has no end-of-text token"),
+    "unknown tokenizer": (["SOURCE", "--tokenizer", "bpee"], "--tokenizer bpee: not one of char, bpe, gpt2"),
     "vocabulary too small": (["SOURCE", "--vocab-size", "100"], "--vocab-size 100: must be at least 257"),
     "not empty": (["SOURCE", "--out", "FULL"], "exists and is not an empty directory"),
 }
@@ -367,9 +368,9 @@ ERRORS = {
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_what_the_user_can_put_right_is_one_sentence(tmp_path, capsys, case):
-    places = {name: str(tmp_path / name.lower()) for name in ("SOURCE", "EMPTY", "DAMAGED", "LARGE", "ENDLESS", "FULL")}
+    places = {name: str(tmp_path / name.lower()) for name in ("SOURCE", "EMPTY", "CORRUPT", "LARGE", "ENDLESS", "FULL")}
     places |= {"LINES": str(tmp_path / "lines.jsonl"), "TABLE": str(tmp_path / "table.parquet")}
-    lay_out(tmp_path, {"source/a.jsonl": json_lines(TEXTS), "empty": b"", "damaged": b"\xff\xff", "full/x": b""})
+    lay_out(tmp_path, {"source/a.jsonl": json_lines(TEXTS), "empty": b"", "corrupt": b"\xff\xff", "full/x": b""})
     lay_out(tmp_path, {"lines.jsonl": json_lines(TEXTS), "table.parquet": parquet(TEXTS)})
     for name, characters in (("LARGE", map(chr, range(70000 + 0x800))), ("ENDLESS", "abc")):
         Path(places[name]).mkdir()
@@ -394,11 +395,14 @@ def test_a_full_disk_is_one_sentence_and_the_rest_is_written_later(tmp_path, sma
 
     end = subprocess.run(command, cwd=ROOT, preexec_fn=little_room, capture_output=True, text=True, check=False)
     assert end.returncode == 2
-    assert "train.bin: cannot be written (File too large); make room or choose another" in end.stderr.splitlines()[-1]
+    assert (
+        "train.bin: cannot be written (File too large); free some space or choose another"
+        in end.stderr.splitlines()[-1]
+    )
     assert run(source, tmp_path / "out") == run(source, tmp_path / "again")
 
 
-def test_the_hub_out_of_reach_says_how_to_do_without(tmp_path, capsys, monkeypatch):
+def test_an_unreachable_hub_says_what_to_do_instead(tmp_path, capsys, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="hf:NAME needs datasets")
 
     def fail(*_, **__):
@@ -406,12 +410,12 @@ def test_the_hub_out_of_reach_says_how_to_do_without(tmp_path, capsys, monkeypat
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     line = error(capsys, "hf:some/corpus", "--out", tmp_path / "out")
-    assert line.startswith("error: hf:some/corpus: cannot be read from the hub (Couldn't reach")
-    assert line.endswith("for a local copy, download its files elsewhere and give their folder as SOURCE")
+    assert line.startswith("error: hf:some/corpus: cannot be downloaded from the Hugging Face hub (Couldn't reach")
+    assert line.endswith("; download its files on another machine and give their folder instead")
 
 
 @pytest.mark.parametrize("flags", [(), ("--streaming",)])
-def test_a_data_set_comes_through_datasets(tmp_path, monkeypatch, reference, flags):
+def test_a_hub_data_set_is_read_through_datasets(tmp_path, monkeypatch, reference, flags):
     pytest.importorskip("datasets", reason="hf:NAME needs datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     lay_out(tmp_path, {"corpus/train.jsonl": json_lines(TEXTS)})
@@ -432,12 +436,12 @@ def test_training_uses_prepared_tokens_where_they_are(tmp_path, tiny):
         train.main([*argv[:-1], str(tmp_path / "other"), "--block-size", "100000"])
     meta = tmp_path / "tokens" / "meta.json"
     meta.write_text(meta.read_text().replace('"train": "', '"train": "0'))
-    with pytest.raises(UserError, match="is of other tokens than those the run was created with"):
+    with pytest.raises(UserError, match="describes other tokens than those that the run was created with"):
         open_tokens(tmp_path / "run")
 
 
-def test_tokens_beyond_all_memory_are_read_from_end_to_end(tmp_path):
-    """A file of a tebibyte, sparse, so that only the last page takes room."""
+def test_token_files_larger_than_memory_are_read_from_end_to_end(tmp_path):
+    """A file of a tebibyte, sparse, so that only the last page takes space."""
     count = 2**39
     for name, size in (("train", count), ("val", 100)):
         with open(tmp_path / f"{name}.bin", "wb") as file:

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinytensor as tt
-from gpt.generate import Sampling, generate
-from gpt.model import cache
+from gpt.generation.sampling import Sampling
+from gpt.generation.stream import generate
+from gpt.model import GPT, Bigram, GPTConfig, cache
 from gpt.model.cache import Cache, Context, Recomputation
-from gpt.model.gpt import GPT, Bigram
-from gpt.options import GPTConfig
 
 VOCABULARY = 13
 BOUND = 2e-6  # float32 logits of size 1, cached or not, alone or in a batch

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.model.gpt import GPT, Bigram
-from gpt.options import GPTConfig
+from gpt.model import GPT, Bigram, GPTConfig
 
 TINY = {"vocab_size": 7, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 SMALL = {"vocab_size": 65, "block_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}

@@ -1,4 +1,4 @@
-"""Byte-pair encoding: nothing lost on the way back, and the numbers that Hugging Face's own libraries give."""
+"""Byte-pair encoding: decoding undoes it, and the ids are those of Hugging Face's own libraries."""
 
 import json
 from pydoc_data.topics import topics
@@ -48,11 +48,11 @@ def trained(directory):
 
 @pytest.fixture(scope="session")
 def gpt2_files(directory, tmp_path_factory):
-    """The same tokenizer as GPT-2's two files, with the end of the text at the end of the vocabulary."""
+    """The same tokenizer as GPT-2's two files, with the end-of-text token at the end of the vocabulary."""
     path = tmp_path_factory.mktemp("gpt2")
     model = json.loads((directory / "tokenizer.json").read_text())["model"]
     size = len(model["vocab"])
-    vocabulary = {token: number - 1 if number else size - 1 for token, number in model["vocab"].items()}
+    vocabulary = {token: i - 1 if i else size - 1 for token, i in model["vocab"].items()}
     (path / "vocab.json").write_text(json.dumps(vocabulary))
     (path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
     return path
@@ -77,24 +77,24 @@ def test_decoding_undoes_encoding(trained, text):
 
 
 @given(text=TEXT)
-def test_the_numbers_are_those_of_the_tokenizers_library(directory, trained, text):
+def test_the_ids_are_those_of_the_tokenizers_library(directory, trained, text):
     assert trained.encode(text).tolist() == theirs(directory).encode(text, add_special_tokens=False).ids
 
 
-def test_every_character_gets_the_librarys_numbers(directory, trained):
+def test_every_character_gets_the_librarys_ids(directory, trained):
     """The two libraries bring their own Unicode tables: a newer one would tell letters from signs differently."""
-    step = 31  # each one of them takes half a minute; it found no difference either
+    step = 31  # all of them take half a minute, and showed no difference either
     texts = [f"a{chr(c)}b {chr(c)}1{chr(c)} " for c in range(0, 0x110000, step) if not 0xD800 <= c < 0xE000]
     expected = theirs(directory).encode("".join(texts), add_special_tokens=False).ids
     assert trained.encode("".join(texts)).tolist() == expected
 
 
-def test_tiktoken_does_the_work_where_it_is_the_same(trained):
+def test_tiktoken_encodes_where_it_is_equivalent(trained):
     pytest.importorskip("tiktoken")
     assert trained._tiktoken is not None
 
 
-def test_without_tiktoken_the_numbers_are_the_same(directory, trained, monkeypatch):
+def test_without_tiktoken_the_ids_are_the_same(directory, trained, monkeypatch):
     slow = load_tokenizer(directory)
     monkeypatch.setattr(slow, "_tiktoken", None)
     text = TRAINING_TEXT[0] + "\n\n 日本語 <|endoftext|> 😀"
@@ -112,18 +112,18 @@ def test_training_is_deterministic_and_bounded():
     np.testing.assert_array_equal(once.encode(TRAINING_TEXT[0]), again.encode(TRAINING_TEXT[0]))
 
 
-def test_the_end_of_text_is_a_token_that_no_text_contains(trained):
+def test_no_text_encodes_to_the_end_of_text_token(trained):
     assert trained.decode([trained.end_of_text]) == "<|endoftext|>"
     assert trained.end_of_text not in trained.encode("one<|endoftext|>two")
 
 
-def test_cut_characters_and_lone_surrogates_are_shown_as_replacements(trained):
+def test_partial_characters_and_lone_surrogates_are_replaced(trained):
     assert trained.decode(trained.encode("日")[:1]) == "\ufffd"
     assert trained.decode(trained.encode("a\ud800")) == "a?"
 
 
 @given(text=TEXT)
-def test_gpt2s_two_files_give_the_same_tokens_with_their_numbers(gpt2_files, trained, text):
+def test_gpt2s_two_files_give_the_same_tokens_with_their_ids(gpt2_files, trained, text):
     tokenizer = find_tokenizer(str(gpt2_files))
     assert tokenizer.end_of_text == trained.vocab_size - 1
     np.testing.assert_array_equal(tokenizer.encode(text), trained.encode(text) - 1)
@@ -157,18 +157,18 @@ def unusual(merges):
 @pytest.mark.parametrize(
     ("merges", "pieces"),
     [
-        ([("a", "b"), ("b", "c"), ("a", "bc")], ["ab", "c"]),  # a token that its own bytes do not give
-        ([("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")], ["abc"]),  # one with two ways to it
+        ([("a", "b"), ("b", "c"), ("a", "bc")], ["ab", "c"]),  # a token that its own bytes do not encode to
+        ([("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")], ["abc"]),  # one that two merges produce
     ],
 )
 def test_where_tiktoken_could_differ_it_is_not_used(merges, pieces):
     content = unusual(merges)
     assert not same_as_tiktoken(content)
     tokenizer = BpeTokenizer.load(content)
-    assert [tokenizer.decode([number]) for number in tokenizer.encode("abc")] == pieces
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("abc")] == pieces
 
 
-def test_merges_whose_numbers_are_out_of_order_are_not_left_to_tiktoken():
+def test_merges_whose_ids_are_out_of_order_are_not_encoded_by_tiktoken():
     content = unusual([("a", "b"), ("c", "d")])
     assert same_as_tiktoken(content)
     content["model"]["merges"].reverse()
@@ -191,12 +191,12 @@ def test_a_tokenizer_that_would_lose_text_is_refused(tmp_path, change, reason):
         read_tokenizer(path)
 
 
-def test_tokenizers_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(UserError, match="--tokenizer nonesuch: is none of char, bpe, gpt2"):
+def test_missing_tokenizers_are_named(tmp_path):
+    with pytest.raises(UserError, match="--tokenizer nonesuch: not one of char, bpe, gpt2"):
         find_tokenizer("nonesuch")
-    with pytest.raises(UserError, match=r"holds neither tokenizer\.json nor vocab\.json and merges\.txt"):
+    with pytest.raises(UserError, match=r"has neither tokenizer\.json nor vocab\.json and merges\.txt"):
         find_tokenizer(str(tmp_path))
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("a b\n")
-    with pytest.raises(UserError, match=r"vocab\.json and merges\.txt are damaged"):
+    with pytest.raises(UserError, match=r"vocab\.json and merges\.txt are corrupt"):
         find_tokenizer(str(tmp_path))

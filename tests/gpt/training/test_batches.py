@@ -1,58 +1,12 @@
-"""Token files and batches: the right tokens, and samples that are a function of (seed, step, index) alone."""
+"""Batches: windows that are a function of (seed, step, index) alone."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.corpus.embedded import Corpus
-from gpt.errors import UserError
-from gpt.tokenizers.characters import CharTokenizer
-from gpt.training.batches import Batches, EvalWindows, measure, open_tokens, prepare, windows
+from gpt.training.batches import Batches, EvalWindows, windows
 
 TOKENS = np.arange(1000, dtype=np.uint16)
-
-
-def corpus_of(pieces):
-    return Corpus("pieces", lambda: iter(pieces))
-
-
-@given(st.lists(st.text(max_size=20), min_size=1).filter(lambda pieces: len("".join(pieces)) >= 20))
-def test_token_files_are_the_encoded_splits_however_the_text_comes(tmp_path_factory, pieces):
-    directory = tmp_path_factory.mktemp("tokens")
-    text = "".join(pieces)
-    tokenizer = CharTokenizer.train(pieces)
-    prepare(corpus_of(pieces), tokenizer, measure(corpus_of(pieces), 1), directory)
-    tokens = open_tokens(directory)
-    boundary = int(len(text) * 0.9)
-    assert tokenizer.decode(tokens.train) == text[:boundary]
-    assert tokenizer.decode(tokens.val) == text[boundary:]
-    assert isinstance(tokens.train, np.memmap)
-
-
-def test_a_text_without_characters_is_an_error():
-    with pytest.raises(UserError, match="--data pieces: is empty"):
-        measure(corpus_of(["", ""]), 8)
-
-
-def test_a_text_shorter_than_a_block_is_an_error_and_the_shortest_that_is_not_works():
-    with pytest.raises(UserError, match="80 characters leave 8 for validation, fewer than the 9 of one window"):
-        measure(corpus_of(["x" * 80]), 8)
-    assert measure(corpus_of(["x" * 90]), 8) == 90
-    shortest = EvalWindows(np.zeros(9, np.uint16), block_size=8, batch_size=2, batches=3)
-    assert all(ids.shape == (2, 8) for ids, _ in shortest)
-
-
-def test_a_truncated_token_file_is_named(tmp_path):
-    corpus = corpus_of(["abc" * 100])
-    prepare(corpus, CharTokenizer("abc"), 300, tmp_path)
-    with open(tmp_path / "val.bin", "r+b") as file:
-        file.truncate(10)
-    with pytest.raises(UserError, match=r"val\.bin: damaged, 10 bytes instead of 60"):
-        open_tokens(tmp_path)
-    (tmp_path / "val.bin").unlink()
-    with pytest.raises(UserError, match="missing"):
-        open_tokens(tmp_path)
 
 
 def test_targets_are_the_inputs_one_step_later():
@@ -79,7 +33,7 @@ def test_a_batch_depends_on_seed_and_step_and_on_no_earlier_batch():
     assert (Batches(TOKENS, 8, 16, seed=2).batch(5)[0] != first).any()
 
 
-def test_the_samples_of_a_step_stay_what_they_are():
+def test_the_windows_of_a_step_never_change():
     """Fixed numbers: a run must be replayable with any later version of NumPy and of this file."""
     assert Batches(TOKENS, 8, 4, seed=1).starts(0, 0, 4).tolist() == [602, 505, 224, 726]
 
@@ -90,6 +44,11 @@ def test_every_window_can_be_drawn_and_none_reaches_beyond_the_end():
     counts = np.bincount(starts)
     assert len(counts) == 4  # windows of 9 tokens in 12 begin at 0, 1, 2, 3
     assert counts.min() > 0.8 * counts.mean()
+
+
+def test_a_split_of_one_window_is_long_enough():
+    shortest = EvalWindows(np.zeros(9, np.uint16), block_size=8, batch_size=2, batches=3)
+    assert all(ids.shape == (2, 8) for ids, _ in shortest)
 
 
 @given(length=st.integers(10, 500), batches=st.integers(1, 20), batch_size=st.integers(1, 8))

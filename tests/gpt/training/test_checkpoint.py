@@ -1,4 +1,4 @@
-"""Checkpoints exist whole or not at all, and the newest whole one is found whatever has happened to the others."""
+"""Checkpoints are complete or absent, and the newest valid one is found whatever happened to the others."""
 
 import errno
 import os
@@ -25,10 +25,10 @@ def steps(root):
     return sorted(path.name for path in root.iterdir())
 
 
-def test_a_checkpoint_comes_back_to_the_bit(tmp_path):
+def test_a_checkpoint_is_restored_bit_exactly(tmp_path):
     save_checkpoint(tmp_path, example(5), keep=2)
-    loaded, damaged = load_newest(tmp_path)
-    assert damaged == []
+    loaded, invalid = load_newest(tmp_path)
+    assert invalid == []
     assert loaded.progress == example(5).progress
     for state, expected in ((loaded.model, example(5).model), (loaded.optimizer, example(5).optimizer)):
         assert state.keys() == expected.keys()
@@ -53,7 +53,7 @@ def test_without_checkpoints_there_is_none(tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "one bit"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name, damage):
+def test_an_invalid_checkpoint_is_named_and_the_previous_one_used(tmp_path, name, damage):
     for step in (10, 20):
         save_checkpoint(tmp_path, example(step), keep=2)
     path = tmp_path / "step-000020" / name
@@ -65,20 +65,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name
         path.write_bytes(content)
     else:
         path.write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
-    loaded, damaged = load_newest(tmp_path)
+    loaded, invalid = load_newest(tmp_path)
     assert loaded.progress.step == 10
-    assert len(damaged) == 1
-    assert "step-000020: damaged" in damaged[0]
+    assert len(invalid) == 1
+    assert "step-000020: invalid" in invalid[0]
 
 
-def test_when_all_are_damaged_there_is_one_sentence(tmp_path):
+def test_without_a_valid_checkpoint_there_is_one_sentence(tmp_path):
     save_checkpoint(tmp_path, example(10), keep=2)
     (tmp_path / "step-000010" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"step-000010: damaged.*no whole checkpoint is left"):
+    with pytest.raises(UserError, match=r"step-000010: invalid.*no valid checkpoint remains"):
         require_checkpoint(tmp_path)
 
 
-def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
+def test_an_invalid_checkpoint_of_the_same_step_is_replaced(tmp_path):
     save_checkpoint(tmp_path, example(10), keep=2)
     (tmp_path / "step-000010" / "model.safetensors").unlink()
     save_checkpoint(tmp_path, example(10), keep=2)
@@ -100,7 +100,7 @@ def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_as_it_was(tmp_path, monkeypatch, error):
     save_checkpoint(tmp_path, example(10), keep=1)
 
-    def fill(arrays, path):
+    def fill(arrays, path, metadata):
         path.write_bytes(b"half of it")
         raise error
 

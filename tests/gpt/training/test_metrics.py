@@ -1,4 +1,4 @@
-"""The metrics file survives crashes and resumes; the picture is drawn, or its absence explained."""
+"""The metrics file survives crashes and resumption; the plot is written, or its absence explained."""
 
 import sys
 
@@ -18,7 +18,7 @@ def metrics(tmp_path):
     return metrics
 
 
-def test_rows_come_back(metrics):
+def test_rows_are_read_back(metrics):
     assert metrics.rows() == ROWS
 
 
@@ -28,7 +28,7 @@ def test_a_new_run_has_none(tmp_path):
     assert metrics.rows() == []
 
 
-def test_rows_after_the_checkpoint_are_forgotten_with_half_a_row(metrics):
+def test_rows_after_the_checkpoint_and_an_incomplete_row_are_removed(metrics):
     with open(metrics.path, "a") as file:
         file.write('{"step": 40, "tra')
     metrics.truncate(20)
@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         Metrics(tmp_path / "missing" / "metrics.jsonl").append({"step": 1})
 
 
-def test_the_picture_is_a_png(tmp_path):
+def test_the_plot_is_a_png(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "loss.png"
     assert str(path) in write_plot([*ROWS, {"step": 30, "val_loss": 2.9}], path)
@@ -51,5 +51,5 @@ def test_the_picture_is_a_png(tmp_path):
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "tinytensor[plot]" in write_plot(ROWS, tmp_path / "loss.png")
+    assert "pip install -e '.[plot]'" in write_plot(ROWS, tmp_path / "loss.png")
     assert not (tmp_path / "loss.png").exists()

@@ -1,4 +1,4 @@
-"""The pieces of the loop: accumulation is one big batch, evaluation changes nothing, interruption is gentle."""
+"""The parts of the loop: accumulation equals one big batch, evaluation changes nothing, Ctrl-C exits gracefully."""
 
 import signal
 import threading
@@ -8,17 +8,18 @@ import pytest
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.options import GPTConfig, TrainConfig
+from gpt.model import GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import (
-    Interruption,
-    Speed,
+    GracefulExit,
+    Throughput,
     build_model,
     build_optimizer,
     due,
     evaluate,
-    finite,
-    gradient_function,
+    make_backward,
+    require_finite,
     train_step,
 )
 
@@ -27,20 +28,20 @@ TOKENS = (np.arange(500) ** 2 % 11).astype(np.uint16)
 CPU = tt.device("cpu")
 
 
-def trained(steps, batch_size, accumulation, shape=SHAPE, device=CPU, **recipe):
-    config = TrainConfig(batch_size=batch_size, accumulation=accumulation, **recipe)
+def trained(steps, batch_size, accum_steps, shape=SHAPE, device=CPU, **recipe):
+    config = TrainConfig(batch_size=batch_size, grad_accum_steps=accum_steps, **recipe)
     model = build_model("gpt", shape, 1, device)
     optimizer = build_optimizer(model, config)
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
-    backward = gradient_function(model, device, batch_size)
+    backward = make_backward(model, device, batch_size)
     read = [train_step(backward, optimizer, batches, step, config, device) for step in range(steps)]
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.1])
-def test_accumulated_micro_batches_train_as_one_big_batch(clip):
-    whole, expected = trained(5, 12, 1, clip=clip)
-    split, losses = trained(5, 3, 4, clip=clip)
+@pytest.mark.parametrize("grad_clip", [0.0, 0.1])
+def test_accumulated_micro_batches_train_as_one_big_batch(grad_clip):
+    whole, expected = trained(5, 12, 1, grad_clip=grad_clip)
+    split, losses = trained(5, 3, 4, grad_clip=grad_clip)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     for one, other in zip(whole.parameters(), split.parameters(), strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5)
@@ -89,37 +90,37 @@ def test_evaluation_is_without_dropout_and_leaves_the_model_training():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_numbers_that_are_none_stop_the_run():
-    assert finite("loss", np.float32(1.5), 3, 0.1) == 1.5
+def test_a_loss_that_is_not_finite_stops_the_run():
+    assert require_finite("loss", np.float32(1.5), 3, 0.1) == 1.5
     for bad in (float("nan"), float("inf")):
         with pytest.raises(UserError, match=f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr"):
-            finite("loss", bad, 30, 0.5)
+            require_finite("loss", bad, 30, 0.5)
 
 
 def test_due_at_multiples_and_at_the_last_step():
     assert [step for step in range(1, 26) if due(step, 10, 25)] == [10, 20, 25]
 
 
-def test_speed_counts_the_tokens_of_timed_steps(monkeypatch):
+def test_throughput_counts_the_tokens_of_timed_steps(monkeypatch):
     clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 21.0])
     monkeypatch.setattr("gpt.training.trainer.time.perf_counter", lambda: next(clock))
-    speed = Speed(30)
+    throughput = Throughput(30)
     for _ in range(2):
-        with speed:
+        with throughput:
             pass
-    assert speed.read() == 20  # 60 tokens in 3 seconds
-    with speed:
+    assert throughput.read() == 20  # 60 tokens in 3 seconds
+    with throughput:
         pass
-    assert speed.read() == 30
+    assert throughput.read() == 30
 
 
-@pytest.mark.parametrize("number", Interruption.SIGNALS)
+@pytest.mark.parametrize("number", GracefulExit.SIGNALS)
 def test_the_first_signal_is_noted_and_the_second_stops(number):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert not interruption
+    with GracefulExit() as exit_requested:
+        assert not exit_requested
         signal.raise_signal(number)
-        assert interruption
+        assert exit_requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
@@ -129,8 +130,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     seen = []
 
     def body():
-        with Interruption() as interruption:
-            seen.append(bool(interruption))
+        with GracefulExit() as exit_requested:
+            seen.append(bool(exit_requested))
 
     thread = threading.Thread(target=body)
     thread.start()

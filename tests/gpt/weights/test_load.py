@@ -14,13 +14,15 @@ import train
 from gpt.cli import run_command
 from gpt.errors import UserError
 from gpt.export import main as export_main
+from gpt.model import GPT, Bigram, GPTConfig
 from gpt.model.cache import Context
-from gpt.model.gpt import GPT, Bigram
-from gpt.options import GPTConfig, build
+from gpt.options import build
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.training.run import read_data
-from gpt.weights import safetensors as weights
-from gpt.weights.load import create_model_directory, describe, inherit, load_model, save_weights, start_from
+from gpt.training.data import open_data
+from gpt.weights import safetensors as safetensors_format
+from gpt.weights.directory import create_model_directory, save_weights
+from gpt.weights.families import describe
+from gpt.weights.load import inherit, load_model, start_from
 
 IDS = np.array([[1, 2, 3, 0, 4]])
 SHAPE = {"vocab_size": 5, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -45,7 +47,7 @@ def logits_of(model):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_a_saved_gpt_comes_back_to_the_bit(tmp_path, options):
+def test_a_saved_gpt_is_loaded_bit_exactly(tmp_path, options):
     with tt.seeded(1, "weights"):
         model = GPT(GPTConfig(**SHAPE, **options))
     for parameter in model.parameters():  # biases start at zero, which would hide a mistake
@@ -57,7 +59,7 @@ def test_a_saved_gpt_comes_back_to_the_bit(tmp_path, options):
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
 
 
-def test_a_saved_bigram_comes_back(tmp_path):
+def test_a_saved_bigram_is_loaded(tmp_path):
     model = Bigram(GPTConfig(**SHAPE, bias=False))
     loaded, _ = load_model(saved(tmp_path, "bigram", model), "cpu")
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
@@ -100,14 +102,14 @@ def test_hugging_face_computes_the_same_logits(tmp_path):
             np.testing.assert_allclose(theirs(torch.tensor(IDS)).logits.numpy(), logits_of(model), atol=1e-5)
 
 
-def test_what_is_missing_damaged_or_foreign_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no model"):
+def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
+    with pytest.raises(UserError, match="contains no model"):
         load_model(tmp_path / "missing", "cpu")
     directory = saved(tmp_path / "m", "gpt", GPT(GPTConfig(**SHAPE)))
     weights, config = directory / "model.safetensors", directory / "config.json"
     content = weights.read_bytes()
     weights.write_bytes(content[:-10])
-    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
+    with pytest.raises(UserError, match=r"model\.safetensors: corrupt"):
         load_model(directory, "cpu")
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: missing"):
@@ -187,7 +189,7 @@ def test_weights_in_several_files_are_put_together(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])
 def test_other_types_are_converted_piece_by_piece(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(weights, "PIECE", 7)
+    monkeypatch.setattr(safetensors_format, "CHUNK", 7)
     model = lively()
     for parameter in model.parameters():  # values that every type has
         parameter.data = (np.round(parameter.data * 256) / 256).clip(-0.25, 0.25)
@@ -211,7 +213,7 @@ def write_safetensors(path, arrays, dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "gelu"}, "activation_function is gelu, none of gelu_new, gelu_pytorch_tanh, relu"),
+        ({"activation_function": "gelu"}, "activation_function is gelu, not one of gelu_new, gelu_pytorch_tanh, relu"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, here it can only be 1e-05"),
         ({"n_inner": 16}, "n_inner is 16, here it can only be 32"),
         (
@@ -247,7 +249,7 @@ def test_weights_and_tokenizers_that_do_not_fit_are_named(tmp_path):
         load_model(directory, "cpu")
     write_safetensors(directory / "model.safetensors", state, "F8_E4M3")
     CharTokenizer("abcde").save(directory)
-    with pytest.raises(UserError, match="is of type F8_E4M3, none of F64, F32, F16, BF16: save it as float32"):
+    with pytest.raises(UserError, match="has dtype F8_E4M3, not one of F64, F32, F16, BF16: save it as float32"):
         load_model(directory, "cpu")
 
 
@@ -264,15 +266,13 @@ class Hub:
         return str(self.directory)
 
 
-def test_hub_names_are_fetched_or_the_error_says_how_to_do_without(tmp_path, monkeypatch):
+def test_hub_models_are_downloaded_or_the_error_says_what_to_do_instead(tmp_path, monkeypatch):
     model = lively()
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(hugging_face(tmp_path, model.state_dict())))
     np.testing.assert_array_equal(logits_of(load_model("hf:gpt2", "cpu")[0]), logits_of(model))
     for unreachable in (Hub(), None):  # None: not installed
         monkeypatch.setitem(sys.modules, "huggingface_hub", unreachable)
-        with pytest.raises(
-            UserError, match=r"hf:gpt2: cannot be fetched .* for a local copy, save config\.json"
-        ) as error:
+        with pytest.raises(UserError, match=r"hf:gpt2: cannot be downloaded .*; save config\.json") as error:
             load_model("hf:gpt2", "cpu")
         assert "\n" not in str(error.value)
 
@@ -304,7 +304,7 @@ def test_what_gpt2_cannot_express_is_not_exported(tmp_path, capsys):
     post = saved(tmp_path / "post", "gpt", lively(norm="post"))
     good = saved(tmp_path / "good", "gpt", lively())
     cases = [
-        (bigram, "new", "cannot be exported as a GPT-2: --model bigram: is no transformer"),
+        (bigram, "new", "cannot be exported as a GPT-2: --model bigram: is not a transformer"),
         (post, "new", "cannot be exported as a GPT-2: --norm post: GPT-2 has its layer norms before each sublayer"),
         (good, "bigram", "exists and is not an empty directory"),
     ]
@@ -352,14 +352,14 @@ def test_logits_of_a_model_made_by_transformers_agree_within_1e_4(tmp_path, shap
         np.testing.assert_array_equal(again(torch.tensor(ids)).logits.numpy(), expected)
 
 
-def test_training_goes_on_from_another_model(tiny, text_file, tmp_path, capsys):
+def test_training_starts_from_another_model(tiny, text_file, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
 
     def run(*argv):
         return run_command(train.main, [*map(str, argv)])
 
     assert run(*tiny, "--steps", 3, "--out", first) == 0
-    shape = {"--batch-size": 2, "--threads": 1, "--eval-batches": 2, "--device": "cpu", "--data": text_file}
+    shape = {"--batch-size": 2, "--processes": 1, "--eval-batches": 2, "--device": "cpu", "--data": text_file}
     common = [word for item in shape.items() for word in item]
     still = [*common, "--init-from", first, "--steps", 1, "--lr", 1e-9, "--min-lr", 0, "--block-size", 6]
     assert run(*still, "--out", second) == 0
@@ -371,7 +371,7 @@ def test_training_goes_on_from_another_model(tiny, text_file, tmp_path, capsys):
     cases = [
         ([*still, "--n-layer", 7], "--n-layer 7: the model of --init-from"),
         ([*still, "--data", tmp_path / "other.txt"], "character 'O' at position 0"),
-        ([*common, "--init-from", tmp_path / "none"], "none: holds no model"),
+        ([*common, "--init-from", tmp_path / "none"], "none: contains no model"),
     ]
     for argv, message in cases:
         assert run(*argv, "--out", tmp_path / "third") == 2
@@ -387,4 +387,4 @@ def test_data_prepared_with_another_tokenizer_is_refused(tmp_path):
     CharTokenizer("abcdf").save(prepared)
     (prepared / "meta.json").write_text(json.dumps({"format": "tinytensor tokens 1"}))
     with pytest.raises(UserError, match="has another tokenizer than --init-from"):
-        read_data(str(prepared), 4, str(directory))
+        open_data(str(prepared), str(directory))
