@@ -14,7 +14,7 @@ from gpt.options import DEVICE_HELP, check_options, option
 class TrainConfig:
     """A training recipe. Raises UserError for an impossible one."""
 
-    data: str = option("pydocs", "pydocs, stdlib, a text file or folder, or a directory that gpt.prepare made")
+    data: str = option("pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME, or what gpt.prepare wrote")
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)

@@ -17,6 +17,7 @@ import train
 from gpt.cli import run_command
 from gpt.corpus.embedded import pydocs
 from gpt.generate import main as generate_main
+from gpt.training.recipe import RENAMED
 from kernels.cpu.blocks import use_threads
 
 ROOT = Path(train.__file__).parent
@@ -89,6 +90,21 @@ def test_60_steps_are_30_and_30_more(flags, whole, tmp_path, capsys):
     assert [row["step"] for row in rows(parts)] == [7, 14, 20, 21, 28]
     assert run("--resume", parts) == 0
     assert_same_run(whole, parts, 60)
+
+
+def test_a_run_of_the_first_version_resumes_bit_exactly(flags, whole, tmp_path):
+    """One whose config.json has the former names, and whose meta.json says less."""
+    out = tmp_path / "run"
+    assert run(*flags, "--out", out, "--stop-after", 30) == 0
+    config, meta = (json.loads((out / name).read_text()) for name in ("config.json", "meta.json"))
+    for former, now in RENAMED.items():
+        config["train"][former] = config["train"].pop(now)
+    (out / "config.json").write_text(json.dumps(config))
+    kept = ("format", "source", "dtype", "train", "val")
+    (out / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
+    assert run("--resume", out) == 0
+    assert_same_run(whole, out, 60)
+    assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
 def test_two_processes_repeat_their_bits_too(flags, tmp_path):

@@ -224,9 +224,8 @@ def test_unreadable_members_are_named_counted_and_skipped(tmp_path, capsys):
     members, names = corrupt_archive()
     content = run(lay_out(tmp_path / "source", {"owt.tar": tar_of(members)}), tmp_path / "out")
     assert content["unreadable"] == 3
-    for named, text in zip(
-        content["unreadable_names"], (names[2], names[4], "strange.xz/bad.txt (byte 2"), strict=True
-    ):
+    expected = (names[2], names[4], "strange.xz/bad.txt (byte 2")
+    for named, text in zip(content["unreadable_names"], expected, strict=True):
         assert text in named
     assert sum(content["documents"].values()) == len(TEXTS) - 14 + 1
     assert f"skipped 3 unreadable: {content['unreadable_names'][0]}" in capsys.readouterr().err
@@ -395,10 +394,8 @@ def test_a_full_disk_is_one_sentence_and_the_rest_is_written_later(tmp_path, sma
 
     end = subprocess.run(command, cwd=ROOT, preexec_fn=little_room, capture_output=True, text=True, check=False)
     assert end.returncode == 2
-    assert (
-        "train.bin: cannot be written (File too large); free some space or choose another"
-        in end.stderr.splitlines()[-1]
-    )
+    message = "train.bin: cannot be written (File too large); free some space or choose another"
+    assert message in end.stderr.splitlines()[-1]
     assert run(source, tmp_path / "out") == run(source, tmp_path / "again")
 
 
