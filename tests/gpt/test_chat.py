@@ -100,7 +100,7 @@ def test_reset_forgets_everything_and_answers_repeat(conversation):
     assert "".join(talk.answer()) == first != second
 
 
-def test_an_empty_message_lets_the_model_go_on_even_from_nothing(conversation):
+def test_an_empty_message_continues_even_an_empty_conversation(conversation):
     talk = conversation()
     assert talk.say("") == []
     first = "".join(talk.answer())
@@ -117,7 +117,7 @@ def test_unseen_characters_are_reported_and_left_out(conversation):
     assert len("".join(talk.answer())) == 5
 
 
-def test_of_a_very_long_message_the_end_counts(conversation):
+def test_a_message_longer_than_the_context_is_truncated_from_the_left(conversation):
     talk = conversation()
     (sentence,) = talk.say("abcdef" * 100)
     assert "only its last 32 tokens count" in sentence
@@ -155,12 +155,12 @@ def test_commands(conversation):
     assert run_slash_command("/rest", talk) == "/rest: unknown command (did you mean /reset?); /help lists them"
 
 
-def test_known_part_asks_the_tokenizer_alone():
+def test_known_part_depends_on_the_tokenizer_alone():
     assert known_part(CharTokenizer("abc"), "cab") == ("cab", [])
     assert known_part(CharTokenizer("abc"), "xcabyx") == ("cab", ["x", "y"])
 
 
-def test_what_kind_of_model_it_is(directory, tmp_path):
+def test_the_greeting_says_what_kind_of_model_it_is(directory, tmp_path):
     assert "base model" in greeting(directory, "{}")
     assert "'U: {}'" in greeting(directory, "U: {}")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "..."}))
@@ -200,7 +200,7 @@ def test_interruption_ends_the_answer_and_not_the_program(directory, monkeypatch
     assert len(calls) == 2 + 4
 
 
-def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert chat(tmp_path / "none", "", monkeypatch) == 2
     assert re.fullmatch(r"error: .*none: contains no model .*\n", capsys.readouterr().err)
 
@@ -260,7 +260,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(directory):
         os.close(terminal.ours)
 
 
-def test_a_conversation_draws_other_numbers_for_every_answer(conversation):
+def test_every_answer_has_its_own_seed(conversation):
     talk = conversation(tokens=30)
     answers = []
     for _ in range(2):

@@ -104,7 +104,7 @@ def failing(error):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "error: a/b: No space left on device\n"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(error, message, capsys):
+def test_user_errors_are_one_line_and_exit_code_2(error, message, capsys):
     assert run_command(failing(error)) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(message)
@@ -126,5 +126,5 @@ def test_bugs_keep_their_traceback():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break differently")
-def test_a_closed_pipe_is_no_error(capfd):
+def test_a_closed_pipe_is_not_an_error(capfd):
     assert run_command(failing(BrokenPipeError())) == 0

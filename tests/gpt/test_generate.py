@@ -1,4 +1,4 @@
-"""Sampling is what its flags say, repeats with its seed, and goes on beyond the block size."""
+"""Sampling is what its flags say, repeats with its seed, and continues beyond the block size."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def softmax(logits):
 
 
 @given(LOGITS, SAMPLINGS)
-def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
+def test_probabilities_sum_to_one_and_the_largest_logit_has_the_largest(logits, sampling):
     before = logits.copy()
     probabilities = next_token_probs(logits, sampling)
     assert probabilities.shape == logits.shape
@@ -60,7 +60,7 @@ def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
 
 
 @given(LOGITS)
-def test_with_nothing_cut_off_it_is_the_softmax(logits):
+def test_without_filters_they_are_the_softmax(logits):
     np.testing.assert_allclose(next_token_probs(logits, Sampling(temperature=1.0)), softmax(logits), rtol=1e-12)
     np.testing.assert_allclose(
         next_token_probs(logits, Sampling(temperature=2.0)), softmax(logits.astype(np.float64) / 2), rtol=1e-9
@@ -89,12 +89,12 @@ def test_temperature_zero_is_greedy():
 
 
 @given(LOGITS, SAMPLINGS, st.floats(0, 1, exclude_max=True))
-def test_no_token_of_probability_zero_is_picked(logits, sampling, uniform):
+def test_no_token_of_probability_zero_is_sampled(logits, sampling, uniform):
     probabilities = next_token_probs(logits, sampling)
     assert probabilities[sample_token(probabilities, uniform)] > 0
 
 
-def test_draws_follow_the_next_token_probs():
+def test_samples_follow_the_probabilities():
     probabilities = np.array([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniform = (np.arange(10_000) + 0.5) / 10_000
     counts = np.bincount([sample_token(probabilities, u) for u in uniform], minlength=6)
@@ -119,7 +119,7 @@ def test_impossible_settings_are_one_sentence(settings, message):
     assert str(error.value) == message
 
 
-def test_min_p_leaves_out_what_is_far_less_likely_than_the_likeliest():
+def test_min_p_drops_tokens_far_less_likely_than_the_most_likely():
     logits = np.log([0.4, 0.25, 0.2, 0.1, 0.05])
     kept = next_token_probs(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
     assert kept.tolist() == [True, True, True, False, False]
@@ -151,7 +151,7 @@ def test_the_penalty_counts_the_prompt_and_what_was_written():
     assert [token for (token,) in generate(Indifferent(), sampling)] == [0, 1, 2, 4, 5, 6, 0]
 
 
-def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
+def test_generation_continues_beyond_the_block_size_and_repeats_with_its_seed(model):
     def run(seed):
         return continued(model, [1, 2], Sampling(tokens=50, temperature=1.0, seed=seed))[0]
 
@@ -161,20 +161,20 @@ def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
     assert all(0 <= token < 7 for token in run(1))
 
 
-def test_what_a_sample_draws_does_not_depend_on_the_others(model):
+def test_a_sample_does_not_depend_on_the_others(model):
     sampling = Sampling(tokens=30, temperature=1.0)
     three = continued(model, [1, 2], sampling, samples=3)
     assert three[:1] == continued(model, [1, 2], sampling, samples=1)
     assert len({tuple(text) for text in three}) == 3
 
 
-def test_a_prompt_longer_than_the_block_is_cut_from_the_left(model):
+def test_a_prompt_longer_than_the_block_is_truncated_from_the_left(model):
     greedy = Sampling(tokens=5, temperature=0.0)
     long = [0, 0, 0, 1, 1, 1, 3, 4, 5, 6, 5]
     assert continued(model, long, greedy) == continued(model, long[-8:], greedy)
 
 
-def test_generation_leaves_the_callers_gradients_on_and_draws_no_graph(model):
+def test_generation_builds_no_graph_and_leaves_grad_mode_alone(model):
     context = Context(model)
     context.append([1])
     tokens = generate(context, Sampling(tokens=3))
@@ -184,7 +184,7 @@ def test_generation_leaves_the_callers_gradients_on_and_draws_no_graph(model):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_tokens_beyond_the_tokenizer_are_never_written(model):
+def test_tokens_beyond_the_tokenizers_vocabulary_are_never_generated(model):
     (tokens,) = continued(model, [1], Sampling(tokens=200, temperature=100.0), vocab_size=3)
     assert set(tokens) == {0, 1, 2}
 
@@ -207,7 +207,7 @@ def streamed(pieces, stops=()):
 
 
 @given(st.text(), st.data())
-def test_characters_are_never_broken_however_they_are_cut(string, data):
+def test_characters_are_never_broken_whatever_the_tokens(string, data):
     encoded = string.encode("utf-8", "replace")
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=8)))
     parts = [encoded[a:b] for a, b in itertools.pairwise([0, *cuts, len(encoded)])]
@@ -219,19 +219,19 @@ def test_characters_are_never_broken_however_they_are_cut(string, data):
         assert count == len(so_far.decode("utf-8", "ignore"))  # at once, too: no whole character is held back
 
 
-def test_bytes_that_are_no_text_are_shown_as_such():
+def test_bytes_that_are_not_utf8_become_replacement_characters():
     assert streamed([b"a", b"\xff", b"b"]) == ["a", "\ufffd", "b", ""]
     assert streamed([b"a", b"\xe2\x82"]) == ["a", "", "\ufffd"]
 
 
 @given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
-def test_text_ends_before_the_first_stop_wherever_it_is_cut(string, stops):
+def test_text_ends_before_the_first_stop_whatever_the_tokens(string, stops):
     found = [(string.find(stop) + len(stop), string.find(stop)) for stop in stops if stop in string]
     expected = string[: min(found)[1]] if found else string
     assert "".join(streamed([letter.encode() for letter in string], stops)) == expected
 
 
-def test_only_what_may_become_a_stop_is_held_back():
+def test_only_a_possible_stop_is_held_back():
     assert streamed([b"one ", b"t", b"o", b" tw", b"o!", b"more"], ["two!"]) == ["one ", "", "to", " ", "", "", ""]
 
 
@@ -242,7 +242,7 @@ def test_the_end_of_a_document_ends_the_text():
     assert text.written == "a"
 
 
-def test_texts_of_a_batch_end_each_by_itself(model):
+def test_texts_of_a_batch_end_independently(model):
     tokenizer = CharTokenizer("abcdef\n")
     whole = [""] * 4
     for i, piece in stream(model, tokenizer, "ab", Sampling(tokens=40, temperature=1.0), samples=4):

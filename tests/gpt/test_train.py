@@ -55,17 +55,17 @@ def flags(tiny):
 
 
 @pytest.fixture(scope="session")
-def whole(flags, tmp_path_factory):
+def uninterrupted(flags, tmp_path_factory):
     """The uninterrupted run; read-only."""
-    directory = tmp_path_factory.mktemp("runs") / "whole"
+    directory = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert run(*flags, "--out", directory) == 0
     return directory
 
 
 @pytest.fixture
-def finished(whole, tmp_path):
+def finished(uninterrupted, tmp_path):
     """A copy of it to resume."""
-    shutil.copytree(whole, tmp_path / "finished")
+    shutil.copytree(uninterrupted, tmp_path / "finished")
     return tmp_path / "finished"
 
 
@@ -83,16 +83,16 @@ def test_a_run_leaves_everything_it_promises_and_says_where(flags, tmp_path, cap
     assert generate_main([str(out), "--tokens", "5", "--device", "cpu"]) == 0
 
 
-def test_60_steps_are_30_and_30_more(flags, whole, tmp_path, capsys):
-    parts = tmp_path / "parts"
-    assert run(*flags, "--out", parts, "--stop-after", 30) == 0
-    assert f"--resume {parts}" in capsys.readouterr().out
-    assert [row["step"] for row in rows(parts)] == [7, 14, 20, 21, 28]
-    assert run("--resume", parts) == 0
-    assert_same_run(whole, parts, 60)
+def test_30_steps_and_a_resumption_equal_60_steps(flags, uninterrupted, tmp_path, capsys):
+    resumed = tmp_path / "resumed"
+    assert run(*flags, "--out", resumed, "--stop-after", 30) == 0
+    assert f"--resume {resumed}" in capsys.readouterr().out
+    assert [row["step"] for row in rows(resumed)] == [7, 14, 20, 21, 28]
+    assert run("--resume", resumed) == 0
+    assert_same_run(uninterrupted, resumed, 60)
 
 
-def test_a_run_of_the_first_version_resumes_bit_exactly(flags, whole, tmp_path):
+def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tmp_path):
     """One whose config.json has the former names, and whose meta.json says less."""
     out = tmp_path / "run"
     assert run(*flags, "--out", out, "--stop-after", 30) == 0
@@ -103,24 +103,24 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, whole, tmp_path):
     kept = ("format", "source", "dtype", "train", "val")
     (out / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
     assert run("--resume", out) == 0
-    assert_same_run(whole, out, 60)
+    assert_same_run(uninterrupted, out, 60)
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
-def test_two_processes_repeat_their_bits_too(flags, tmp_path):
+def test_two_processes_resume_bit_exactly_too(flags, tmp_path):
     flags = [*flags, "--processes", 2]
     try:
-        assert run(*flags, "--out", tmp_path / "whole", "--stop-after", 20) == 0
-        assert run(*flags, "--out", tmp_path / "parts", "--stop-after", 10) == 0
-        assert run("--resume", tmp_path / "parts", "--stop-after", 20) == 0
+        assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", 20) == 0
+        assert run(*flags, "--out", tmp_path / "resumed", "--stop-after", 10) == 0
+        assert run("--resume", tmp_path / "resumed", "--stop-after", 20) == 0
     finally:
         use_threads(1)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed", 20)
 
 
-def test_resuming_a_finished_run_changes_nothing(whole, finished):
+def test_resuming_a_finished_run_changes_nothing(uninterrupted, finished):
     assert run("--resume", finished) == 0
-    assert_same_run(whole, finished, 60)
+    assert_same_run(uninterrupted, finished, 60)
 
 
 def test_a_run_can_be_made_longer_but_not_shorter_than_it_is(finished, capsys):
@@ -131,14 +131,14 @@ def test_a_run_can_be_made_longer_but_not_shorter_than_it_is(finished, capsys):
     assert "--steps 50: the run is already at step 70" in capsys.readouterr().err
 
 
-def test_an_invalid_newest_checkpoint_is_named_and_the_run_ends_the_same(flags, whole, tmp_path, capsys):
+def test_an_invalid_newest_checkpoint_is_named_and_the_result_is_the_same(flags, uninterrupted, tmp_path, capsys):
     out = tmp_path / "run"
     assert run(*flags, "--out", out, "--checkpoint-interval", 10, "--stop-after", 30) == 0
     with open(out / "checkpoints/step-000030/model.safetensors", "r+b") as file:
         file.truncate(100)
     assert run("--resume", out) == 0
     assert "step-000030: invalid" in capsys.readouterr().err
-    assert_same_run(whole, out, 60)
+    assert_same_run(uninterrupted, out, 60)
     shutil.rmtree(out / "checkpoints/step-000050")
     (out / "checkpoints/step-000060/state.json").unlink()
     assert run("--resume", out) == 2
@@ -176,8 +176,8 @@ def test_a_run_that_was_killed_or_interrupted_resumes_bit_exactly(flags, tmp_pat
 
     last = last_step(out) + 15
     assert run("--resume", out, "--stop-after", last) == 0
-    assert run(*flags, "--out", tmp_path / "whole", "--stop-after", last) == 0
-    assert_same_run(tmp_path / "whole", out, last)
+    assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", last) == 0
+    assert_same_run(tmp_path / "uninterrupted", out, last)
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_of_a_run_and_it_resumes_bit_
     assert "Traceback" not in errors
     last = last_step(tmp_path / "run") + 5
     assert run("--resume", tmp_path / "run", "--stop-after", last) == 0
-    assert run(*flags, "--out", tmp_path / "whole", "--stop-after", last) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "run", last)
+    assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", last) == 0
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", last)
 
 
 @linux
@@ -302,12 +302,12 @@ def test_a_file_that_cannot_be_trained_on_is_one_sentence(content, message, tmp_
     assert captured.err.count("\n") == 1
 
 
-def test_a_run_is_never_overwritten(whole, flags, capsys):
-    assert run(*flags, "--out", whole) == 2
+def test_a_run_is_never_overwritten(uninterrupted, flags, capsys):
+    assert run(*flags, "--out", uninterrupted) == 2
     assert "already contains a run; resume it with --resume" in capsys.readouterr().err
 
 
-def test_mistakes_in_a_process_of_their_own_show_no_traceback(tmp_path):
+def test_mistakes_show_no_traceback(tmp_path):
     process = started("--presett", "x", cwd=tmp_path)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2

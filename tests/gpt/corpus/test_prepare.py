@@ -148,13 +148,13 @@ def test_every_layout_gives_the_same_documents_on_the_same_sides(tmp_path, refer
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "folder of texts"])
-def test_how_a_source_is_cut_into_pieces_does_not_matter(tmp_path, small_pieces, reference, layout):
+def test_documents_do_not_depend_on_the_piece_size(tmp_path, small_pieces, reference, layout):
     run(lay_out(tmp_path / "source", LAYOUTS[layout](TEXTS)), tmp_path / "out")
     assert {name: set(texts) for name, texts in prepared_documents(tmp_path / "out").items()} == reference
 
 
 @given(texts=st.lists(DOCUMENT, min_size=5, unique=True), order=st.randoms())
-def test_the_split_depends_on_the_texts_and_not_on_their_order(tmp_path_factory, texts, order):
+def test_the_split_does_not_depend_on_the_order_of_documents(tmp_path_factory, texts, order):
     splits = []
     for _ in range(2):
         folder = tmp_path_factory.mktemp("order")
@@ -171,7 +171,7 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(tmp_path_factory,
     assert splits[0] == splits[1]
 
 
-def test_a_sample_is_a_part_of_the_same_documents(tmp_path, reference):
+def test_a_sample_is_a_subset_of_the_same_documents(tmp_path, reference):
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     content = run(source, tmp_path / "out", "--sample", 0.5)
     assert 40 < sum(content["documents"].values()) < 80
@@ -293,7 +293,7 @@ prepare.main(sys.argv[3:])
 
 
 @pytest.mark.parametrize("where", ["append", "save"])  # between units; with tokens on the disk that are not counted
-def test_killed_and_given_again_the_files_are_the_same(tmp_path, small_pieces, capsys, where):
+def test_a_killed_preparation_resumes_to_the_same_bytes(tmp_path, small_pieces, capsys, where):
     pytest.importorskip("tokenizers")
     source = lay_out(tmp_path / "source", {"owt.tar": tar_of(corrupt_archive()[0])})
     flags = ("--tokenizer", "bpe", "--vocab-size", "300", "--val-share", "0.3", "--workers", "1")
@@ -366,7 +366,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_the_user_can_put_right_is_one_sentence(tmp_path, capsys, case):
+def test_user_errors_are_one_sentence(tmp_path, capsys, case):
     places = {name: str(tmp_path / name.lower()) for name in ("SOURCE", "EMPTY", "CORRUPT", "LARGE", "ENDLESS", "FULL")}
     places |= {"LINES": str(tmp_path / "lines.jsonl"), "TABLE": str(tmp_path / "table.parquet")}
     lay_out(tmp_path, {"source/a.jsonl": json_lines(TEXTS), "empty": b"", "corrupt": b"\xff\xff", "full/x": b""})
@@ -384,7 +384,7 @@ def test_what_the_user_can_put_right_is_one_sentence(tmp_path, capsys, case):
         assert not (tmp_path / "out" / "state.json").exists()
 
 
-def test_a_full_disk_is_one_sentence_and_the_rest_is_written_later(tmp_path, small_pieces, capsys):
+def test_a_full_disk_is_one_sentence_and_the_preparation_resumes(tmp_path, small_pieces, capsys):
     source = lay_out(tmp_path / "source", as_texts(TEXTS))
     command = [sys.executable, "-m", "gpt.prepare", str(source), "--out", str(tmp_path / "out"), "--tokenizer", "char"]
     command += ["--val-share", "0.3", "--workers", "1"]

@@ -23,7 +23,7 @@ def sides(rule, items):
 
 
 @given(text=TEXT, cuts=st.lists(st.integers(0, 300)), val_share=st.floats(0.01, 0.99), size=st.integers(1, 50))
-def test_a_text_is_split_at_one_place_and_nothing_of_it_is_lost(text, cuts, val_share, size):
+def test_a_text_is_split_at_one_place_without_loss(text, cuts, val_share, size):
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     passages = [Passage(text[a:b], a, len(text)) for a, b in pairwise(borders)]
     with pytest.MonkeyPatch.context() as patch:
@@ -51,12 +51,12 @@ def test_a_sample_of_documents_keeps_their_sides():
         assert 0.2 < len(sampled[name]) / len(found[name]) < 0.4
 
 
-def test_what_is_unreadable_passes_through():
+def test_unreadable_items_pass_through():
     assert [*SplitRule(0.1, sample=0.0).apply([Unreadable("x", "why")])] == [(None, Unreadable("x", "why"))]
 
 
 @given(text=TEXT, size=st.integers(1, 50))
-def test_sections_put_together_are_the_text(text, size):
+def test_joined_sections_are_the_text(text, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split, "SECTION", size)
         found = list(sections(text))

@@ -1,4 +1,4 @@
-"""The cache answers as the model without one does: before, at and beyond the block size, alone and in batches."""
+"""The KV cache gives the logits of the model without one: before, at and beyond the block size, also in batches."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_greedy_tokens_are_the_same_with_and_without_a_cache(config, seed, promp
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_fifty_models_write_the_same_far_beyond_the_block(seed):
+def test_fifty_models_generate_the_same_far_beyond_the_block_size(seed):
     rng = np.random.default_rng(seed)
     heads, layers, block = rng.integers(1, 4), rng.integers(1, 3), rng.integers(2, 40)
     config = GPTConfig(VOCABULARY, block_size=int(block), n_layer=int(layers), n_head=int(heads), n_embd=4 * int(heads))
@@ -91,7 +91,7 @@ def test_logits_are_within_the_bound_alone_and_in_a_batch(config, batch, data):
         np.testing.assert_allclose(np.concatenate([c.logits() for c in alone]), plain, rtol=0, atol=bound)
 
 
-def test_a_long_prompt_is_read_in_pieces(monkeypatch):
+def test_a_long_prompt_is_read_in_chunks(monkeypatch):
     model = build(GPTConfig(VOCABULARY, block_size=40, n_layer=2, n_head=2, n_embd=8))
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 37)
     monkeypatch.setattr(cache, "CHUNK", 5)
@@ -131,7 +131,7 @@ def test_nothing_is_computed_twice_until_the_window_is_full():
 
 
 @given(st.lists(st.one_of(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 9)), max_size=12))
-def test_tokens_can_be_taken_back(changes):
+def test_dropped_tokens_leave_no_trace(changes):
     model = build(GPTConfig(VOCABULARY, block_size=8, n_layer=2, n_head=2, n_embd=8), dtype=np.float64)
     cached, plain = Context(model), Context(model, reader=Recomputation)
     for change in [[7], *changes]:
@@ -144,13 +144,13 @@ def test_tokens_can_be_taken_back(changes):
         np.testing.assert_allclose(cached.logits(), plain.logits(), rtol=0, atol=BOUND_FLOAT64)
 
 
-def test_an_interruption_does_no_harm():
+def test_an_interruption_leaves_the_cache_consistent():
     model = build(GPTConfig(VOCABULARY, block_size=8, n_layer=2, n_head=1, n_embd=4), dtype=np.float64)
     context = Context(model)
     context.append([1, 2, 3])
     context.logits()
     context.append([4, 5])
-    mlp, calls = model.transformer.h.__dict__["1"].mlp, []
+    mlp, calls = list(model.transformer.h)[1].mlp, []
 
     def interrupted(x):
         calls.append(x)
@@ -173,7 +173,7 @@ def test_a_bigram_needs_no_cache():
     np.testing.assert_array_equal(context.logits()[0], model.table.weight.data[6])
 
 
-def test_every_device_writes_the_same(device):
+def test_every_device_generates_the_same(device):
     model = build(GPTConfig(VOCABULARY, block_size=12, n_layer=2, n_head=2, n_embd=8)).to(device)
     cached, plain = texts(model, [1, 2, 3], tokens=30, batch=2, temperature=0.0)
     np.testing.assert_array_equal(cached, plain)

@@ -24,7 +24,7 @@ def tokens(config, batch=3, time=None, seed=0):
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_token_changes_only_what_comes_from_it_on(norm):
+def test_a_token_changes_only_the_logits_from_its_position_on(norm):
     model = build(**SMALL, norm=norm)
     ids, _ = tokens(model.config)
     before = model(ids).data
@@ -48,7 +48,7 @@ def test_loss_is_the_cross_entropy_of_the_logits(model):
 
 
 @pytest.mark.parametrize("time", [1, 3, 6])
-def test_any_length_up_to_the_block_fits(time):
+def test_any_length_up_to_the_block_size_is_accepted(time):
     model = build()
     ids, _ = tokens(model.config)
     short = model(ids[:, :time])
@@ -70,7 +70,7 @@ def test_an_unknown_token_is_refused():
 
 
 @pytest.mark.parametrize("options", [{}, {"tied": False}, {"norm": "post"}, {"activation": "relu", "bias": False}])
-def test_the_initial_loss_is_that_of_guessing(options):
+def test_the_initial_loss_is_that_of_uniform_guessing(options):
     model = build(**SMALL, **options)
     ids, targets = tokens(model.config, batch=8)
     assert model(ids, targets).item() == pytest.approx(np.log(65), abs=0.1)
@@ -194,7 +194,7 @@ def test_the_tied_weight_is_one_parameter_with_both_gradients():
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "post", "activation": "relu", "tied": False}], ids=str)
-def test_it_learns_one_batch_by_heart(options):
+def test_it_overfits_one_batch(options):
     model = build(**options, n_embd=32)
     ids, targets = tokens(model.config, batch=2)
     optimizer = tt.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -206,7 +206,7 @@ def test_it_learns_one_batch_by_heart(options):
     assert loss.item() < 0.02
 
 
-def test_the_bigram_model_counts():
+def test_the_bigram_model_learns_the_pair_frequencies():
     model = build(Bigram)
     ids, targets = tokens(model.config, batch=50)
     optimizer = tt.optim.AdamW(model.parameters(), lr=0.3, weight_decay=0.0)

@@ -23,7 +23,7 @@ def test_decoding_undoes_encoding(text):
 
 
 @given(ANY_TEXT)
-def test_encoding_is_the_rank_among_the_sorted_characters(text):
+def test_ids_are_ranks_among_the_sorted_characters(text):
     characters = sorted(set(text))
     np.testing.assert_array_equal(CharTokenizer(text).encode(text), [characters.index(c) for c in text])
 

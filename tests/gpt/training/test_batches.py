@@ -38,7 +38,7 @@ def test_the_windows_of_a_step_never_change():
     assert Batches(TOKENS, 8, 4, seed=1).starts(0, 0, 4).tolist() == [602, 505, 224, 726]
 
 
-def test_every_window_can_be_drawn_and_none_reaches_beyond_the_end():
+def test_every_window_can_be_drawn_and_none_exceeds_the_end():
     batches = Batches(np.arange(12, dtype=np.uint16), block_size=8, batch_size=64, seed=0)
     starts = np.concatenate([batches.starts(step, 0, 64) for step in range(20)])
     counts = np.bincount(starts)

@@ -39,7 +39,7 @@ def test_a_checkpoint_is_restored_bit_exactly(tmp_path):
     assert sorted(path.name for path in (tmp_path / "step-000005").iterdir()) == sorted(FILES)
 
 
-def test_only_the_newest_are_kept_in_the_order_of_their_steps(tmp_path):
+def test_only_the_newest_by_step_are_kept(tmp_path):
     for step in (900_000, 999_999, 1_000_000, 1_000_001):
         save_checkpoint(tmp_path, example(step), keep=2)
     assert steps(tmp_path) == ["step-1000000", "step-1000001"]
@@ -52,19 +52,19 @@ def test_without_checkpoints_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "one bit"])
-def test_an_invalid_checkpoint_is_named_and_the_previous_one_used(tmp_path, name, damage):
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "one bit"])
+def test_an_invalid_checkpoint_is_named_and_the_previous_one_used(tmp_path, name, fault):
     for step in (10, 20):
         save_checkpoint(tmp_path, example(step), keep=2)
     path = tmp_path / "step-000020" / name
     content = bytearray(path.read_bytes())
-    if damage == "missing":
+    if fault == "missing":
         path.unlink()
-    elif damage == "one bit":
+    elif fault == "one bit":
         content[len(content) // 2 if name != "state.json" else content.index(b"bytes")] ^= 1
         path.write_bytes(content)
     else:
-        path.write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
+        path.write_bytes(content[: 0 if fault == "empty" else len(content) // 2])
     loaded, invalid = load_newest(tmp_path)
     assert loaded.progress.step == 10
     assert len(invalid) == 1
@@ -85,7 +85,7 @@ def test_an_invalid_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert load_newest(tmp_path)[0].progress.step == 10
 
 
-def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_ignored_and_removed(tmp_path):
     save_checkpoint(tmp_path, example(10), keep=2)
     shutil.copytree(tmp_path / "step-000010", tmp_path / ".step-000020.tmp")
     assert load_newest(tmp_path)[0].progress.step == 10

@@ -77,7 +77,7 @@ def test_without_out_the_first_free_name_is_taken(tmp_path, monkeypatch, train):
     assert names == ["runs/bigram-1", "runs/bigram-2", "runs/bigram-3"]
 
 
-def test_a_directory_that_holds_something_is_refused(tmp_path, run, train):
+def test_a_directory_that_is_not_empty_is_refused(tmp_path, run, train):
     with pytest.raises(UserError, match=r"already contains a run; resume it with --resume"):
         create_run(str(run.directory), "default", MODEL, train)
     with pytest.raises(UserError, match=r"exists and is not an empty directory"):

@@ -47,7 +47,7 @@ def test_accumulated_micro_batches_train_as_one_big_batch(grad_clip):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5)
 
 
-def test_dropout_is_drawn_from_seed_and_step_whatever_was_drawn_before():
+def test_dropout_depends_on_seed_and_step_alone():
     shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
     _, first = trained(3, 2, 2, shape)
     tt.manual_seed(99)
@@ -71,7 +71,7 @@ def test_weights_are_a_function_of_the_seed():
     assert (one != other).any()
 
 
-def test_vectors_do_not_decay():
+def test_vectors_have_no_weight_decay():
     model = build_model("gpt", SHAPE, 1, CPU)
     optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
     for group in optimizer.groups:
@@ -79,7 +79,7 @@ def test_vectors_do_not_decay():
         assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
 
 
-def test_evaluation_is_without_dropout_and_leaves_the_model_training():
+def test_evaluation_uses_no_dropout_and_restores_training_mode():
     shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
     model = build_model("gpt", shape, 1, CPU)
     eval_windows = EvalWindows(TOKENS, 8, 4, 6)
@@ -115,7 +115,7 @@ def test_throughput_counts_the_tokens_of_timed_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("number", GracefulExit.SIGNALS)
-def test_the_first_signal_is_noted_and_the_second_stops(number):
+def test_the_first_signal_is_recorded_and_the_second_raises(number):
     before = signal.getsignal(number)
     with GracefulExit() as exit_requested:
         assert not exit_requested

@@ -65,7 +65,7 @@ def test_a_saved_bigram_is_loaded(tmp_path):
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
 
 
-def test_a_run_stands_for_its_best_model(tmp_path):
+def test_the_name_of_a_run_means_its_best_model(tmp_path):
     model = GPT(GPTConfig(**SHAPE))
     saved(tmp_path / "best", "gpt", model)
     np.testing.assert_array_equal(logits_of(load_model(tmp_path, "cpu")[0]), logits_of(model))
@@ -172,7 +172,7 @@ def test_the_hubs_names_masks_and_second_heads_are_understood(tmp_path):
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
 
 
-def test_weights_in_several_files_are_put_together(tmp_path):
+def test_sharded_weights_are_loaded(tmp_path):
     model = lively()
     state = model.state_dict()
     directory = hugging_face(tmp_path, None)
@@ -188,7 +188,7 @@ def test_weights_in_several_files_are_put_together(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])
-def test_other_types_are_converted_piece_by_piece(tmp_path, monkeypatch, dtype):
+def test_other_dtypes_are_converted_in_chunks(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(safetensors_format, "CHUNK", 7)
     model = lively()
     for parameter in model.parameters():  # values that every type has
@@ -224,7 +224,7 @@ def write_safetensors(path, arrays, dtype):
     ],
     ids=str,
 )
-def test_what_is_another_architecture_is_refused(tmp_path, change, message):
+def test_another_architecture_is_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         load_model(hugging_face(tmp_path, {}, **change), "cpu")
 
@@ -291,7 +291,7 @@ def test_a_model_starts_from_another_with_fewer_positions(tmp_path):
 
 
 @pytest.mark.parametrize("options", VARIANTS[:3], ids=str)
-def test_a_model_is_exported_whole(tmp_path, options):
+def test_an_exported_model_is_the_same(tmp_path, options):
     model = lively(**options)
     out = tmp_path / "out"
     assert run_command(export_main, [str(saved(tmp_path / "run/best", "gpt", model).parent), str(out)]) == 0
