@@ -29,11 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tinytensor as tt
 from benchmarks.timing import milliseconds, timed
-from gpt.cache import Context
-from gpt.characters import CharTokenizer
-from gpt.config import GPTConfig
-from gpt.model import GPT
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.model import GPT, GPTConfig
+from gpt.model.cache import Context
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.directory import create_model_directory, save_weights
 from kernels.cpu.threads import set_num_threads
 
 TOLERANCE = 1e-3  # of logits

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import tinytensor as tt
-from gpt.config import GPTConfig
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 from tinytensor.optim import decay_groups
 
 COLUMNS = 1024  # of softmax

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpt.config import GPTConfig
+from gpt.model import GPTConfig
 
 
 class Conv1D(nn.Module):

@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinytensor as tt
 from benchmarks.timing import timed
-from gpt.config import GPTConfig
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 from kernels.cpu.linear import matmul
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import parallel_map, set_num_threads

@@ -1,4 +1,17 @@
-"""Floor 5: language models on the engine: their configuration, text, training, checkpoints and generation.
+"""Language models on the engine: text and tokens, models, weights, training, generation.
 
-Read `model.py` first, then `trainer.py`.
+Each room imports only from those above it in this list (`tests/test_floors.py` checks that):
+
+    errors, options, files     what every room uses: UserError, settings with bounds, files that are never half-written
+    tokenizers/                text to token ids and back
+    model/                     GPT-2, the bigram table, and the KV cache
+    corpus/                    sources of text, documents, the split, token files
+    weights/                   safetensors, Hugging Face's names and configurations, model directories
+    generation/                sampling, text as it is decoded, conversations
+    training/                  batches, recipe and presets, training steps, checkpoints, run directories
+    cli                        what commands share
+    generate chat prepare export    the commands: python -m gpt.NAME
+
+To understand GPT-2, read `model/layers.py` and `model/gpt.py`; to understand training, `training/trainer.py` and then
+`train.py`.
 """

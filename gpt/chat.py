@@ -1,9 +1,7 @@
 """A conversation with a model in the terminal: `python -m gpt.chat DIR`.
 
-Floor 5, above `generate`. All that was said is one text, which the model continues; a `Context` holds as much of its
-end as fits, with the keys and values of it, so each answer reads only what is new. A model that was trained on plain
-text knows nothing of conversations and goes on with yours as if it were a page of that text; one tuned on written-out
-talks needs `--turn` and `--stop` to be as they were there. The last file of the package.
+A model that was trained on plain text knows nothing of conversations and continues yours as if it were a page of that
+text; one that was tuned on transcripts needs `--turn` and `--stop` in the form that they had there.
 """
 
 import contextlib
@@ -12,121 +10,46 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import tinytensor as tt
-from gpt.cache import Context
-from gpt.cli import make_parser, parse, run_command
-from gpt.config import build, nearest, option
-from gpt.errors import UserError
-from gpt.generate import Sampling, Text, accept_any_text, first_ids, generate, show
-from gpt.pretrained import find_directory, load_model
-from gpt.vocabulary import CONFIG_NAME
-from kernels.cpu.threads import set_num_threads
-from tinytensor.parallel import available_cores
+from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command, show
+from gpt.errors import UserError, did_you_mean
+from gpt.generation.conversation import MESSAGE, Conversation
+from gpt.generation.sampling import Sampling
+from gpt.options import DEVICE_HELP, build, option
+from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
+from gpt.weights.load import find_directory, load_model
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
     import readline  # noqa: F401  input() uses it: arrow keys, history, Ctrl-R
 
-MESSAGE = "{}"
 HELP = """\
-Type a text, and the model goes on with it; Enter alone lets it go on from where it is.
+Type a text, and the model continues it; Enter alone makes it continue from where it is.
 /reset          forget everything said so far
-/temperature X  how daring the model is: 0 always the likeliest, 1 as it learnt
-/help           this
+/temperature X  how surprising the model is: 0 is greedy decoding, 1 samples from its own probabilities
+/help           show this text
 /quit           leave, as Ctrl-D does
 Ctrl-C stops the answer."""
 COMMANDS = ("/help", "/reset", "/temperature", "/quit")
 
 
 @dataclass(frozen=True)
-class Manner:
+class ChatOptions:
     """How to talk."""
 
     turn: str = option(MESSAGE, "what your message {} becomes, such as 'User: {}\\nBot:' for a model tuned on that")
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or emulated")
+    device: str = option("auto", DEVICE_HELP)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if MESSAGE not in self.turn:
-            raise UserError(f"--turn {self.turn}: must hold {MESSAGE}, where your message goes")
+            raise UserError(f"--turn {self.turn}: must contain {MESSAGE}, where your message goes")
 
 
-class Conversation:
-    """One text, written by the user and a model in turns."""
-
-    def __init__(self, model, tokenizer, sampling, turn=MESSAGE):
-        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.turn = turn.replace("\\n", "\n")
-        self.reset()
-
-    def reset(self):
-        """Forget everything said so far."""
-        self.context, self.answers, self.last = Context(self.model), 0, "\n"
-
-    def say(self, message):
-        """Add a message; returns sentences about what of it the model cannot take."""
-        if not message:
-            return []
-        new_line = "" if self.last == "\n" else "\n"
-        text, unseen = known_part(self.tokenizer, new_line + self.turn.replace(MESSAGE, message))
-        left_out = [character for character in unseen if character in message]
-        notes = [f"unknown to the model and left out: {' '.join(map(repr, left_out))}"] if left_out else []
-        ids = self.tokenizer.encode(text)
-        if len(ids) > self.context.block_size:
-            notes.append(
-                f"the message is longer than the model's context: only its last {self.context.block_size} tokens count"
-            )
-        if text:
-            self.context.append(ids)
-        return notes
-
-    def answer(self):
-        """Yield the model's continuation in pieces. Whatever ends it, what was written belongs to the conversation."""
-        if not self.context.ids.size:
-            self.context.append(first_ids(self.tokenizer, ""))
-        self.answers += 1
-        sampling = dataclasses.replace(self.sampling, seed=tt.fold(self.sampling.seed, "answer", self.answers))
-        text, count = Text(self.tokenizer, sampling.stops()), 0
-        try:
-            for (token,) in generate(self.context, sampling, self.tokenizer.vocab_size):
-                count += 1
-                yield text.add(token)
-                if text.ended:
-                    self._take_back(count, text.written)
-                    return
-            yield text.finish()
-        finally:
-            self.last = text.written[-1:] or self.last
-
-    def _take_back(self, count, written):
-        """Put what was written in place of the answer's tokens, whose last ones say that it ends."""
-        self.context.drop(count)
-        kept, _ = known_part(self.tokenizer, written)
-        if kept:
-            self.context.append(self.tokenizer.encode(kept))
-
-
-def known_part(tokenizer, text):
-    """The text without the characters that a tokenizer cannot encode, and those characters, sorted."""
-    unseen = []
-    try:
-        tokenizer.encode(text)
-    except UserError:
-        unseen = [character for character in sorted(set(text)) if not encodable(tokenizer, character)]
-    return "".join(character for character in text if character not in unseen), unseen
-
-
-def encodable(tokenizer, character):
-    """Whether a tokenizer knows a character."""
-    try:
-        tokenizer.encode(character)
-    except UserError:
-        return False
-    return True
-
-
-def obey(command, conversation):
-    """Carry out a line that begins with a slash; returns what to say about it, or None to leave."""
+def run_slash_command(command: str, conversation: Conversation) -> str | None:
+    """Run a line that begins with a slash; returns the reply to show, or None to leave."""
     name, _, value = command.partition(" ")
     if name == "/quit":
         return None
@@ -137,11 +60,11 @@ def obey(command, conversation):
         return "forgotten"
     if name == "/temperature":
         return set_temperature(conversation, value.strip())
-    return f"{name}: unknown command{nearest(name, COMMANDS)}; /help lists them"
+    return f"{name}: unknown command{did_you_mean(name, COMMANDS)}; /help lists them"
 
 
-def set_temperature(conversation, value):
-    """Change the temperature; returns what to say about it."""
+def set_temperature(conversation: Conversation, value: str) -> str:
+    """Change the temperature; returns the reply to show."""
     try:
         conversation.sampling = dataclasses.replace(conversation.sampling, temperature=float(value))
     except UserError:
@@ -152,31 +75,31 @@ def set_temperature(conversation, value):
 
 
 class Keyboard:
-    """Reads lines, and notes when Ctrl-C was pressed, without ever losing control to a second one.
+    """Reads lines, and notes when Ctrl-C is pressed, however often.
 
     Only while a line is being read does Ctrl-C raise KeyboardInterrupt; at other times it sets `pressed`.
     """
 
-    def __init__(self, interactive):
+    def __init__(self, interactive: bool):
         self.interactive, self.reading, self.pressed = interactive, False, False
 
-    def __enter__(self):
+    def __enter__(self) -> "Keyboard":
         self.in_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers there only
         if self.in_main_thread:
             self.previous = signal.signal(signal.SIGINT, self._press)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.in_main_thread:
             signal.signal(signal.SIGINT, self.previous)
 
-    def _press(self, *_):
+    def _press(self, *_: object) -> None:
         self.pressed = True
         if self.reading:
             self.reading = False
             raise KeyboardInterrupt
 
-    def line(self):
+    def line(self) -> str:
         """The next line. EOFError at the end of the input."""
         self.pressed, self.reading = False, True
         try:
@@ -185,7 +108,7 @@ class Keyboard:
             self.reading = False
 
 
-def converse(conversation, interactive):
+def chat(conversation: Conversation, interactive: bool) -> None:
     """Read lines and write answers until /quit or the end of the input."""
     with Keyboard(interactive) as keyboard:
         while True:
@@ -200,15 +123,15 @@ def converse(conversation, interactive):
                 note("\n/quit or Ctrl-D to leave")
                 continue
             if not line.startswith("/"):
-                exchange(conversation, line, keyboard)
-            elif reply := obey(line.strip(), conversation):
+                chat_turn(conversation, line, keyboard)
+            elif reply := run_slash_command(line.strip(), conversation):
                 note(reply)
             else:
                 return
 
 
-def exchange(conversation, message, keyboard):
-    """Say a message and show the answer as it comes; Ctrl-C ends it with the next token."""
+def chat_turn(conversation: Conversation, message: str, keyboard: Keyboard) -> None:
+    """Say a message and show the answer as it comes; Ctrl-C ends it after the current token."""
     for sentence in conversation.say(message):
         note(sentence)
     for piece in conversation.answer():
@@ -220,44 +143,45 @@ def exchange(conversation, message, keyboard):
         note("stopped")
 
 
-def note(sentence):
-    """Say something that is not the model's, on stderr, so that a pipe carries only answers."""
+def note(sentence: str) -> None:
+    """Print something that is not the model's on stderr, so that a pipe carries only answers."""
     print(sentence, file=sys.stderr, flush=True)
 
 
-def greeting(directory, turn):
+def greeting(directory: Path, turn: str) -> str:
     """What kind of model this is, as far as that can be known."""
     if turn != MESSAGE:
         return f"Each message enters the text as {turn!r}. /help for help, /quit to leave."
     if has_chat_template(directory):
-        kind = "This model was tuned to chat in a form of its own, which is not applied without --turn"
+        kind = "This model was tuned to chat with a template of its own, which is not applied; --turn sets one"
     else:
         kind = "This is a base model: it was trained on text, not to answer"
     return f"{kind}. It continues what you write. /help for help, /quit to leave."
 
 
-def has_chat_template(directory):
-    """Whether the tokenizer's configuration says how to write out a conversation."""
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer's configuration contains a chat template."""
     try:
-        return "chat_template" in json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+        return "chat_template" in json.loads((directory / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 
 
-def main(argv=None):
-    """The command."""
-    groups = {"conversation": Manner, "how to choose tokens": Sampling}
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: talk with a model until the user leaves."""
+    groups = {"conversation": ChatOptions, "how to choose tokens": Sampling}
     parser = make_parser("python -m gpt.chat DIR", "Talk with a trained model.", groups)
     parser.add_argument("directory", metavar="DIR", help="a run, or a model directory: RUN/best, or GPT-2's")
     settings = parse(parser, groups, argv)
-    manner, sampling = build(Manner, settings), build(Sampling, settings)
-    set_num_threads(available_cores())
+    options, sampling = build(ChatOptions, settings), build(Sampling, settings)
+    device = tt.device(options.device)
+    configure_process(device)
     accept_any_text()
-    model, tokenizer = load_model(settings["directory"], tt.device(manner.device))
+    model, tokenizer = load_model(settings["directory"], device)
     interactive = sys.stdin.isatty()
     if interactive:
-        note(greeting(find_directory(settings["directory"]), manner.turn))
-    converse(Conversation(model, tokenizer, sampling, manner.turn), interactive)
+        note(greeting(find_directory(settings["directory"]), options.turn))
+    chat(Conversation(model, tokenizer, sampling, options.turn), interactive)
     return 0
 
 

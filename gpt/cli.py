@@ -1,32 +1,39 @@
-"""Command lines made from dataclasses: every field is a flag, and every mistake is one sentence.
+"""What the commands share: flags made from dataclasses, one-sentence errors, exit codes, and process-wide settings.
 
-Floor 5, above `config`. argparse splits the line; values are converted here, so that all messages read alike:
-the flag, its value, the remedy. `run_command` is how each entry point ends. Read `train.py` and
-`gpt.generate` next.
+argparse splits the command line; values are converted here, so that all messages read alike: the flag, its value, the
+remedy.
 """
 
 import argparse
 import dataclasses
 import errno
+import io
 import os
 import sys
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import tinytensor as tt
-from gpt.config import flag, nearest
-from gpt.errors import UserError
+from gpt.errors import UserError, did_you_mean
+from gpt.options import flag
+from kernels.cpu.memory import keep_freed_memory
+from kernels.cpu.threads import set_num_threads
+from tinytensor.parallel import available_cores
 
-KIND_NAMES = {int: "a whole number", float: "a number"}
+TYPE_NAMES = {int: "a whole number", float: "a number"}
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError instead of printing its usage and leaving."""
+    """An ArgumentParser that raises UserError instead of printing its usage and exiting."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
 
-def make_parser(prog, description, groups, defaults=None):
+def make_parser(
+    prog: str, description: str, groups: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Parser:
     """A parser with a help group of flags for each of `groups` {title: dataclass}; the help shows `defaults`."""
     parser = Parser(prog=prog, usage=f"{prog} [flags]", description=description, allow_abbrev=False)
     for title, cls in groups.items():
@@ -36,15 +43,16 @@ def make_parser(prog, description, groups, defaults=None):
     return parser
 
 
-def add_flag(group, field, default):
-    """Add a field's flag; a flag that is not given leaves no trace in the result."""
+def add_flag(group: Any, field: dataclasses.Field, default: object) -> None:
+    """Add a field's flag to an argument group; a flag that is not given leaves no entry in the result."""
     choices = field.metadata["choices"]
     notes = [", ".join(choices)] if choices else []
-    if default not in ("", None):
-        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
-        notes.append(f"default {shown}")
+    if isinstance(default, bool):
+        notes.append(f"default {'yes' if default else 'no'}")
+    elif default not in ("", None):
+        notes.append(f"default {default}")
     text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
-    arguments = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+    arguments: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
     if isinstance(field.default, bool):
         arguments["action"] = argparse.BooleanOptionalAction
     else:
@@ -52,13 +60,16 @@ def add_flag(group, field, default):
     group.add_argument(flag(field.name), **arguments)
 
 
-def parse(parser, groups, argv):
-    """The settings on a command line, {name: converted value}. UserError for unknown flags and bad values."""
+def parse(
+    parser: Parser, groups: Mapping[str, Any], argv: Sequence[str] | None, renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The settings on a command line, {name: converted value}. UserError for unknown flags and bad values.
+
+    renamed: {former name of a field: its name now}, for the error's "did you mean".
+    """
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        name = unknown[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise UserError(f"{name}: unknown {'flag' if name.startswith('-') else 'argument'}{nearest(name, known)}")
+        raise unknown_flag(parser, unknown[0].partition("=")[0], renamed or {})
     settings = vars(namespace)
     for cls in groups.values():
         for field in dataclasses.fields(cls):
@@ -67,32 +78,68 @@ def parse(parser, groups, argv):
     return settings
 
 
-def convert(field, value):
+def unknown_flag(parser: Parser, name: str, renamed: Mapping[str, str]) -> UserError:
+    """The error for a flag or argument that the parser does not have."""
+    now = {flag(old): flag(new) for old, new in renamed.items()}.get(name)
+    known = [option for action in parser._actions for option in action.option_strings]
+    hint = f" (did you mean {now}?)" if now else did_you_mean(name, known)
+    return UserError(f"{name}: unknown {'flag' if name.startswith('-') else 'argument'}{hint}")
+
+
+def convert(field: dataclasses.Field, value: Any) -> Any:
     """A flag's text as the type of its field's default."""
-    kind = type(field.default)
+    kind: Any = type(field.default)
     try:
         return value if kind is bool else kind(value)
     except ValueError:
-        raise UserError(f"{flag(field.name)} {value}: must be {KIND_NAMES[kind]}") from None
+        raise UserError(f"{flag(field.name)} {value}: must be {TYPE_NAMES[kind]}") from None
 
 
-def run_command(main, argv=None):
-    """The exit code of `main(argv)`; what the user can put right becomes one line on stderr and code 2."""
+def configure_process(device: tt.Device, processes: int = 0) -> None:
+    """Everything that a command sets for its whole process.
+
+    A GPU becomes the current one. On the CPU, freed memory is kept for the next step instead of returned to the system,
+    and the kernels use `processes` cores (0: all that are available), as threads, or as processes in
+    `tinytensor.parallel`.
+    """
+    device.use()
+    if device.name == "cpu":
+        keep_freed_memory()
+        set_num_threads(processes or available_cores())
+
+
+def accept_any_text() -> None:
+    """Make the standard streams replace what their encoding cannot represent, instead of failing."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def show(text: str) -> None:
+    """Write to stdout without buffering."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """The exit code of `main(argv)`; an error that the user can put right becomes one line on stderr and code 2."""
     try:
         with warnings.catch_warnings():
             # Numbers that overflow are looked for where they matter, and reported in a sentence.
             warnings.simplefilter("ignore", RuntimeWarning)
             return main(argv)
     except (UserError, tt.DeviceError) as error:
-        message = error
+        message = str(error)
     except MemoryError:
-        message = "out of memory: lower --batch-size (and raise --accumulation to make up for it), or --block-size"
+        message = (
+            "out of memory: lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
+        )
     except ChildProcessError as error:
-        message = f"{error}, perhaps for lack of memory: lower --threads or --batch-size"
+        message = f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

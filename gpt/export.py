@@ -1,34 +1,38 @@
 """A run's best model for others: `python -m gpt.export RUN OUT` makes a directory for Hugging Face's `transformers`.
 
-Floor 5, above `pretrained`. A run's `best` is such a directory already, where GPT-2 can express the model; this says
-why where it cannot, and copies only whole files. `GPT2LMHeadModel.from_pretrained(OUT)` reads the result.
+A run's `best` already is such a directory if GPT-2 can express the model; this says why if it cannot, and copies only
+complete files. `GPT2LMHeadModel.from_pretrained(OUT)` reads the result.
 """
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt.cli import make_parser, parse, run_command
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
-from gpt.pretrained import WEIGHTS, create_model_directory, find_directory, read_config, tokenizer_of, why_not_gpt2
+from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
+from gpt.weights.families import read_config, why_not_gpt2
+from gpt.weights.load import find_directory, tokenizer_of
 
 
-def export(source, out):
+def export(source: Path, out: Path) -> None:
     """Copy the model directory `source` to the new or empty directory `out`. UserError if GPT-2 cannot express it."""
     kind, config = read_config(source)
+    weights = source / WEIGHTS_FILE
     if reason := why_not_gpt2(kind, config):
         raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
-    if not (source / WEIGHTS).exists():
-        raise UserError(f"{source / WEIGHTS}: missing; the first evaluation of a run writes it, so train for longer")
+    if not weights.exists():
+        raise UserError(f"{weights}: missing; the first evaluation of a run writes it, so train for longer")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not an empty directory; choose another")
     with writing(out):
         create_model_directory(out, kind, config, tokenizer_of(source, config))
-    replace_file(out / WEIGHTS, lambda beside: shutil.copyfile(source / WEIGHTS, beside))
+    replace_file(out / WEIGHTS_FILE, lambda temporary: shutil.copyfile(weights, temporary))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """The command: export, and say how to load the result."""
     parser = make_parser("python -m gpt.export RUN OUT", "Copy a model for Hugging Face's transformers.", {})
     parser.add_argument("directory", metavar="RUN", help="a run, or a model directory")

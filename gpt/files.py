@@ -1,12 +1,15 @@
-"""Writing files that a crash cannot leave half-written.
+"""Files that a crash cannot leave half-written.
 
-Floor 5, above `errors`. A file is written beside its place, forced to the disk, then renamed, so under its
-own name it is whole or absent. Used by `gpt.checkpoint` and `gpt.pretrained`; read those next.
+A file is written under a temporary name, flushed to the disk (fsync), then renamed, so under its own name it is either
+complete or absent.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from safetensors import SafetensorError
 
@@ -14,17 +17,17 @@ from gpt.errors import UserError
 
 
 @contextmanager
-def writing(path):
+def writing(path: str | Path) -> Iterator[None]:
     """Turn a failure to write `path` (disk full, no permission) into a UserError that names it."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written ({reason}); make room or choose another directory") from None
+        raise UserError(f"{path}: cannot be written ({reason}); free some space or choose another directory") from None
 
 
-def sync(path):
-    """Force a file, or the names in a directory, to the disk."""
+def sync(path: str | Path) -> None:
+    """Flush a file, or the entries of a directory, to the disk."""
     if os.name == "nt" and os.path.isdir(path):
         return  # Windows cannot open directories, and orders renames by itself
     descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
@@ -34,20 +37,33 @@ def sync(path):
         os.close(descriptor)
 
 
-def replace_file(path, write):
-    """Replace `path` by what `write(temporary_path)` writes, at once or not at all. UserError if it cannot."""
-    beside = path.with_name(f".{path.name}.tmp")
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace `path` atomically by what `write(temporary_path)` writes. UserError if it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with writing(path):
-            write(beside)
-            sync(beside)
-            os.replace(beside, path)
+            write(temporary)
+            sync(temporary)
+            os.replace(temporary, path)
             sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def replace_json(path, content):
-    """Replace `path` by `content` as indented JSON, at once or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+def replace_text(path: Path, text: str) -> None:
+    """Replace `path` atomically by a text in UTF-8."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def replace_json(path: Path, content: object) -> None:
+    """Replace `path` atomically by `content` as indented JSON."""
+    replace_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -23,6 +23,15 @@ FLOORS = [
     ["tinytensor.optim", "tinytensor.parallel", "tinytensor.gradcheck", "tinytensor.draw"],
     ["tinytensor"],
     ["tinytensor.gpu_check"],
+    ["gpt.errors"],
+    ["gpt.options", "gpt.files"],
+    ["gpt.tokenizers", "gpt.model"],
+    ["gpt.corpus"],
+    ["gpt.weights"],
+    ["gpt.generation"],
+    ["gpt.training"],
+    ["gpt.cli"],
+    ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],
 ]
@@ -158,10 +167,14 @@ def test_every_file_is_on_a_floor():
     trees = sources()
     assert len(trees) > 30
     assert [module for module in trees if floor_of(module) is None] == []
-    named = {name for floor in FLOORS for name in floor}
-    rooms = ("tinytensor.optim", "tinytensor.parallel")
-    in_tinytensor = [m for m in trees if is_within(m, "tinytensor") and not any(is_within(m, room) for room in rooms)]
-    assert [m for m in in_tinytensor if m not in named] == []
+    rooms = {name for floor in FLOORS for name in floor} - {"gpt", "tinytensor"}
+    mine = [m for m in trees if is_within(m, "tinytensor") or is_within(m, "gpt")]
+    assert [m for m in mine if "." in m and not any(is_within(m, room) for room in rooms)] == []
+
+
+def test_no_file_of_gpt_lies_beside_more_than_ten_others():
+    for folder in {path.parent for path in (ROOT / "gpt").rglob("*.py")}:
+        assert len([*folder.glob("*.py")]) <= 11, folder
 
 
 PLANTED = [
@@ -173,17 +186,20 @@ PLANTED = [
     (layer_faults, "tinytensor.ops.reduce", "from tinytensor.ops.shape import stack", "ops.shape"),
     (layer_faults, "tinytensor.nn", "from tinytensor import optim", "imports tinytensor.optim"),
     (layer_faults, "tinytensor.optim", "import tinytensor as tt", "imports tinytensor"),
-    (layer_faults, "gpt.model", "import train", "imports train"),
-    (layer_faults, "gpt.model", "def f():\n    from benchmarks import cpu_vs_gpu", "imports benchmarks"),
+    (layer_faults, "gpt.model.gpt", "import train", "imports train"),
+    (layer_faults, "gpt.model.gpt", "from gpt.weights import load", "imports gpt.weights.load"),
+    (layer_faults, "gpt.tokenizers.bpe", "from gpt.model.config import GPTConfig", "imports gpt.model.config"),
+    (layer_faults, "gpt.generation.stream", "from gpt import chat", "imports gpt.chat"),
+    (layer_faults, "gpt.model.gpt", "def f():\n    from benchmarks import cpu_vs_gpu", "imports benchmarks"),
     (layer_faults, "tinytensor.unheard_of", "import gpt", "imports gpt"),
-    (module_faults, "gpt.model", "import torch.nn", "imports torch.nn"),
+    (module_faults, "gpt.model.gpt", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
     (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
-    (module_faults, "gpt.data", "from pickle import load", "imports pickle"),
-    (module_faults, "gpt.config", "config = eval('1')", "calls eval"),
-    (module_faults, "gpt.config", "exec(open('x').read())", "calls exec"),
-    (late_imports, "gpt.model", "def f():\n    import json", "imports json inside f"),
+    (module_faults, "gpt.corpus.tokens", "from pickle import load", "imports pickle"),
+    (module_faults, "gpt.options", "config = eval('1')", "calls eval"),
+    (module_faults, "gpt.options", "exec(open('x').read())", "calls exec"),
+    (late_imports, "gpt.model.gpt", "def f():\n    import json", "imports json inside f"),
 ]
 
 

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tinytensor as tt
-from gpt.config import GPTConfig, TrainConfig
-from gpt.data import Batches
-from gpt.trainer import build_model, build_optimizer, gradient_function, train_step
+from gpt.model import GPTConfig
+from gpt.training.batches import Batches
+from gpt.training.recipe import TrainConfig
+from gpt.training.trainer import build_model, build_optimizer, make_backward, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
 from kernels.emulator.checks import checked
@@ -133,8 +134,8 @@ def _start(device, shape=SHAPE, seed=1):
 def _train(model, optimizer, steps, device, batch_size=4):
     """The loss of each step."""
     batches = Batches(TOKENS, model.config.block_size, batch_size, 1)
-    config, backward = TrainConfig(batch_size=batch_size), gradient_function(model, device, batch_size)
-    return [float(train_step(backward, optimizer, batches, step, config, device)[0]) for step in steps]
+    config, backward = TrainConfig(batch_size=batch_size), make_backward(model, device, batch_size)
+    return [float(train_step(backward, optimizer, batches, step, config)[0]) for step in steps]
 
 
 def test_twenty_steps_of_training_follow_the_cpu(device):
@@ -172,9 +173,9 @@ def _dropped(device):
 def test_a_training_step_never_waits_for_the_device():
     device = tt.device("emulated")
     model, optimizer = _start(device)
-    batches, config = Batches(TOKENS, SHAPE.block_size, 4, 1), TrainConfig(batch_size=4, accumulation=2)
+    batches, config = Batches(TOKENS, SHAPE.block_size, 4, 1), TrainConfig(batch_size=4, grad_accum_steps=2)
     with no_synchronization():
-        loss, norm = train_step(gradient_function(model, device, 4), optimizer, batches, 0, config, device)
+        loss, norm = train_step(make_backward(model, device, 4), optimizer, batches, 0, config)
     assert float(loss) > 0
     assert float(norm) > 0
 

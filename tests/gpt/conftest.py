@@ -1,4 +1,4 @@
-"""What the tests of floor 5 share: a small text, and flags for a model that trains in no time."""
+"""What the tests of gpt share: a small text, and flags for a model that trains in a moment."""
 
 import pytest
 
@@ -10,10 +10,10 @@ TINY = {
     "--n-embd": 8,
     "--block-size": 8,
     "--batch-size": 2,
-    "--warmup": 2,
+    "--warmup-steps": 2,
     "--eval-batches": 2,
     "--device": "cpu",
-    "--threads": 1,
+    "--processes": 1,
 }
 
 

@@ -16,14 +16,15 @@ import pytest
 
 import gpt.chat
 import tinytensor as tt
-from gpt.characters import CharTokenizer
-from gpt.chat import Conversation, Manner, greeting, known_part, main, obey
+from gpt.chat import ChatOptions, greeting, main, run_slash_command
 from gpt.cli import run_command
-from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.generate import Sampling
-from gpt.model import GPT
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.generation.conversation import Conversation, known_part
+from gpt.generation.sampling import Sampling
+from gpt.generation.stream import StreamDecoder
+from gpt.model import GPT, GPTConfig
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.directory import create_model_directory, save_weights
 
 KNOWN = "abcdefU:\n "
 PATIENCE = 60  # seconds after which a subprocess must have got somewhere; reached only when it hangs
@@ -93,13 +94,13 @@ def test_reset_forgets_everything_and_answers_repeat(conversation):
     talk.say("abc")
     first = "".join(talk.answer())
     second = "".join(talk.answer())
-    assert obey("/reset", talk) == "forgotten"
+    assert run_slash_command("/reset", talk) == "forgotten"
     assert talk.context.ids.size == 0
     talk.say("abc")
     assert "".join(talk.answer()) == first != second
 
 
-def test_an_empty_message_lets_the_model_go_on_even_from_nothing(conversation):
+def test_an_empty_message_continues_even_an_empty_conversation(conversation):
     talk = conversation()
     assert talk.say("") == []
     first = "".join(talk.answer())
@@ -116,7 +117,7 @@ def test_unseen_characters_are_reported_and_left_out(conversation):
     assert len("".join(talk.answer())) == 5
 
 
-def test_of_a_very_long_message_the_end_counts(conversation):
+def test_a_message_longer_than_the_context_is_truncated_from_the_left(conversation):
     talk = conversation()
     (sentence,) = talk.say("abcdef" * 100)
     assert "only its last 32 tokens count" in sentence
@@ -138,34 +139,34 @@ def test_a_stop_text_after_the_window_has_moved(conversation):
     talk = conversation(stop="no such text|UUU", tokens=300)
     written = "".join(talk.answer())
     assert written.endswith(text_of(talk)[-10:])
-    talk._take_back(300, "abc")
+    talk._replace_newest(300, "abc")
     assert text_of(talk) == "abc"
 
 
 def test_commands(conversation):
     talk = conversation()
-    assert obey("/quit", talk) is None
-    assert "Ctrl-C" in obey("/help", talk)
-    assert obey("/temperature 0.3", talk) == "temperature 0.3"
+    assert run_slash_command("/quit", talk) is None
+    assert "Ctrl-C" in run_slash_command("/help", talk)
+    assert run_slash_command("/temperature 0.3", talk) == "temperature 0.3"
     assert talk.sampling.temperature == 0.3
-    assert obey("/temperature -1", talk) == "/temperature -1: must be at least 0"
-    assert obey("/temperature hot", talk) == "/temperature hot: must be a number; it is 0.3 now"
-    assert obey("/temperature nan", talk) == "/temperature nan: must be at least 0"
-    assert obey("/rest", talk) == "/rest: unknown command (did you mean /reset?); /help lists them"
+    assert run_slash_command("/temperature -1", talk) == "/temperature -1: must be at least 0"
+    assert run_slash_command("/temperature hot", talk) == "/temperature hot: must be a number; it is 0.3 now"
+    assert run_slash_command("/temperature nan", talk) == "/temperature nan: must be at least 0"
+    assert run_slash_command("/rest", talk) == "/rest: unknown command (did you mean /reset?); /help lists them"
 
 
-def test_known_part_asks_the_tokenizer_alone():
+def test_known_part_depends_on_the_tokenizer_alone():
     assert known_part(CharTokenizer("abc"), "cab") == ("cab", [])
     assert known_part(CharTokenizer("abc"), "xcabyx") == ("cab", ["x", "y"])
 
 
-def test_what_kind_of_model_it_is(directory, tmp_path):
+def test_the_greeting_says_what_kind_of_model_it_is(directory, tmp_path):
     assert "base model" in greeting(directory, "{}")
     assert "'U: {}'" in greeting(directory, "U: {}")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "..."}))
-    assert "tuned to chat in a form of its own" in greeting(tmp_path, "{}")
-    with pytest.raises(UserError, match=r"--turn U: : must hold \{\}"):
-        Manner(turn="U: ")
+    assert "tuned to chat with a template of its own" in greeting(tmp_path, "{}")
+    with pytest.raises(UserError, match=r"--turn U: : must contain \{\}"):
+        ChatOptions(turn="U: ")
 
 
 def test_piped_answers_go_to_stdout_and_all_else_to_stderr(directory, monkeypatch, capsys):
@@ -182,16 +183,16 @@ def test_the_end_of_the_input_leaves(directory, monkeypatch, capsys, lines):
 
 
 def test_interruption_ends_the_answer_and_not_the_program(directory, monkeypatch, capsys):
-    original, calls = gpt.chat.Text.add, []
+    original, calls = StreamDecoder.add, []
 
-    def add(text, token):
+    def add(decoder, token):
         calls.append(token)
         if len(calls) == 2:
             for _ in range(3):  # by someone impatient
                 os.kill(os.getpid(), signal.SIGINT)
-        return original(text, token)
+        return original(decoder, token)
 
-    monkeypatch.setattr(gpt.chat.Text, "add", add)
+    monkeypatch.setattr(StreamDecoder, "add", add)
     assert chat(directory, "abc\nabc\n", monkeypatch) == 0
     out, err = capsys.readouterr()
     assert err == "stopped\n"
@@ -199,9 +200,9 @@ def test_interruption_ends_the_answer_and_not_the_program(directory, monkeypatch
     assert len(calls) == 2 + 4
 
 
-def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert chat(tmp_path / "none", "", monkeypatch) == 2
-    assert re.fullmatch(r"error: .*none: holds no model .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: .*none: contains no model .*\n", capsys.readouterr().err)
 
 
 class Terminal:
@@ -259,7 +260,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(directory):
         os.close(terminal.ours)
 
 
-def test_a_conversation_draws_other_numbers_for_every_answer(conversation):
+def test_every_answer_has_its_own_seed(conversation):
     talk = conversation(tokens=30)
     answers = []
     for _ in range(2):

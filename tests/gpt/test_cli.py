@@ -9,8 +9,10 @@ import pytest
 
 import tinytensor as tt
 from gpt.cli import make_parser, parse, run_command
-from gpt.config import GPTConfig, TrainConfig, field_names, flag, option
 from gpt.errors import UserError
+from gpt.model import GPTConfig
+from gpt.options import field_names, flag, option
+from gpt.training.recipe import RENAMED, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ def test_mistakes_are_one_sentence(argv, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("--threads", "--processes"),
+        ("--clip", "--grad-clip"),
+        ("--warmup", "--warmup-steps"),
+        ("--accumulation", "--grad-accum-steps"),
+        ("--keep", "--keep-checkpoints"),
+    ],
+)
+def test_a_flag_that_was_renamed_is_answered_with_its_new_name(former, now):
+    groups = {"training": TrainConfig}
+    with pytest.raises(UserError, match=rf"^{former}: unknown flag \(did you mean {now}\?\)$"):
+        parse(make_parser("x", "X.", groups), groups, [former, "3"], RENAMED)
+
+
 def test_help_shows_every_flag_with_its_default(capsys):
     groups = {"model": GPTConfig, "training": TrainConfig}
     with pytest.raises(SystemExit) as left:
@@ -82,11 +100,11 @@ def failing(error):
         (UserError("--x 3: too many"), "error: --x 3: too many\n"),
         (tt.DeviceError("no GPU"), "error: no GPU\n"),
         (MemoryError(), "error: out of memory: lower --batch-size"),
-        (ChildProcessError("gone"), "error: gone, perhaps for lack of memory: lower --threads"),
+        (ChildProcessError("gone"), "error: gone, perhaps for lack of memory: lower --processes"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "error: a/b: No space left on device\n"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(error, message, capsys):
+def test_user_errors_are_one_line_and_exit_code_2(error, message, capsys):
     assert run_command(failing(error)) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(message)
@@ -108,5 +126,5 @@ def test_bugs_keep_their_traceback():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break differently")
-def test_a_closed_pipe_is_no_error(capfd):
+def test_a_closed_pipe_is_not_an_error(capfd):
     assert run_command(failing(BrokenPipeError())) == 0

@@ -1,4 +1,4 @@
-"""Sampling is what its flags say, repeats with its seed, and goes on beyond the block size."""
+"""Sampling is what its flags say, repeats with its seed, and continues beyond the block size."""
 
 import itertools
 
@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinytensor as tt
-from gpt.cache import Context
-from gpt.characters import CharTokenizer
-from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.generate import Sampling, Text, distribution, generate, main, pick, stream, write_sample
-from gpt.model import GPT
-from gpt.pretrained import create_model_directory, save_weights
+from gpt.generate import main
+from gpt.generation.sampling import Sampling, next_token_probs, sample_token
+from gpt.generation.stream import StreamDecoder, generate, stream, write_sample
+from gpt.model import GPT, GPTConfig
+from gpt.model.cache import Context
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.directory import create_model_directory, save_weights
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32))
 SAMPLINGS = st.builds(
@@ -48,9 +49,9 @@ def softmax(logits):
 
 
 @given(LOGITS, SAMPLINGS)
-def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
+def test_probabilities_sum_to_one_and_the_largest_logit_has_the_largest(logits, sampling):
     before = logits.copy()
-    probabilities = distribution(logits, sampling)
+    probabilities = next_token_probs(logits, sampling)
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1)
@@ -59,16 +60,16 @@ def test_a_distribution_sums_to_one_and_favours_the_likeliest(logits, sampling):
 
 
 @given(LOGITS)
-def test_with_nothing_cut_off_it_is_the_softmax(logits):
-    np.testing.assert_allclose(distribution(logits, Sampling(temperature=1.0)), softmax(logits), rtol=1e-12)
+def test_without_filters_they_are_the_softmax(logits):
+    np.testing.assert_allclose(next_token_probs(logits, Sampling(temperature=1.0)), softmax(logits), rtol=1e-12)
     np.testing.assert_allclose(
-        distribution(logits, Sampling(temperature=2.0)), softmax(logits.astype(np.float64) / 2), rtol=1e-9
+        next_token_probs(logits, Sampling(temperature=2.0)), softmax(logits.astype(np.float64) / 2), rtol=1e-9
     )
 
 
 @given(LOGITS, st.integers(1, 40))
 def test_top_k_keeps_k_tokens(logits, k):
-    probabilities = distribution(logits, Sampling(temperature=1.0, top_k=k))
+    probabilities = next_token_probs(logits, Sampling(temperature=1.0, top_k=k))
     kept = probabilities > 0
     assert kept.sum() <= k
     if kept.any() and not kept.all():
@@ -78,25 +79,25 @@ def test_top_k_keeps_k_tokens(logits, k):
 @given(LOGITS, st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_tokens_that_reach_p(logits, p):
     full = softmax(logits)
-    kept = distribution(logits, Sampling(temperature=1.0, top_p=p)) > 0
+    kept = next_token_probs(logits, Sampling(temperature=1.0, top_p=p)) > 0
     assert full[kept].sum() >= p - 1e-9
     assert full[kept].sum() - full[kept].min() < p + 1e-9
 
 
 def test_temperature_zero_is_greedy():
-    assert distribution(np.array([1.0, 3.0, 3.0, 2.0]), Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
+    assert next_token_probs(np.array([1.0, 3.0, 3.0, 2.0]), Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
 
 
 @given(LOGITS, SAMPLINGS, st.floats(0, 1, exclude_max=True))
-def test_no_token_of_probability_zero_is_picked(logits, sampling, uniform):
-    probabilities = distribution(logits, sampling)
-    assert probabilities[pick(probabilities, uniform)] > 0
+def test_no_token_of_probability_zero_is_sampled(logits, sampling, uniform):
+    probabilities = next_token_probs(logits, sampling)
+    assert probabilities[sample_token(probabilities, uniform)] > 0
 
 
-def test_picks_follow_the_distribution():
+def test_samples_follow_the_probabilities():
     probabilities = np.array([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniform = (np.arange(10_000) + 0.5) / 10_000
-    counts = np.bincount([pick(probabilities, u) for u in uniform], minlength=6)
+    counts = np.bincount([sample_token(probabilities, u) for u in uniform], minlength=6)
     np.testing.assert_allclose(counts / 10_000, probabilities, atol=1e-3)
 
 
@@ -118,19 +119,19 @@ def test_impossible_settings_are_one_sentence(settings, message):
     assert str(error.value) == message
 
 
-def test_min_p_leaves_out_what_is_far_less_likely_than_the_likeliest():
+def test_min_p_drops_tokens_far_less_likely_than_the_most_likely():
     logits = np.log([0.4, 0.25, 0.2, 0.1, 0.05])
-    kept = distribution(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
+    kept = next_token_probs(logits, Sampling(temperature=1.0, min_p=0.5)) > 0
     assert kept.tolist() == [True, True, True, False, False]
-    assert distribution(logits, Sampling(temperature=1.0, min_p=1.0)).tolist() == [1, 0, 0, 0, 0]
+    assert next_token_probs(logits, Sampling(temperature=1.0, min_p=1.0)).tolist() == [1, 0, 0, 0, 0]
 
 
 def test_a_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
     logits, plain = np.array([2.0, 1.0, -1.0, -2.0]), Sampling(temperature=1.0)
     sampling = Sampling(temperature=1.0, repetition_penalty=2.0)
     expected = softmax(np.array([1.0, 1.0, -2.0, -2.0]))
-    np.testing.assert_allclose(distribution(logits, sampling, seen=[0, 2, 0]), expected)
-    np.testing.assert_array_equal(distribution(logits, sampling), distribution(logits, plain))
+    np.testing.assert_allclose(next_token_probs(logits, sampling, seen=[0, 2, 0]), expected)
+    np.testing.assert_array_equal(next_token_probs(logits, sampling), next_token_probs(logits, plain))
 
 
 class Indifferent:
@@ -150,7 +151,7 @@ def test_the_penalty_counts_the_prompt_and_what_was_written():
     assert [token for (token,) in generate(Indifferent(), sampling)] == [0, 1, 2, 4, 5, 6, 0]
 
 
-def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
+def test_generation_continues_beyond_the_block_size_and_repeats_with_its_seed(model):
     def run(seed):
         return continued(model, [1, 2], Sampling(tokens=50, temperature=1.0, seed=seed))[0]
 
@@ -160,20 +161,20 @@ def test_text_goes_on_beyond_the_block_size_and_repeats_with_its_seed(model):
     assert all(0 <= token < 7 for token in run(1))
 
 
-def test_what_a_sample_draws_does_not_depend_on_the_others(model):
+def test_a_sample_does_not_depend_on_the_others(model):
     sampling = Sampling(tokens=30, temperature=1.0)
     three = continued(model, [1, 2], sampling, samples=3)
     assert three[:1] == continued(model, [1, 2], sampling, samples=1)
     assert len({tuple(text) for text in three}) == 3
 
 
-def test_a_prompt_longer_than_the_block_is_cut_from_the_left(model):
+def test_a_prompt_longer_than_the_block_is_truncated_from_the_left(model):
     greedy = Sampling(tokens=5, temperature=0.0)
     long = [0, 0, 0, 1, 1, 1, 3, 4, 5, 6, 5]
     assert continued(model, long, greedy) == continued(model, long[-8:], greedy)
 
 
-def test_generation_leaves_the_callers_gradients_on_and_draws_no_graph(model):
+def test_generation_builds_no_graph_and_leaves_grad_mode_alone(model):
     context = Context(model)
     context.append([1])
     tokens = generate(context, Sampling(tokens=3))
@@ -183,7 +184,7 @@ def test_generation_leaves_the_callers_gradients_on_and_draws_no_graph(model):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_tokens_beyond_the_tokenizer_are_never_written(model):
+def test_tokens_beyond_the_tokenizers_vocabulary_are_never_generated(model):
     (tokens,) = continued(model, [1], Sampling(tokens=200, temperature=100.0), vocab_size=3)
     assert set(tokens) == {0, 1, 2}
 
@@ -201,12 +202,12 @@ class Pieces:
 def streamed(pieces, stops=()):
     """What comes out after each piece of bytes, and in the end."""
     tokenizer = Pieces(*pieces, b"<end>")
-    text = Text(tokenizer, stops)
+    text = StreamDecoder(tokenizer, stops)
     return [*(text.add(i) for i in range(len(pieces))), text.finish()]
 
 
 @given(st.text(), st.data())
-def test_characters_are_never_broken_however_they_are_cut(string, data):
+def test_characters_are_never_broken_whatever_the_tokens(string, data):
     encoded = string.encode("utf-8", "replace")
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=8)))
     parts = [encoded[a:b] for a, b in itertools.pairwise([0, *cuts, len(encoded)])]
@@ -218,30 +219,30 @@ def test_characters_are_never_broken_however_they_are_cut(string, data):
         assert count == len(so_far.decode("utf-8", "ignore"))  # at once, too: no whole character is held back
 
 
-def test_bytes_that_are_no_text_are_shown_as_such():
+def test_bytes_that_are_not_utf8_become_replacement_characters():
     assert streamed([b"a", b"\xff", b"b"]) == ["a", "\ufffd", "b", ""]
     assert streamed([b"a", b"\xe2\x82"]) == ["a", "", "\ufffd"]
 
 
 @given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
-def test_text_ends_before_the_first_stop_wherever_it_is_cut(string, stops):
+def test_text_ends_before_the_first_stop_whatever_the_tokens(string, stops):
     found = [(string.find(stop) + len(stop), string.find(stop)) for stop in stops if stop in string]
     expected = string[: min(found)[1]] if found else string
     assert "".join(streamed([letter.encode() for letter in string], stops)) == expected
 
 
-def test_only_what_may_become_a_stop_is_held_back():
+def test_only_a_possible_stop_is_held_back():
     assert streamed([b"one ", b"t", b"o", b" tw", b"o!", b"more"], ["two!"]) == ["one ", "", "to", " ", "", "", ""]
 
 
 def test_the_end_of_a_document_ends_the_text():
-    text = Text(Pieces(b"a", b"<end>"))
+    text = StreamDecoder(Pieces(b"a", b"<end>"))
     assert [text.add(token) for token in (0, 1, 0)] == ["a", "", ""]
     assert text.ended
     assert text.written == "a"
 
 
-def test_texts_of_a_batch_end_each_by_itself(model):
+def test_texts_of_a_batch_end_independently(model):
     tokenizer = CharTokenizer("abcdef\n")
     whole = [""] * 4
     for i, piece in stream(model, tokenizer, "ab", Sampling(tokens=40, temperature=1.0), samples=4):

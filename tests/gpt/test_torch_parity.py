@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.config import GPTConfig
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -46,8 +45,8 @@ class TorchGPT:
             for part in self.linear(x, f"{name}.c_attn").split(width, dim=2)
         )
         scores = q @ k.transpose(-2, -1) * (width // heads) ** -0.5
-        future = torch.ones(time, time, dtype=torch.bool).triu(1)
-        y = scores.masked_fill(future, float("-inf")).softmax(-1) @ v
+        causal_mask = torch.ones(time, time, dtype=torch.bool).triu(1)
+        y = scores.masked_fill(causal_mask, float("-inf")).softmax(-1) @ v
         return self.linear(y.transpose(1, 2).reshape(batch, time, width), f"{name}.c_proj")
 
     def mlp(self, x, name):

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 import kernels.cpu
 import tinytensor as tt
-from gpt.config import GPTConfig
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 from kernels.cpu import compiled, linear
 from kernels.cpu.adamw import Coefficients
 from kernels.cpu.attention import Part, PassOptions

@@ -1,0 +1,82 @@
+"""What is done with each unit of a source, in any process: read, split into training and validation, and encoded.
+
+A unit is a list of pieces. Everything here is a function of its arguments, so it does not matter which process does it,
+or how often.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from gpt.corpus.documents import Document, Piece, Unreadable, read_piece
+from gpt.corpus.split import SPLITS, SplitRule
+from gpt.tokenizers.characters import code_points
+from gpt.tokenizers.files import DTYPES
+from gpt.tokenizers.load import Tokenizer, load_tokenizer
+
+Unit = list[Piece | Unreadable]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How units are read: the column of the text in tables and JSON lines, and the split."""
+
+    column: str
+    rule: SplitRule
+
+    def read(self, unit: Unit) -> Iterator[tuple[str | None, Document | Unreadable]]:
+        """Yield ("train" or "val", Document) and (None, Unreadable) for what a unit contains."""
+        for piece in unit:
+            yield from self.rule.apply(read_piece(piece, self.column))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of a unit as the bytes of the token files, with counts of what they were made from."""
+
+    tokens: dict[str, bytes]  # by split
+    documents: dict[str, int]
+    text_bytes: int
+    size: int  # bytes of the source
+    unreadable: list[str]
+
+
+@lru_cache(maxsize=1)
+def cached_tokenizer(directory: str) -> Tokenizer:
+    """The tokenizer of a directory, loaded once in each process."""
+    return load_tokenizer(directory)
+
+
+def encode(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
+    """A unit, Encoded by the tokenizer in `directory` as the dtype of that name."""
+    tokenizer, kind = cached_tokenizer(directory), DTYPES[dtype]
+    end = b"" if tokenizer.end_of_text is None else np.array([tokenizer.end_of_text], kind).tobytes()
+    tokens: dict[str, list[bytes]] = {name: [] for name in SPLITS}
+    counts, unreadable, text_bytes = dict.fromkeys(SPLITS, 0), [], 0
+    for split, item in reader.read(unit):
+        if isinstance(item, Unreadable):
+            unreadable.append(str(item))
+        elif split:
+            text_bytes += len(item.text.encode("utf-8", "replace"))
+            tokens[split].append(tokenizer.encode(item.text).astype(kind).tobytes())
+            if item.ends:
+                counts[split] += 1
+                tokens[split].append(end)
+    joined = {name: b"".join(parts) for name, parts in tokens.items()}
+    return Encoded(joined, counts, text_bytes, unit_size(unit), unreadable)
+
+
+def characters(reader: Reader, unit: Unit) -> tuple[str, int]:
+    """The distinct characters of a unit's documents, and the bytes of the source that it accounts for."""
+    seen = np.zeros(0x110000, dtype=bool)
+    for _, item in reader.read(unit):
+        if isinstance(item, Document):
+            seen[code_points(item.text)] = True
+    return "".join(map(chr, np.flatnonzero(seen))), unit_size(unit)
+
+
+def unit_size(unit: Unit) -> int:
+    """The bytes of the source that a unit accounts for."""
+    return sum(piece.size for piece in unit if isinstance(piece, Piece))

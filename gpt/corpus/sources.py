@@ -1,0 +1,223 @@
+"""Where a corpus comes from: files, folders, archives, tables, the Hugging Face hub, or this Python.
+
+A source is read once from front to back, in pieces of a few megabytes that any process can unpack, so memory does not
+depend on its size. The same source gives the same pieces in the same order.
+"""
+
+import gzip
+import lzma
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gpt.corpus.documents import (
+    GZIP,
+    READ_ERRORS,
+    SEPARATOR,
+    XZ,
+    Piece,
+    Unreadable,
+    compression,
+    is_json_lines,
+    is_tar,
+    tar_members,
+)
+from gpt.corpus.embedded import EMBEDDED, pydocs, stdlib
+from gpt.corpus.tables import TABLE_SUFFIXES, open_hub_dataset, table_pieces
+from gpt.errors import UserError, did_you_mean
+from gpt.options import HUB
+
+PIECE_BYTES = 1 << 22
+WHOLE_BYTES = 1 << 23  # a document up to this size is one piece; a larger file is read in parts
+MAX_DOCUMENT_BYTES = 1 << 26  # in a file with separators, a document without an end is cut here
+MIN_FILES = 100  # that a folder must have for each of its text files to be a document, on one side of the split
+END = SEPARATOR.encode()
+OPENERS: dict[bytes, Callable] = {XZ: lzma.open, GZIP: gzip.open}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus to prepare. `pieces()` yields its Pieces and Unreadables, each time from the start.
+
+    size: in bytes, None if unknown. is_text: whether it is one text that does not consist of documents.
+    """
+
+    name: str
+    size: int | None
+    pieces: Callable[[], Iterator[Piece | Unreadable]]
+    is_text: bool = False
+
+
+def open_source(name: str, column: str = "text", streaming: bool = False) -> Source:
+    """The source `name`, of the kinds that `docs/data.md` lists. UserError if there is none."""
+    if name.startswith(HUB):
+        return Source(name, *open_hub_dataset(name, column, streaming))
+    if name == "pydocs":
+        text = pydocs()
+        size = len(text.encode("utf-8"))
+        return Source(name, size, lambda: text_pieces(name, text), is_text=True)
+    if name == "stdlib":
+        return file_source(name, stdlib(), column)
+    path = Path(name)
+    if not path.exists():
+        hint = did_you_mean(name, EMBEDDED) or f", nor one of {', '.join(EMBEDDED)}, nor {HUB}NAME"
+        raise UserError(f"{name}: no such file or folder{hint}")
+    if not any(True for _ in files(path)):
+        raise UserError(f"{name}: the folder contains no files")
+    return file_source(name, Files(path), column)
+
+
+def text_pieces(name: str, text: str) -> Iterator[Piece]:
+    """Yield the pieces of a text in memory that does not consist of documents."""
+    data = text.encode("utf-8")
+    yield Piece(name, data, len(data), length=len(text))
+
+
+class Files:
+    """The files below a path, found anew by each iteration, so that there is never a list of millions of them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __iter__(self) -> Iterator[Path]:
+        return files(self.path)
+
+
+def files(path: Path) -> Iterator[Path]:
+    """Yield a file, or the files below a folder sorted by name; hidden ones are left out."""
+    if not path.is_dir():
+        yield path
+        return
+    for child in (path / name for name in sorted(os.listdir(path)) if not name.startswith(".")):
+        if child.is_file() or (child.is_dir() and not child.is_symlink()):  # a link may lead back up
+            yield from files(child)
+
+
+def file_source(name: str, paths: Iterable[Path], column: str) -> Source:
+    """The source that consists of some files. `paths` can be iterated repeatedly."""
+    count, size = 0, 0
+    for path in paths:
+        count, size = count + 1, size + path.stat().st_size
+    pieces = partial(file_pieces, column=column, texts=count < MIN_FILES)
+    is_text = count == 1 and text_length(next(iter(paths))) is not None
+    return Source(name, size, lambda: chain.from_iterable(map(pieces, paths)), is_text)
+
+
+def file_pieces(path: Path, column: str, texts: bool) -> Iterator[Piece | Unreadable]:
+    """Yield the pieces of one file. texts: a text file without separators is not one document."""
+    try:
+        if path.suffix in TABLE_SUFFIXES:
+            yield from table_pieces(path, column)
+        else:
+            yield from byte_pieces(path, texts)
+    except READ_ERRORS as error:
+        yield Unreadable(str(path), f"the rest of it is skipped: {error or type(error).__name__}")
+
+
+def byte_pieces(path: Path, texts: bool) -> Iterator[Piece]:
+    """Yield the pieces of a text, JSON lines or archive file, compressed or not."""
+    with open(path, "rb") as raw:
+        size = path.stat().st_size
+        length = text_length(path) if texts or size > WHOLE_BYTES else None
+        if length is None and size <= WHOLE_BYTES:
+            yield from whole_file(path, raw, size)
+            return
+        stream = Stream(decompressed(raw), raw, str(path))
+        yield from stream.members() if is_tar(stream.head()) else stream.blocks(length)
+
+
+def whole_file(path: Path, raw: Any, size: int) -> Iterator[Piece]:
+    """Yield a small file as one piece; a tar archive as its members, so that a corrupt one does not affect the rest."""
+    if is_tar(raw.peek(512)):
+        yield from Stream(raw, raw, str(path)).members()
+    else:
+        yield Piece(str(path), raw.read(), size)
+
+
+def text_length(path: Path) -> int | None:
+    """The characters of a text file, compressed or not, that does not consist of documents; otherwise None.
+
+    If the file cannot be read to its end, they are counted up to there.
+    """
+    if path.suffix in TABLE_SUFFIXES or is_json_lines(path.name):
+        return None
+    length, last = 0, b""
+    try:
+        with open(path, "rb") as raw:
+            file = decompressed(raw)
+            head = file.peek(512)
+            if is_tar(head) or (file is not raw and compression(head)):
+                return None
+            while block := file.read(PIECE_BYTES):
+                if END in last + block:
+                    return None
+                length, last = length + count_characters(block), (last + block)[1 - len(END) :]
+    except READ_ERRORS:
+        pass  # reading the pieces will report it
+    return length
+
+
+def decompressed(raw: Any) -> Any:
+    """A file opened in binary mode, or the decompressed stream of one that is compressed."""
+    magic = compression(raw.peek(8))
+    return OPENERS[magic](raw) if magic else raw
+
+
+def count_characters(data: bytes) -> int:
+    """The characters that begin in a block of UTF-8: all bytes but the continuation bytes 0x80 to 0xBF."""
+    return int(np.count_nonzero(np.frombuffer(data, np.int8) >= -64))
+
+
+class Stream:
+    """A file that is read from front to back, and how far: `raw` is the file on the disk below the decompression."""
+
+    def __init__(self, file: Any, raw: BinaryIO, name: str):
+        self.file, self.raw, self.name = file, raw, name
+        self.counted = 0
+
+    def head(self) -> bytes:
+        """The first bytes, which are still to be read."""
+        return self.file.peek(512)
+
+    def advance(self) -> int:
+        """Bytes of the file on the disk since the last call."""
+        before, self.counted = self.counted, self.raw.tell()
+        return self.counted - before
+
+    def members(self) -> Iterator[Piece]:
+        """Yield a piece for each file in a tar archive."""
+        for name, data in tar_members(self.file):
+            yield Piece(f"{self.name}/{name}", data, self.advance())
+
+    def blocks(self, length: int | None) -> Iterator[Piece]:
+        """Yield pieces of a file, each up to a place where it may be cut. length: see Piece."""
+        pending, offset, position = b"", 0, 0
+        while block := self.file.read(PIECE_BYTES):
+            pending += block
+            if stop := last_break(pending, is_json_lines(self.name), length is not None):
+                yield Piece(self.name, pending[:stop], self.advance(), offset, position, length)
+                position += count_characters(pending[:stop])
+                pending, offset = pending[stop:], offset + stop
+        if pending:
+            yield Piece(self.name, pending, self.advance(), offset, position, length)
+
+
+def last_break(data: bytes, json_lines: bool, is_text: bool) -> int:
+    """Where a block may end, or 0: after a line of JSON or a separator; else a paragraph, line, word or character."""
+    if json_lines:
+        return data.rfind(b"\n") + 1
+    if not is_text and len(data) < MAX_DOCUMENT_BYTES:
+        return data.rfind(END) + len(END) if END in data else 0
+    for mark in (b"\n\n", b"\n", b" "):
+        if (found := data.rfind(mark)) >= 0:
+            return found + len(mark)
+    stop = len(data)
+    while stop and data[stop - 1] & 0xC0 == 0x80:  # back to the first byte of the last character, which may be cut
+        stop -= 1
+    return max(stop - 1, 0)

@@ -1,0 +1,71 @@
+"""Corpora in tables: Parquet and Arrow files, and data sets of the Hugging Face hub. Rows are read in batches."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt.corpus.documents import Piece, missing_column
+from gpt.errors import reaching_hub, requires
+from gpt.options import HUB
+
+TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
+BATCH_ROWS = 1000
+
+
+def table_pieces(path: Path, column: str) -> Iterator[Piece]:
+    """Yield the texts of a Parquet or Arrow file, a batch of rows at a time. OSError if the file is corrupt."""
+    with requires("pyarrow"):
+        import pyarrow as arrow
+        import pyarrow.parquet
+    try:
+        with arrow.OSFile(str(path), "rb") as file:
+            batches = parquet_batches if path.suffix == ".parquet" else arrow_batches
+            for batch, size in batches(arrow, file, path.name, column):
+                yield Piece(str(path), [text for text in batch.column(column).to_pylist() if text], size)
+    except arrow.ArrowInvalid as error:
+        raise OSError(str(error)) from None
+
+
+def parquet_batches(arrow: Any, file: Any, name: str, column: str) -> Iterator[tuple[Any, int]]:
+    """Yield batches of rows, each with its share of the file's bytes in proportion to its rows."""
+    parquet = arrow.parquet.ParquetFile(file)
+    if column not in parquet.schema_arrow.names:
+        raise missing_column(name, column, parquet.schema_arrow.names)
+    size, rows, done = file.size(), parquet.metadata.num_rows, 0
+    for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
+        before, done = done, done + batch.num_rows
+        yield batch, size * done // rows - size * before // rows
+
+
+def arrow_batches(arrow: Any, file: Any, name: str, column: str) -> Iterator[tuple[Any, int]]:
+    """Yield batches of rows and their bytes, from Arrow's file format or its stream format."""
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    reader = arrow.ipc.open_file(file) if is_file else arrow.ipc.open_stream(file)
+    if column not in reader.schema.names:
+        raise missing_column(name, column, reader.schema.names)
+    batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            rows = batch.slice(start, BATCH_ROWS)
+            yield rows, rows.nbytes
+
+
+def open_hub_dataset(name: str, column: str, streaming: bool) -> tuple[int | None, Callable[[], Iterator[Piece]]]:
+    """The training split of `hf:NAME` or `hf:NAME:CONFIGURATION`: its size if known, and a function for its pieces."""
+    path, _, configuration = name.removeprefix(HUB).partition(":")
+    remedy = "download its files on another machine and give their folder instead"
+    with requires("datasets"):
+        import datasets
+    with reaching_hub(name, remedy):
+        dataset = datasets.load_dataset(path, configuration or None, split="train", streaming=streaming)
+
+    def pieces() -> Iterator[Piece]:
+        with reaching_hub(name, remedy):
+            for batch in dataset.iter(BATCH_ROWS):
+                if column not in batch:
+                    raise missing_column(name, column, batch)
+                texts = [text for text in batch[column] if text]
+                yield Piece(name, texts, sum(map(len, texts)))
+
+    return None if streaming else dataset.size_in_bytes, pieces

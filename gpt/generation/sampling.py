@@ -1,0 +1,70 @@
+"""Choosing the next token: probabilities from logits, and a draw from them. Pure functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt.options import check_options, option
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose each token from the model's probabilities. Raises UserError for impossible values."""
+
+    tokens: int = option(200, "tokens to write after the prompt", at_least=1)
+    temperature: float = option(0.8, "below 1 safer, above 1 more surprising; 0 is greedy decoding", at_least=0)
+    top_k: int = option(0, "sample from the K most likely tokens only; 0 from all", at_least=0)
+    top_p: float = option(1.0, "sample from the most likely tokens with this total probability", above=0, at_most=1)
+    min_p: float = option(0.0, "drop tokens below this share of the highest probability", at_least=0, at_most=1)
+    repetition_penalty: float = option(1.0, "above 1, tokens that occurred before become less likely", above=0)
+    stop: str = option("", "end before this text, which may contain \\n and several texts separated by |")
+    seed: int = option(1, "the same seed gives the same text", at_least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def stop_texts(self) -> list[str]:
+        """The texts that `stop` names."""
+        return [text for text in self.stop.replace("\\n", "\n").split("|") if text]
+
+
+def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
+    """Probabilities (V,) float64 of the next token from logits (V,), by the rules of `sampling` in this order.
+
+    Repetition penalty on the tokens `seen` (Keskar et al. 2019, arXiv:1909.05858), temperature, top-k, top-p
+    (Holtzman et al. 2020, arXiv:1904.09751), and min-p (Nguyen et al. 2024, arXiv:2407.01082). Temperature 0 gives
+    the most likely token, the first of several, probability 1.
+    """
+    logits = np.array(logits, dtype=np.float64)
+    if sampling.repetition_penalty != 1:
+        penalty, ids = sampling.repetition_penalty, np.unique(np.asarray(seen, dtype=np.int64))
+        logits[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+    if sampling.temperature == 0:
+        return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
+    weights = np.exp((logits - logits.max()) / sampling.temperature)
+    if sampling.top_k or sampling.top_p < 1:
+        ids = top_k_ids(logits, sampling.top_k)
+        probs = weights[ids] / weights[ids].sum()
+        # Keep a token while those more likely fall short of top_p: never fewer than one.
+        kept = ids[np.cumsum(probs) - probs < sampling.top_p]
+        unfiltered, weights = weights, np.zeros_like(weights)
+        weights[kept] = unfiltered[kept]
+    weights[weights < sampling.min_p * weights.max()] = 0.0
+    return weights / weights.sum()
+
+
+def top_k_ids(logits: np.ndarray, k: int) -> np.ndarray:
+    """The ids of the k largest logits (V,), or with 0 of all, in descending order, ties by id."""
+    if 0 < k < len(logits):
+        kth_largest = np.partition(logits, -k)[-k]  # a fraction of the time of sorting all
+        ids = np.flatnonzero(logits >= kth_largest)
+    else:
+        ids = np.arange(len(logits))
+    return ids[np.argsort(-logits[ids], kind="stable")][: k or None]
+
+
+def sample_token(probs: np.ndarray, uniform: float) -> int:
+    """The token at a uniform draw in [0, 1) of the cumulative distribution (V,); never one of probability zero."""
+    cumulative = np.cumsum(probs)
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))

@@ -1,0 +1,11 @@
+"""The models: GPT-2's transformer and the bigram table.
+
+Read `layers.py`, then `gpt.py`; `cache.py` is the KV cache that makes generation cheap. A new layer goes into
+`layers.py`, a new kind of model into a file of its own and into `MODELS`.
+"""
+
+from gpt.model.bigram import Bigram
+from gpt.model.config import GPTConfig
+from gpt.model.gpt import GPT
+
+MODELS = {"gpt": GPT, "bigram": Bigram}  # by the names that `--model` takes

@@ -1,0 +1,118 @@
+"""The KV cache: each new token reads the keys and values of the tokens before it instead of computing them again.
+
+In causal attention nothing that was computed for a token depends on the tokens after it, so the cache is exact: the
+logits differ from those of `model(ids)` by rounding only. The buffers are allocated once.
+
+GPT-2 adds a learned vector for each absolute position, so cached keys and values are valid at their position in the
+window only, and a full window cannot slide: `Context` then drops all but its newest half, which is read again from
+position 0. That is one such pass for every half window of text. Shape letters as in `layers`; S counts the tokens seen
+so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import tinytensor as tt
+from gpt.model.gpt import GPT
+from tinytensor import nn
+
+CHUNK = 128  # tokens read at once, so that the scores (B,H,CHUNK,S) of a long prompt stay small
+
+
+class Cache:
+    """The keys and values of a GPT's layers for texts of equal length, and the forward pass that uses them."""
+
+    def __init__(self, model: GPT, batch: int):
+        config, weight = model.config, model.transformer.wte.weight
+        self.model, self.length = model, 0
+        self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
+        shape = batch, config.n_head, config.block_size, config.n_embd // config.n_head
+        self.layers = [tuple(self.device.xp.empty(shape, weight.dtype) for _ in "kv") for _ in range(config.n_layer)]
+
+    def logits(self, ids: np.ndarray) -> Any:
+        """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens have been read before."""
+        with tt.no_grad():
+            while self.length < ids.shape[1]:
+                x = self._read(ids[:, self.length : self.length + CHUNK])
+            newest = self.model.transformer.ln_f(x[:, -1]).data
+        return self.kernels.linear_forward(newest, self.model.lm_head.weight.data.T, None)  # (B,C) @ (C,V) -> (B,V)
+
+    def _read(self, ids: np.ndarray) -> tt.Tensor:
+        """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
+        transformer: Any = self.model.transformer
+        end = self.length + ids.shape[1]
+        x = transformer.wte(self.device.put(ids)) + transformer.wpe.weight[self.length : end]  # (B,T,C) + (T,C)
+        for block, layer in zip(transformer.h, self.layers, strict=True):
+            if block.pre_norm:
+                x = x + self._attend(block.attn, block.ln_1(x), *layer)
+                x = x + block.mlp(block.ln_2(x))
+            else:
+                x = block.ln_1(x + self._attend(block.attn, x, *layer))
+                x = block.ln_2(x + block.mlp(x))
+        self.length = end
+        return x
+
+    def _attend(self, attention, x, keys, values) -> tt.Tensor:
+        """`Attention.forward` for tokens x (B, T, C); appends to the layer's keys and values (B, H, block_size, D)."""
+        batch, time, channels = x.shape
+        end = self.length + time
+        qkv = attention.c_attn(x).data.reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
+        q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # (B,H,T,D) each
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        scores = self.device.xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2))  # (B,H,T,D) @ (B,H,D,S) -> (B,H,T,S)
+        p = self.kernels.softmax_forward(scores, q.shape[-1] ** -0.5, causal=time > 1)
+        y = self.device.xp.matmul(p, values[:, :, :end]).swapaxes(1, 2)  # (B,H,T,S) @ (B,H,S,D) -> (B,T,H,D)
+        return attention.c_proj(tt.Tensor(self.device.xp.ascontiguousarray(y).reshape(batch, time, channels)))
+
+
+class Recomputation:
+    """The same logits without a cache, by reading all tokens again: for other models, and to test `Cache` against."""
+
+    def __init__(self, model: nn.Module, batch: int):
+        self.model, self.length = model, 0
+        self.device = tt.device(model.parameters()[0].device)
+
+    def logits(self, ids: np.ndarray) -> Any:
+        """The logits (B, V) after the texts `ids` (B, T)."""
+        with tt.no_grad():
+            return self.model(self.device.put(ids)).data[:, -1]
+
+
+class Context:
+    """The newest tokens of a batch of texts that grow together, never more than the model's block size.
+
+    reader: `Cache` or `Recomputation`; by default, `Cache` if the model supports it. The model must be in evaluation
+    mode.
+    """
+
+    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None):
+        self.block_size = model.config.block_size
+        self.ids = np.empty((batch, 0), np.int64)
+        self.reader = (reader or (Cache if isinstance(model, GPT) else Recomputation))(model, batch)
+
+    def append(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Add tokens (B, T) or, the same for every text, (T,). They are read when `logits` is called.
+
+        When they do not fit, the newest half of the window stays, or of a longer addition as much as fits.
+        """
+        new = np.broadcast_to(np.asarray(ids, dtype=np.int64), (len(self.ids), np.shape(ids)[-1]))
+        text = np.concatenate([self.ids, new], axis=1)
+        if text.shape[1] > self.block_size:
+            kept = min(self.block_size, max(self.block_size // 2, new.shape[1]))
+            text, self.reader.length = text[:, -kept:], 0
+        self.ids = text  # last, so that an interruption leaves a consistent state
+
+    def drop(self, count: int) -> None:
+        """Remove the newest `count` tokens."""
+        self.ids = self.ids[:, : max(0, self.ids.shape[1] - count)]
+        self.reader.length = min(self.reader.length, self.ids.shape[1])
+
+    def logits(self) -> np.ndarray:
+        """The model's logits for the next token, (B, V). The context must hold at least one token."""
+        # After `drop`, the last token is read again, since its logits were not kept.
+        self.reader.length = min(self.reader.length, self.ids.shape[1] - 1)
+        return tt.to_numpy(self.reader.logits(self.ids))

@@ -1,0 +1,27 @@
+"""The shape of a model."""
+
+from dataclasses import dataclass
+
+from gpt.errors import UserError
+from gpt.options import check_options, option
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model. Raises UserError for an impossible one."""
+
+    vocab_size: int = option(0, "size of the vocabulary; 0 takes the tokenizer's", at_least=0)
+    block_size: int = option(128, "longest context, in tokens", at_least=1)
+    n_layer: int = option(4, "transformer blocks", at_least=1)
+    n_head: int = option(4, "attention heads in each block", at_least=1)
+    n_embd: int = option(128, "width of the residual stream; a multiple of --n-head", at_least=1)
+    dropout: float = option(0.0, "probability of dropping an activation", at_least=0, below=1)
+    bias: bool = option(True, "biases in the linear layers and layer norms, as in GPT-2")
+    activation: str = option("gelu", "non-linearity of the feed-forward layers", choices=("gelu", "relu"))
+    norm: str = option("pre", "layer norm before each sublayer, or after its residual", choices=("pre", "post"))
+    tied: bool = option(True, "share the token embedding with the output layer")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.n_embd % self.n_head:
+            raise UserError(f"--n-embd {self.n_embd}: must be a multiple of --n-head {self.n_head}")

@@ -1,0 +1,57 @@
+"""GPT-2: embeddings, blocks, a final layer norm, and a head that scores every token of the vocabulary.
+
+Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Shape letters: B batch, T time, C channels (n_embd), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import tinytensor as tt
+from gpt.model.config import GPTConfig
+from gpt.model.layers import INIT_STD, Block
+from tinytensor import nn
+
+
+class Transformer(nn.Module):
+    """Token and position embeddings, the blocks, and a final layer norm: ids (B, T) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig):
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd, INIT_STD)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd, INIT_STD)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.Sequential(*(Block(config) for _ in range(config.n_layer)))
+        self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
+
+    def forward(self, ids) -> tt.Tensor:
+        x = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])  # (B,T,C) + (T,C)
+        return self.ln_f(self.h(x))
+
+
+class LMHead(nn.Module):
+    """The logits of every token of the vocabulary: x @ weight.T, with weight (V, C)."""
+
+    def __init__(self, weight: nn.Parameter):
+        self.weight = weight
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        return x @ self.weight.T  # (B,T,C) @ (C,V) -> (B,T,V)
+
+
+class GPT(nn.Module):
+    """A GPT-2. With `tied`, the head's weight is the token embedding (Press & Wolf 2017, arXiv:1608.05859)."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.transformer = Transformer(config)
+        tied = self.transformer.wte.weight
+        shape = config.vocab_size, config.n_embd
+        self.lm_head = LMHead(tied if config.tied else nn.Parameter(tt.randn(*shape) * INIT_STD))
+
+    def forward(self, ids, targets=None) -> tt.Tensor:
+        """ids (B, T) integers, T at most block_size -> logits (B, T, V), or with targets (B, T) the mean loss ()."""
+        if ids.shape[1] > self.config.block_size:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit the model's block size of {self.config.block_size}")
+        x = self.transformer(ids)
+        if targets is None:
+            return self.lm_head(x)
+        return tt.linear_cross_entropy(x, self.lm_head.weight, targets)

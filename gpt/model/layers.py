@@ -1,0 +1,71 @@
+"""The parts of GPT-2's transformer: attention, MLP, and the block that joins them.
+
+Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Shape letters: B batch, T time, C channels (n_embd), H heads, D = C / H.
+"""
+
+from __future__ import annotations
+
+import tinytensor as tt
+from gpt.model.config import GPTConfig
+from tinytensor import nn
+
+INIT_STD = 0.02  # of every weight matrix, as in GPT-2
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H heads."""
+
+    def __init__(self, config: GPTConfig):
+        self.heads = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias, INIT_STD)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias, _residual_std(config))
+        self.dropout = config.dropout
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        batch, time, channels = x.shape
+        qkv = self.c_attn(x).reshape(batch, time, 3, self.heads, channels // self.heads)  # (B,T,3C) -> (B,T,3,H,D)
+        y = tt.packed_causal_attention(qkv, self.dropout if self.training else 0.0)
+        return self.resid_dropout(self.c_proj(y.reshape(batch, time, channels)))  # (B,T,H,D) -> (B,T,C)
+
+
+class MLP(nn.Module):
+    """Two linear layers with a non-linearity between them, at four times the width."""
+
+    def __init__(self, config: GPTConfig):
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, INIT_STD)
+        self.gelu = config.activation == "gelu"
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, _residual_std(config))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        x = self.c_fc(x)  # (B,T,C) -> (B,T,4C)
+        y = tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias) if self.gelu else self.c_proj(x.relu())
+        return self.dropout(y)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream x.
+
+    norm "pre" (GPT-2) normalises the input of each sublayer; "post" (the original transformer) the sum after each.
+    """
+
+    def __init__(self, config: GPTConfig):
+        self.pre_norm = config.norm == "pre"
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        if self.pre_norm:
+            x = x + self.attn(self.ln_1(x))
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x))
+        return self.ln_2(x + self.mlp(x))
+
+
+def _residual_std(config: GPTConfig) -> float:
+    """GPT-2 scales the projections into the residual stream, two per layer, so that its variance does not grow."""
+    return INIT_STD * (2 * config.n_layer) ** -0.5

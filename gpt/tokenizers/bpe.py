@@ -1,0 +1,202 @@
+"""Byte-level byte-pair encoding: GPT-2's tokenizer, and new ones of the same kind trained on a corpus.
+
+GPT-2's pattern cuts the text into words; a word starts as its UTF-8 bytes, and the adjacent pair with the lowest merge
+rank is merged, repeatedly. The `tokenizers` library trains and defines the result. `tiktoken` computes the same ids
+faster, so it encodes wherever `same_as_tiktoken` holds.
+
+Why that condition suffices. `tokenizers` merges the pair with the lowest rank; `tiktoken` merges the pair whose
+*concatenation* has the lowest rank as a token. Let every token be produced by exactly one merge, in rank order, and be
+the encoding of its own bytes. Suppose the two libraries first differ where adjacent tokens x, y with xy = t are merged
+although the merge that produces t is another pair. Nothing has been merged across the ends of xy so far, so encoding t
+alone goes through the same merges in the same order, and reaches x, y. It ends in t, and the only step from two tokens
+to t is the merge that produces t: so x, y is that pair, a contradiction.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.errors import requires
+from gpt.tokenizers.files import save_files, token_dtype
+
+END_OF_TEXT = "<|endoftext|>"
+MIN_VOCAB_SIZE = 257  # one for each byte, and the end of text
+# GPT-2's pattern, with possessive quantifiers: the same words, since no match needs backtracking.
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+
+
+def library() -> Any:
+    """The optional `tokenizers` package; UserError if it is not installed."""
+    with requires("tokenizers"):
+        import tokenizers
+    return tokenizers
+
+
+@cache
+def byte_characters() -> dict[str, int]:
+    """GPT-2's printable character for each byte, {character: byte}: itself if printable, otherwise from U+0100 up."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def token_bytes(token: str) -> bytes:
+    """The bytes of a token as spelled in a vocabulary; KeyError if one of its characters stands for no byte."""
+    return bytes(map(byte_characters().__getitem__, token))
+
+
+class BpeTokenizer:
+    """A byte-level byte-pair encoding, which encodes any text without loss.
+
+    What looks like a special token in a text is encoded as text. Lone surrogates, which UTF-8 cannot represent, become
+    question marks.
+    """
+
+    def __init__(self, tokenizer: Any):  # a tokenizers.Tokenizer
+        self._tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True
+        content = json.loads(tokenizer.to_str())
+        require_byte_level(content)
+        self._bytes = bytes_by_id(content)
+        self.vocab_size = len(self._bytes)
+        self.end_of_text: int | None = tokenizer.token_to_id(END_OF_TEXT)
+        self._tiktoken = tiktoken_encoding(content) if same_as_tiktoken(content) else None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "BpeTokenizer":
+        """The encoding with at most `vocab_size` tokens that `tokenizers` learns from some texts."""
+        tokenizers = library()
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        add_byte_level(tokenizer)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(byte_characters()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, content: dict) -> "BpeTokenizer":
+        """The tokenizer of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
+        tokenizers = library()
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(str(error)) from None
+        return cls(tokenizer)
+
+    @classmethod
+    def from_merges(cls, vocabulary: dict[str, int], merges: str) -> "BpeTokenizer":
+        """The tokenizer of GPT-2's own files: the parsed `vocab.json` and the text of `merges.txt`."""
+        tokenizers = library()
+        lines = merges.removeprefix("#version: 0.2\n").split("\n")
+        pairs = [tuple(line.split(" ")) for line in lines if line]
+        try:
+            tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(str(error)) from None
+        add_byte_level(tokenizer)
+        tokenizer.add_special_tokens([END_OF_TEXT])
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (count,) of token_dtype(vocab_size)."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if self._tiktoken:
+            try:
+                ids = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+                return ids.astype(token_dtype(self.vocab_size))
+            except ValueError:
+                pass  # about a million spaces in a row overflow the stack of its regular expressions
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return np.array(ids, dtype=token_dtype(self.vocab_size))
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The bytes of a sequence of token ids; tokens may end in the middle of a character."""
+        return b"".join([self._bytes[i] for i in ids])
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of a sequence of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def save(self, directory: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into `directory`."""
+        end_of_text = None if self.end_of_text is None else END_OF_TEXT
+        save_files(directory, json.loads(self._tokenizer.to_str()), end_of_text)
+
+
+def add_byte_level(tokenizer: Any) -> None:
+    """Give a tokenizers.Tokenizer GPT-2's pre-tokenizer, which cuts text into words, and its byte-level decoder."""
+    tokenizers = library()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+
+
+def require_byte_level(content: dict) -> None:
+    """Raise ValueError unless a parsed `tokenizer.json` encodes every text without loss."""
+    if content["model"]["type"] != "BPE":
+        raise ValueError(f"its model is {content['model']['type']}, not BPE")
+    if content["normalizer"] is not None:
+        raise ValueError("its normalizer changes the text")
+    pre_tokenizer = content["pre_tokenizer"] or {}
+    steps = [step for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if step.get("type") == "ByteLevel"]
+    if not steps or any(step["add_prefix_space"] for step in steps):
+        raise ValueError("it does not work on bytes as GPT-2's does")
+    if missing := byte_characters().keys() - content["model"]["vocab"].keys():
+        raise ValueError(f"its vocabulary lacks {len(missing)} of the 256 bytes")
+
+
+def bytes_by_id(content: dict) -> list[bytes]:
+    """The bytes of each token, b"" for an unused id; ValueError if a token is not spelled in GPT-2's characters."""
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    ids = content["model"]["vocab"] | added
+    table = [b""] * (max(ids.values()) + 1)
+    for token, i in ids.items():
+        try:
+            table[i] = token.encode("utf-8") if token in added else token_bytes(token)
+        except KeyError:
+            raise ValueError(f"token {i}, {token!r}, is not spelled in GPT-2's characters for bytes") from None
+    return table
+
+
+def same_as_tiktoken(content: dict) -> bool:
+    """Whether `tiktoken` provably gives the same ids as `tokenizers`; the proof is at the top of this file."""
+    model, added = content["model"], content["added_tokens"]
+    if model["dropout"] or not GPT2_PRE_TOKENIZER.items() <= content["pre_tokenizer"].items():
+        return False
+    if not all(token["special"] for token in added):
+        return False  # tokens that are not special are matched in every text before the merges
+    merges = [tuple(merge) for merge in model["merges"]]
+    results = [model["vocab"]["".join(merge)] for merge in merges]
+    in_order = all(a < b for a, b in pairwise(results))
+    special = {token["id"] for token in added}
+    complete = set(model["vocab"].values()) - special == {*results, *map(model["vocab"].get, byte_characters())}
+    return in_order and complete and encode_themselves(model["vocab"], merges, results)
+
+
+def encode_themselves(vocabulary: dict[str, int], merges: list[tuple[str, ...]], results: list[int]) -> bool:
+    """Whether the bytes of each token in `results`, those that the merges produce, encode to that one token."""
+    tokenizers = library()
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+    encodings = plain.encode_batch(["".join(merge) for merge in merges], add_special_tokens=False)
+    return all(encoding.ids == [result] for encoding, result in zip(encodings, results, strict=True))
+
+
+def tiktoken_encoding(content: dict) -> Any:
+    """The same encoding for `tiktoken`, or None if that is not installed."""
+    try:
+        import tiktoken
+    except ImportError:
+        return None
+    special = {token["content"] for token in content["added_tokens"]}
+    vocabulary = content["model"]["vocab"].items()
+    ranks = {token_bytes(token): rank for token, rank in vocabulary if token not in special}
+    return tiktoken.Encoding("tinytensor", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})

@@ -1,0 +1,87 @@
+"""What a tokenizer is, and how to find a saved one.
+
+`load_tokenizer` chooses the class by the type of the model in `tokenizer.json`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpt.errors import UserError, reaching_hub
+from gpt.tokenizers.bpe import BpeTokenizer
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.tokenizers.files import TOKENIZER_FILE
+
+KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
+GPT2_FILES = ("vocab.json", "merges.txt")
+GPT2_ON_HUB = "openai-community/gpt2"
+
+
+class Tokenizer(Protocol):
+    """The interface that the other rooms use."""
+
+    vocab_size: int
+    end_of_text: int | None  # the token between documents, if there is one
+
+    def encode(self, text: str) -> np.ndarray: ...  # (count,) of token_dtype(vocab_size)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str: ...
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...  # UTF-8, may end within a character
+
+    def save(self, directory: str | Path) -> None: ...
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer saved in `directory`; UserError if there is none or it cannot be read."""
+    return read_tokenizer(Path(directory) / TOKENIZER_FILE)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return KINDS[content["model"]["type"]].load(content)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so token ids cannot be turned into text") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: corrupt or of an unknown type ({error})") from None
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. Raises UserError."""
+    path = Path(name)
+    if path.is_file():
+        return read_tokenizer(path)
+    if (path / TOKENIZER_FILE).is_file():
+        return load_tokenizer(path)
+    if all((path / file).is_file() for file in GPT2_FILES):
+        return read_gpt2_files(path)
+    if path.is_dir():
+        raise UserError(f"--tokenizer {name}: the folder has neither {TOKENIZER_FILE} nor {' and '.join(GPT2_FILES)}")
+    if name == "gpt2":
+        return download_gpt2()
+    raise UserError(f"--tokenizer {name}: not one of char, bpe, gpt2, and no such file or folder")
+
+
+def read_gpt2_files(directory: Path) -> Tokenizer:
+    """The tokenizer of GPT-2's `vocab.json` and `merges.txt`."""
+    vocabulary, merges = (directory / name for name in GPT2_FILES)
+    try:
+        content = json.loads(vocabulary.read_text(encoding="utf-8"))
+        return BpeTokenizer.from_merges(content, merges.read_text(encoding="utf-8"))
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{directory}: {' and '.join(GPT2_FILES)} are corrupt ({error})") from None
+
+
+def download_gpt2() -> Tokenizer:
+    """GPT-2's tokenizer from the Hugging Face hub, or from its cache on this machine."""
+    remedy = f"save {TOKENIZER_FILE} of {GPT2_ON_HUB} in a folder and give that folder as --tokenizer instead"
+    with reaching_hub("--tokenizer gpt2", remedy):
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(GPT2_ON_HUB, TOKENIZER_FILE)
+    return read_tokenizer(Path(path))

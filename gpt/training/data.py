@@ -1,0 +1,55 @@
+"""The tokens that a run trains on: prepared for it from a corpus, or token files that exist already."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from gpt.corpus.preparation import Preparation, PrepareOptions
+from gpt.corpus.sources import Source, open_source
+from gpt.corpus.tokens import is_prepared, link_tokens, open_tokens
+from gpt.errors import UserError
+from gpt.tokenizers.load import Tokenizer, load_tokenizer
+from gpt.weights.load import load_model_tokenizer, same_tokens
+
+
+def open_data(name: str, init_from: str = "") -> Callable[[Path], Tokenizer]:
+    """A function that puts the tokens of `--data name`, or where they are, and the tokenizer into a directory.
+
+    Without token files, the tokenizer is that of the model `init_from`, or one of characters, and everything else is as
+    `python -m gpt.prepare` does it by default. UserError if there is no such data, or if the token files are of another
+    tokenizer than the model's.
+    """
+    tokenizer = load_model_tokenizer(init_from) if init_from else None
+    if not is_prepared(name):
+        return partial(prepare, open_source(name), init_from or "char", tokenizer)
+    prepared = load_tokenizer(name)
+    if tokenizer and not same_tokens(prepared, tokenizer):
+        raise UserError(
+            f"--data {name}: has another tokenizer than --init-from {init_from}; prepare the text again with "
+            "--tokenizer and the model's directory"
+        )
+    return partial(link, name, prepared)
+
+
+def prepare(source: Source, tokenizer_name: str, tokenizer: Tokenizer | None, directory: Path) -> Tokenizer:
+    """Write the token files of a source into a directory."""
+    Preparation(source, PrepareOptions(out=str(directory), tokenizer=tokenizer_name), tokenizer).run()
+    return load_tokenizer(directory)
+
+
+def link(prepared: str, tokenizer: Tokenizer, directory: Path) -> Tokenizer:
+    """Make a directory point at existing token files."""
+    link_tokens(prepared, directory)
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def require_windows(directory: Path, data: str, block_size: int) -> None:
+    """Raise UserError if a split in a directory has too few tokens for one window of `block_size`."""
+    tokens = open_tokens(directory)
+    for split, array in (("training", tokens.train), ("validation", tokens.val)):
+        if len(array) <= block_size:
+            raise UserError(
+                f"--data {data}: has {len(array)} tokens for {split}, fewer than the {block_size + 1} of one window: "
+                "use a longer text or a smaller --block-size"
+            )

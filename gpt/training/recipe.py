@@ -1,0 +1,124 @@
+"""How a model is trained: the settings, and the named presets.
+
+A preset is a set of differences from the defaults of `GPTConfig` and `TrainConfig`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpt.errors import UserError
+from gpt.options import DEVICE_HELP, check_options, option
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training recipe. Raises UserError for an impossible one."""
+
+    data: str = option("pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME, or what gpt.prepare wrote")
+    model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
+    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
+    device: str = option("auto", DEVICE_HELP)
+    processes: int = option(0, "CPU processes, 0 for one per core; the same number gives the same bits", at_least=0)
+    seed: int = option(1, "every random choice of the run follows from it", at_least=0)
+    steps: int = option(1500, "updates of the weights", at_least=1)
+    batch_size: int = option(16, "windows in one forward pass", at_least=1)
+    grad_accum_steps: int = option(1, "forward passes whose gradients are accumulated for one update", at_least=1)
+    lr: float = option(1e-3, "peak learning rate, reached after the warm-up", above=0, below=float("inf"))
+    min_lr: float = option(1e-4, "learning rate at the end of the cosine schedule", at_least=0)
+    warmup_steps: int = option(100, "updates over which the learning rate rises linearly", at_least=0)
+    beta1: float = option(0.9, "AdamW's decay rate of the first moment", at_least=0, below=1)
+    beta2: float = option(0.99, "AdamW's decay rate of the second moment", at_least=0, below=1)
+    weight_decay: float = option(0.1, "weight decay of matrices; biases and layer norms have none", at_least=0)
+    grad_clip: float = option(1.0, "largest global gradient norm; 0 disables clipping", at_least=0)
+    eval_interval: int = option(250, "updates between evaluations", at_least=1)
+    eval_batches: int = option(20, "batches in an evaluation, the same ones every time", at_least=1)
+    log_interval: int = option(10, "updates between rows of metrics.jsonl", at_least=1)
+    checkpoint_interval: int = option(250, "updates between checkpoints", at_least=1)
+    keep_checkpoints: int = option(2, "newest checkpoints to keep, besides the best model", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.min_lr > self.lr:
+            raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
+
+
+# {former name of a TrainConfig field: its name now}: runs saved under the former names still resume, and a former flag
+# on the command line is answered with the new one.
+RENAMED = {
+    "threads": "processes",
+    "accumulation": "grad_accum_steps",
+    "warmup": "warmup_steps",
+    "clip": "grad_clip",
+    "keep": "keep_checkpoints",
+}
+
+# What both GPTs of the course in docs/course.md have in common.
+COURSE: dict[str, Any] = {
+    "n_embd": 384,
+    "batch_size": 128,
+    "dropout": 0.2,
+    "activation": "relu",
+    "norm": "post",
+    "tied": False,
+    "steps": 3000,
+    "lr": 3e-4,
+    "min_lr": 3e-5,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"block_size": 64, "batch_size": 12, "bias": False, "steps": 2000, "lr": 3e-3, "min_lr": 3e-4},
+    "bigram": {
+        "model": "bigram",
+        "processes": 1,
+        "block_size": 8,
+        "batch_size": 4,
+        "steps": 30000,
+        "beta2": 0.9999,
+        "lr": 1e-2,
+        "min_lr": 0.0,
+        "weight_decay": 0.0,
+        "grad_clip": 0.0,
+        "eval_interval": 5000,
+        "eval_batches": 3500,
+        "log_interval": 100,
+        "checkpoint_interval": 5000,
+    },
+    "nanogpt-cpu": {
+        "block_size": 64,
+        "batch_size": 12,
+        "steps": 2000,
+        "bias": False,
+        "eval_interval": 500,
+        "eval_batches": 200,
+    },
+    "course-v1": COURSE | {"n_layer": 8, "n_head": 8, "block_size": 64},
+    "course-v2": COURSE | {"n_layer": 1, "n_head": 1, "block_size": 32},
+    "shakespeare": {
+        "n_layer": 6,
+        "n_head": 6,
+        "n_embd": 384,
+        "block_size": 256,
+        "batch_size": 64,
+        "dropout": 0.2,
+        "bias": False,
+        "steps": 5000,
+        "eval_batches": 200,
+    },
+    "gpt2": {
+        "vocab_size": 50257,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "block_size": 1024,
+        "batch_size": 12,
+        "grad_accum_steps": 40,
+        "steps": 600000,
+        "lr": 6e-4,
+        "min_lr": 6e-5,
+        "warmup_steps": 2000,
+        "beta2": 0.95,
+        "eval_interval": 1000,
+        "eval_batches": 200,
+        "checkpoint_interval": 1000,
+    },
+}

@@ -1,0 +1,27 @@
+"""Model directories: configuration, tokenizer and weights, enough to generate text with or to train from."""
+
+from pathlib import Path
+from typing import Any
+
+from gpt.files import replace_file, replace_json
+from gpt.model import GPTConfig
+from gpt.tokenizers.load import Tokenizer
+from gpt.weights.families import CONFIG_FILE, describe, with_biases
+from gpt.weights.safetensors import host_arrays, write
+
+WEIGHTS_FILE = "model.safetensors"
+# Hugging Face's loader requires this entry; it means PyTorch's layout.
+METADATA = {"format": "pt"}
+
+
+def create_model_directory(directory: Path, kind: str, config: GPTConfig, tokenizer: Tokenizer) -> None:
+    """Make `directory` with the model's `config.json` and tokenizer; `save_weights` adds the weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(directory)
+    replace_json(directory / CONFIG_FILE, describe(kind, config, tokenizer))
+
+
+def save_weights(directory: Path, config: GPTConfig, state: dict[str, Any]) -> None:
+    """Replace `model.safetensors` atomically by the arrays of a state dict, from any device."""
+    arrays = with_biases(host_arrays(state), config)
+    replace_file(directory / WEIGHTS_FILE, lambda path: write(path, arrays, METADATA))

@@ -1,0 +1,140 @@
+"""Finding and loading models: a run's best, a model directory, or one from the Hugging Face hub."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tinytensor as tt
+from gpt.errors import UserError, reaching_hub
+from gpt.model import MODELS, GPTConfig
+from gpt.options import HUB, flag
+from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files
+from gpt.weights.directory import WEIGHTS_FILE
+from gpt.weights.families import CONFIG_FILE, POSITIONS, our_names, read_config
+from gpt.weights.safetensors import Entry, entries, fill
+
+INDEX_FILE = "model.safetensors.index.json"
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *GPT2_FILES]
+
+
+def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenizer]:
+    """The model, in evaluation mode, and its tokenizer, of a model directory, a run's best, or `hf:NAME`.
+
+    Raises UserError.
+    """
+    directory = find_directory(name)
+    kind, config = read_config(directory)
+    tokenizer = tokenizer_of(directory, config)
+    model = MODELS[kind](config)
+    fill_model(model, directory)
+    model.to(device)
+    model.eval()
+    return model, tokenizer
+
+
+def find_directory(name: str | Path) -> Path:
+    """The model directory that `name` means: itself, the best of a run, or one from the hub."""
+    if str(name).startswith(HUB):
+        return download(str(name).removeprefix(HUB))
+    directory = Path(name)
+    return directory / "best" if (directory / "best").is_dir() else directory
+
+
+def download(name: str) -> Path:
+    """The directory of a model of the Hugging Face hub, downloaded or from its cache on this machine."""
+    needed = f"{CONFIG_FILE}, {WEIGHTS_FILE} and {TOKENIZER_FILE}"
+    with reaching_hub(HUB + name, f"save {needed} of {name} in a directory and give that directory instead"):
+        from huggingface_hub import snapshot_download
+
+        path = snapshot_download(name, allow_patterns=HUB_FILES)
+    return Path(path)
+
+
+def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
+    """The tokenizer in a model directory; UserError if it has more tokens than the model."""
+    only_old = not (directory / TOKENIZER_FILE).exists() and all((directory / name).exists() for name in GPT2_FILES)
+    tokenizer = read_gpt2_files(directory) if only_old else load_tokenizer(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens, but its model {config.vocab_size}: "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def load_model_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a model directory, run, or `hf:NAME`. Raises UserError."""
+    directory = find_directory(name)
+    return tokenizer_of(directory, read_config(directory)[1])
+
+
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether each token id stands for the same bytes in two tokenizers."""
+    size = one.vocab_size
+    return size == other.vocab_size and all(one.decode_bytes([i]) == other.decode_bytes([i]) for i in range(size))
+
+
+def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
+    """Read the weights of a model directory into a model on the CPU; UserError if they are missing or do not fit.
+
+    shorten: read only as many positions as the model has.
+    """
+    try:
+        found = our_names(weight_entries(directory))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename}: missing; the first evaluation of a run writes it, so train for longer"
+        ) from None
+    config = model.config
+    if shorten:  # the first rows of a matrix come first in the file, too
+        positions = found.get(POSITIONS)
+        if positions and positions.shape[0] > config.block_size:
+            found[POSITIONS] = dataclasses.replace(positions, shape=(config.block_size, *positions.shape[1:]))
+    # The second copy of a tied head, and zeros for biases that a model does not have, are ignored.
+    wanted = {
+        name: entry
+        for name, entry in found.items()
+        if not (config.tied and name == "lm_head.weight") and (config.bias or not name.endswith(".bias"))
+    }
+    try:
+        fill(dict(model.named_parameters()), wanted)
+    except ValueError as error:
+        raise UserError(f"{directory}: its weights do not fit its {CONFIG_FILE} ({error})") from None
+
+
+def weight_entries(directory: Path) -> dict[str, Entry]:
+    """{name: Entry} of the weights in a model directory, whether in one file or in several that an index lists."""
+    index = directory / INDEX_FILE
+    if (directory / WEIGHTS_FILE).exists() or not index.exists():
+        return entries(directory / WEIGHTS_FILE)
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{index}: corrupt ({error!r})") from None
+    return {name: entry for file in files for name, entry in entries(directory / file).items()}
+
+
+def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model that starts as a copy of the model `name`: all but dropout and a shorter block size.
+
+    changes: {name: value} of the flags that were given. Raises UserError for those that would make another model.
+    """
+    kind, config = read_config(find_directory(name))
+    settings: dict[str, Any] = {"model": kind, **asdict(config)}
+    for field, value in changes.items():
+        shorter = field == "block_size" and value <= config.block_size
+        if field in settings and value != settings[field] and field != "dropout" and not shorter:
+            raise UserError(f"{flag(field)} {value}: the model of --init-from {name} has {settings[field]}")
+    return settings | {field: changes[field] for field in ("block_size", "dropout") if field in changes}
+
+
+def start_from(model: Any, name: str) -> None:
+    """Copy the weights of the model `name` into `model`, whose settings `inherit` gave. Raises UserError."""
+    device = model.parameters()[0].device
+    model.to("cpu")
+    fill_model(model, find_directory(name), shorten=True)
+    model.to(device)

@@ -1,0 +1,110 @@
+"""The safetensors format: weights are written by its library, and read tensor by tensor into a model's own memory.
+
+The library's loaders map or copy a whole file, which takes the model's size twice; here the only copy is the model's
+own. A file is 8 bytes (the length of the header, little-endian), the header, which is JSON
+{name: {"dtype", "shape", "data_offsets": [begin, end]}}, and the data.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+import tinytensor as tt
+from gpt.errors import UserError
+
+# NumPy has no bfloat16, which is the upper half of a float32.
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+CHUNK = 1 << 20  # elements converted at once
+MAX_NAMED = 3  # of several mismatches, how many are named
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor is stored: file, dtype by the format's name, shape, and first byte."""
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+def host_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a state dict as contiguous NumPy arrays."""
+    return {name: np.asarray(tt.to_numpy(value), order="C") for name, value in state.items()}
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. OSError or SafetensorError if it cannot be written."""
+    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """{name: Entry} of a safetensors file. UserError if it is corrupt; FileNotFoundError if it does not exist."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError("its header is truncated")
+            header = json.loads(file.read(length))
+        return {
+            name: entry(path, name, content, 8 + length, size)
+            for name, content in header.items()
+            if name != "__metadata__"
+        }
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: corrupt ({error})") from None
+
+
+def entry(path: Path, name: str, content: Mapping[str, Any], data: int, size: int) -> Entry:
+    """The Entry of a tensor in a file of `size` bytes whose data begins at `data`; ValueError if it is truncated."""
+    kind, shape, (begin, end) = content["dtype"], tuple(content["shape"]), content["data_offsets"]
+    if kind not in DTYPES:
+        raise UserError(f"{path}: {name} has dtype {kind}, not one of {', '.join(DTYPES)}: save it as float32")
+    if not 0 <= begin <= end <= size - data or end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
+        raise ValueError(f"{name} is truncated")
+    return Entry(path, kind, shape, data + begin)
+
+
+def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
+    """Read the entries `found` {name: Entry} into `parameters` {name: Tensor on the CPU}.
+
+    Raises ValueError that names what is missing, unexpected or of the wrong shape, before anything is changed.
+    """
+    mismatches = [f"missing {name}" for name in parameters if name not in found]
+    mismatches += [f"unexpected {name}" for name in found if name not in parameters]
+    mismatches += [
+        f"{name} has shape {found[name].shape}, needs {parameter.shape}"
+        for name, parameter in parameters.items()
+        if name in found and found[name].shape != parameter.shape
+    ]
+    if mismatches:
+        more = f" and {len(mismatches) - MAX_NAMED} more" if len(mismatches) > MAX_NAMED else ""
+        raise ValueError("; ".join(mismatches[:MAX_NAMED]) + more)
+    for name, parameter in parameters.items():
+        read(found[name], parameter.data.reshape(-1))  # a view: parameters are contiguous
+
+
+def read(entry: Entry, out: np.ndarray) -> None:
+    """Read a tensor into a contiguous array `out` (N,), converting its dtype chunk by chunk."""
+    dtype = np.dtype(DTYPES[entry.kind])
+    with open(entry.path, "rb") as file:
+        file.seek(entry.begin)
+        for begin in range(0, len(out), CHUNK):
+            target = out[begin : begin + CHUNK]
+            same = entry.kind != "BF16" and dtype == out.dtype
+            chunk = target if same else np.empty(len(target), dtype)
+            if file.readinto(chunk.view(np.uint8).data) != chunk.nbytes:
+                raise UserError(f"{entry.path}: is shorter than when it was opened")
+            if entry.kind == "BF16":
+                target[:] = (chunk.astype(np.uint32) << 16).view(np.float32)
+            elif not same:
+                target[:] = chunk

@@ -1,0 +1,55 @@
+"""The metrics file survives crashes and resumption; the plot is written, or its absence explained."""
+
+import sys
+
+import pytest
+
+from gpt.errors import UserError
+from gpt.training.metrics import Metrics, write_plot
+
+ROWS = [{"step": step, "train_loss": 3.0 - step / 100} for step in (10, 20, 30)]
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for row in ROWS:
+        metrics.append(row)
+    return metrics
+
+
+def test_rows_are_read_back(metrics):
+    assert metrics.rows() == ROWS
+
+
+def test_a_new_run_has_none(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.sync()
+    assert metrics.rows() == []
+
+
+def test_rows_after_the_checkpoint_and_an_incomplete_row_are_removed(metrics):
+    with open(metrics.path, "a") as file:
+        file.write('{"step": 40, "tra')
+    metrics.truncate(20)
+    assert metrics.path.read_text().count("\n") == 2
+    metrics.append({"step": 25})
+    assert metrics.rows() == [*ROWS[:2], {"step": 25}]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written"):
+        Metrics(tmp_path / "missing" / "metrics.jsonl").append({"step": 1})
+
+
+def test_the_plot_is_a_png(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "loss.png"
+    assert str(path) in write_plot([*ROWS, {"step": 30, "val_loss": 2.9}], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install -e '.[plot]'" in write_plot(ROWS, tmp_path / "loss.png")
+    assert not (tmp_path / "loss.png").exists()
