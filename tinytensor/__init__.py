@@ -94,4 +94,6 @@ from tinytensor.optim import clip_scale, cosine_schedule, grad_norm
 from tinytensor.random import fold, manual_seed, random_generator, seeded
 from tinytensor.tensor import Function, Tensor, no_grad
 
+__version__ = "0.1.0"
+
 cat = concat
