@@ -149,5 +149,10 @@ def finish(run: Run, progress: Progress, device: tt.Device) -> None:
     print(f'more text: python -m gpt.generate {run.directory} --prompt "..." --tokens 500')
 
 
+def console_script():
+    """The exit code of the command `tinytensor-train`."""
+    return run_command(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(console_script())

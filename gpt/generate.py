@@ -55,5 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def console_script():
+    """The exit code of the command `tinytensor-generate`."""
+    return run_command(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(console_script())
