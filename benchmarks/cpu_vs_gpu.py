@@ -224,7 +224,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if path and not path.parent.is_dir():
             parser.error(f"--{name} {path}: there is no directory {path.parent}")
     if args.plot and not find_spec("matplotlib"):
-        parser.error("--plot: needs matplotlib; install it with pip install 'tinytensor[plot]'")
+        parser.error("--plot: needs matplotlib; install it with pip install -e '.[plot]'")
     return args
 
 

@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UserError instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a UserError for what argparse found wrong."""
         raise UserError(message.removeprefix("argument "))
 
 

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +40,12 @@ def _kernels_on(xp: ModuleType) -> ModuleType:
     return importlib.import_module("kernels.cpu" if xp is np else "kernels.cuda")
 
 
-def kernels_for(x) -> ModuleType:
+def kernels_for(x: Any) -> ModuleType:
     """The fused primitives for `x`: `kernels.cpu` or `kernels.cuda`."""
     return _kernels_on(array_module(x))
 
 
-def to_numpy(x) -> np.ndarray:
+def to_numpy(x: Any) -> np.ndarray:
     """`x` as a NumPy array, copied from the device if need be (which waits for the device)."""
     xp = array_module(x)
     return np.asarray(x) if xp is np else xp.asnumpy(x)
@@ -115,7 +116,7 @@ def device(name: str | Device = "cpu") -> Device:
     raise DeviceError(f"device {name!r}: must be auto, cpu, cuda, cuda:N or emulated")
 
 
-def device_of(x) -> Device:
+def device_of(x: Any) -> Device:
     """The device on which the array `x` lies."""
     xp = array_module(x)
     if xp is np:

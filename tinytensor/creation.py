@@ -6,14 +6,19 @@ current key (`random.py`) and are the same on every device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tinytensor.backend import Device, device, device_of, to_numpy
 from tinytensor.random import random_generator
-from tinytensor.tensor import DEFAULT_DTYPE, Tensor, TensorLike, as_array
+from tinytensor.tensor import DEFAULT_DTYPE, Array, Tensor, TensorLike, as_array
 
 
-def tensor(data: TensorLike, dtype=None, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
+def tensor(
+    data: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """A copy of `data` (a number, nested lists, an array or a Tensor) as a Tensor.
 
     dtype: of the data if it is an array; otherwise float32 for floats, int64 for integers, bool for booleans.
@@ -28,58 +33,102 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return Tensor(array)
 
 
-def zeros(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def zeros(
+    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """A tensor of zeros: zeros(2, 3) or zeros((2, 3))."""
     return _on(device, np.zeros(_shape(shape), dtype), requires_grad)
 
 
-def ones(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def ones(
+    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """A tensor of ones."""
     return _on(device, np.ones(_shape(shape), dtype), requires_grad)
 
 
-def full(shape, value, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def full(
+    shape: Any,
+    value: float,
+    dtype: DTypeLike = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """A tensor filled with `value`."""
     return _on(device, np.full(shape, value, dtype), requires_grad)
 
 
-def empty(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def empty(
+    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """A tensor whose values are whatever the memory held."""
     return _on(device, np.empty(_shape(shape), dtype), requires_grad)
 
 
-def arange(start, stop=None, step=1, dtype=None, requires_grad=False, device="cpu") -> Tensor:
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """start, start + step, ... below stop; arange(n) is 0..n-1. Integers give int64, floats float32."""
     array = np.arange(start, step=step) if stop is None else np.arange(start, stop, step)
     return _on(device, array.astype(dtype or (DEFAULT_DTYPE if array.dtype.kind == "f" else np.int64)), requires_grad)
 
 
-def linspace(start, stop, steps, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def linspace(
+    start: float,
+    stop: float,
+    steps: int,
+    dtype: DTypeLike = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """`steps` evenly spaced values from start to stop, both included."""
     return _on(device, np.linspace(start, stop, steps, dtype=dtype), requires_grad)
 
 
-def logspace(start, stop, steps, base=10.0, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def logspace(
+    start: float,
+    stop: float,
+    steps: int,
+    base: float = 10.0,
+    dtype: DTypeLike = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """`steps` values from base**start to base**stop, evenly spaced on a log scale."""
     return _on(device, np.logspace(start, stop, steps, base=base, dtype=dtype), requires_grad)
 
 
-def eye(rows, columns=None, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def eye(
+    rows: int,
+    columns: int | None = None,
+    dtype: DTypeLike = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """Ones on the diagonal, zeros elsewhere."""
     return _on(device, np.eye(rows, columns, dtype=dtype), requires_grad)
 
 
-def rand(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def rand(
+    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """Uniform in [0, 1)."""
     return _on(device, random_generator().random(_shape(shape), dtype), requires_grad)
 
 
-def randn(*shape, dtype=DEFAULT_DTYPE, requires_grad=False, device="cpu") -> Tensor:
+def randn(
+    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
+) -> Tensor:
     """Normal with mean 0 and variance 1."""
     return _on(device, random_generator().standard_normal(_shape(shape), dtype), requires_grad)
 
 
-def randint(low, high, shape, dtype=np.int64, device="cpu") -> Tensor:
+def randint(low: int, high: int, shape: Any, dtype: DTypeLike = np.int64, device: str | Device = "cpu") -> Tensor:
     """Integers, uniform in low..high-1."""
     return _on(device, random_generator().integers(low, high, _shape((shape,)), dtype))
 
@@ -111,32 +160,32 @@ def multinomial(probabilities: TensorLike, samples: int, replacement: bool = Fal
     return _on(device_of(as_array(probabilities)), picks.reshape(*weights.shape[:-1], samples))
 
 
-def zeros_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros with the shape, dtype and device of x."""
     return zeros(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def ones_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Ones with the shape, dtype and device of x."""
     return ones(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def full_like(x: Tensor, value, dtype=None, requires_grad: bool = False) -> Tensor:
+def full_like(x: Tensor, value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """`value` everywhere, with the shape, dtype and device of x."""
     return full(x.shape, value, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def empty_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+def empty_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Whatever the memory held, with the shape, dtype and device of x."""
     return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def rand_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+def rand_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1), with the shape, dtype and device of x."""
     return rand(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
 
-def randn_like(x: Tensor, dtype=None, requires_grad: bool = False) -> Tensor:
+def randn_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Normal with mean 0 and variance 1, with the shape, dtype and device of x."""
     return randn(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=x.device)
 
@@ -146,7 +195,7 @@ def randint_like(x: Tensor, low: int, high: int) -> Tensor:
     return randint(low, high, x.shape, device=x.device)
 
 
-def _on(where, array, requires_grad=False) -> Tensor:
+def _on(where: str | Device, array: Array, requires_grad: bool = False) -> Tensor:
     return Tensor(device(where).put(array), requires_grad)
 
 

@@ -5,10 +5,12 @@ Needs the package `graphviz` (extra `plot`), and Graphviz' own `dot` program to 
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinytensor.tensor import Function, Tensor
 
 
-def draw(tensor: Tensor):
+def draw(tensor: Tensor) -> Any:
     """The graph of `tensor` as a `graphviz.Digraph`: boxes are leaves with their shapes, ellipses are operations.
 
     `draw(loss).source` is the DOT text, `draw(loss).render("graph", format="svg")` writes a picture, and a notebook
@@ -37,7 +39,7 @@ def _id(node: Function | Tensor) -> str:
     return f"n{id(node)}"
 
 
-def _add_node(graph, node: Function | Tensor) -> None:
+def _add_node(graph: Any, node: Function | Tensor) -> None:
     if isinstance(node, Function):
         graph.node(_id(node), type(node).__name__)
     else:

@@ -16,9 +16,10 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -90,45 +91,45 @@ ROW_CALLS = {  # of x and g (rows, columns)
 }
 
 
-def layer_norm(k, x, weight, bias):
+def _layer_norm(k, x, weight, bias):
     return k.layer_norm_forward(x, weight, bias, EPS)[0]
 
 
-def layer_norm_gradients(k, g, x, weight, bias):
+def _layer_norm_gradients(k, g, x, weight, bias):
     _, saved = k.layer_norm_forward(x, weight, bias, EPS)
     return k.layer_norm_backward(g, weight, saved)
 
 
-def cross_entropy(k, x, targets):
+def _cross_entropy(k, x, targets):
     return k.cross_entropy_forward(x, targets, IGNORED)
 
 
-def cross_entropy_gradient(k, g, x, targets):
+def _cross_entropy_gradient(k, g, x, targets):
     _, lse = k.cross_entropy_forward(x, targets, IGNORED)
     return k.cross_entropy_backward(g, x, targets, lse, IGNORED)
 
 
-def attention(k, qkv, dropout):
+def _attention(k, qkv, dropout):
     return k.attention_forward(qkv, qkv.shape[-1] ** -0.5, dropout)
 
 
-def attention_gradient(k, g, qkv, dropout):
+def _attention_gradient(k, g, qkv, dropout):
     scale = qkv.shape[-1] ** -0.5
     y, lse = k.attention_forward(qkv, scale, dropout)
     return k.attention_backward(g, qkv, y, lse, scale, dropout)
 
 
-def linear_cross_entropy(k, x, weight, targets):
+def _linear_cross_entropy(k, x, weight, targets):
     return k.linear_cross_entropy(x, weight, targets, IGNORED, True)
 
 
-def embedding_gradient(k, g, ids, weight):
+def _embedding_gradient(k, g, ids, weight):
     gweight = weight.copy()
     k.embedding_backward(g, ids, gweight)
     return gweight
 
 
-def adamw_step(k, param, grad, m, v, grad_scale=0.5):
+def _adamw_step(k, param, grad, m, v, grad_scale=0.5):
     param, m, v = param.copy(), m.copy(), v.copy()
     k.adamw_update(param, grad, m, v, replace(ADAMW, grad_scale=grad_scale))
     return param, m, v
@@ -149,34 +150,34 @@ def cases() -> Iterator[Case]:
         size = f"{rows} x {columns}"
         for name, call in ROW_CALLS.items():
             yield Case(name, size, call, (x, g))
-        yield Case("layer_norm_forward", size, layer_norm, (x, weight, bias))
-        yield Case("layer_norm_backward", size, layer_norm_gradients, (g, x, weight, bias))
+        yield Case("layer_norm_forward", size, _layer_norm, (x, weight, bias))
+        yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
         ids = targets(rows, columns)
-        yield Case("cross_entropy_forward", size, cross_entropy, (x, ids))
-        yield Case("cross_entropy_backward", size, cross_entropy_gradient, (normal(), x, ids))
+        yield Case("cross_entropy_forward", size, _cross_entropy, (x, ids))
+        yield Case("cross_entropy_backward", size, _cross_entropy_gradient, (normal(), x, ids))
     x = normal(2, 19, 33)
     yield Case("softmax_forward", "2 x 19 x 33, causal", lambda k, x: k.softmax_forward(x, 0.5, True), (x,))
     for B, T, H, D in ATTENTION_SIZES:
         qkv, g = normal(B, T, 3, H, D), normal(B, T, H, D)
         for dropout in (NO_DROPOUT, DROPOUT):
             size = f"B {B}, T {T}, H {H}, D {D}" + (f", dropout {dropout.p}" if dropout.p else "")
-            yield Case("attention_forward", size, partial(attention, dropout=dropout), (qkv,))
-            yield Case("attention_backward", size, partial(attention_gradient, dropout=dropout), (g, qkv))
+            yield Case("attention_forward", size, partial(_attention, dropout=dropout), (qkv,))
+            yield Case("attention_backward", size, partial(_attention_gradient, dropout=dropout), (g, qkv))
     for rows, inputs, outputs in PRODUCT_SIZES:
         x, weight, bias, g = normal(rows, inputs), normal(inputs, outputs), normal(outputs), normal(rows, outputs)
         size = f"{rows} x {inputs} x {outputs}"
         yield Case("linear_forward", size, lambda k, x, w, b: k.linear_forward(x, w, b), (x, weight, bias))
         yield Case("linear_backward", size, lambda k, g, x, w: k.linear_backward(g, x, w, True), (g, x, weight))
         vectors = np.ascontiguousarray(weight.T)  # one per class
-        yield Case("linear_cross_entropy", size, linear_cross_entropy, (x, vectors, targets(rows, outputs)))
+        yield Case("linear_cross_entropy", size, _linear_cross_entropy, (x, vectors, targets(rows, outputs)))
     for count, rows, columns in TABLE_SIZES:
         g, table = normal(count, columns), normal(rows, columns)
         size = f"{count} of {rows} x {columns}"
-        yield Case("embedding_backward", size, embedding_gradient, (g, rng.integers(0, rows, count), table))
+        yield Case("embedding_backward", size, _embedding_gradient, (g, rng.integers(0, rows, count), table))
     for elements in (1, 1000, 70_001):
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
-        yield Case("adamw_update", f"{elements}", adamw_step, state)
-    yield Case("adamw_update", f"{elements}, scale on the device", adamw_step, (*state, np.array(0.5, np.float32)))
+        yield Case("adamw_update", f"{elements}", _adamw_step, state)
+    yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
 
 
 def check_kernel(case: Case, device: tt.Device) -> Iterator[Row]:
@@ -190,7 +191,9 @@ def check_kernel(case: Case, device: tt.Device) -> Iterator[Row]:
     yield compare(case.kernel, case.size, first, reference, plain, None if repeats else "two runs differ")
 
 
-def compare(kernel: str, size: str, results, reference, plain, problem: str | None = None) -> Row:
+def compare(
+    kernel: str, size: str, results: Iterable, reference: Iterable, plain: Iterable, problem: str | None = None
+) -> Row:
     """The row of those arrays, among corresponding results, whose error is largest relative to its bound."""
     worst = 0.0, ABSOLUTE
     for got, want, usual in zip(results, reference, plain, strict=True):
@@ -207,7 +210,7 @@ def compare(kernel: str, size: str, results, reference, plain, problem: str | No
     return Row(kernel, size, *worst, problem)
 
 
-def _as_tuple(result) -> tuple:
+def _as_tuple(result: Any) -> tuple:
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -232,6 +235,7 @@ class SmallModel(tt.nn.Module):
         self.output = tt.nn.Linear(4 * self.WIDTH, self.WIDTH)
 
     def forward(self, ids, targets):
+        """The mean loss."""
         B, T = ids.shape
         x = self.embedding(ids)
         qkv = self.qkv(self.norm(x)).reshape(B, T, 3, self.HEADS, self.WIDTH // self.HEADS)
@@ -241,7 +245,7 @@ class SmallModel(tt.nn.Module):
         return tt.linear_cross_entropy(x, self.embedding.weight, targets)
 
 
-def train_step(device: tt.Device, dtype) -> dict[str, list[np.ndarray]]:
+def train_step(device: tt.Device, dtype: Any) -> dict[str, list[np.ndarray]]:
     """Loss, gradients and weights after one clipped AdamW step from drawn weights, the same for every device."""
     with tt.seeded("gpu_check"):
         model = SmallModel()
@@ -250,7 +254,7 @@ def train_step(device: tt.Device, dtype) -> dict[str, list[np.ndarray]]:
             parameter.data = device.put(parameter.data.astype(dtype))
         # a large eps: AdamW's first step is lr * g / (|g| + eps), which would magnify rounding in tiny gradients
         optimizer = tt.optim.AdamW(model.parameters(), lr=0.01, eps=0.01)
-        loss = model(device.put(ids[:, :-1]), device.put(np.ascontiguousarray(ids[:, 1:])))
+        loss = model(ids[:, :-1], ids[:, 1:])
     loss.backward()
     gradients = [tt.to_numpy(parameter.grad) for parameter in model.parameters()]
     optimizer.step(tt.clip_scale(tt.grad_norm(model.parameters()), 1.0))
@@ -288,6 +292,7 @@ def describe(device: tt.Device) -> list[str]:
 
 
 def format_row(row: Row) -> str:
+    """A line of the table."""
     verdict = "ok" if row.problem is None else f"FAILED: {row.problem}"
     return f"{row.kernel:<24}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
 
@@ -302,6 +307,7 @@ def attempt(kernel: str, size: str, check: Callable[..., Iterator[Row]], *args) 
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command: 0 if all is well, 1 if something differs, 2 without such a device."""
     parser = argparse.ArgumentParser(prog="python -m tinytensor.gpu_check", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or emulated (default: cuda)")
     name, started = parser.parse_args(argv).device, time.perf_counter()

@@ -67,7 +67,7 @@ def _checked(x):
     return x.astype(np.float64, copy=False) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
-def _is_checked(x) -> bool:
+def _is_checked(x: object) -> bool:
     return isinstance(x, np.ndarray) and x.dtype == np.float64
 
 
@@ -83,7 +83,7 @@ def _directions(x, rng):
             yield rng.standard_normal(x.shape)
 
 
-def _central_difference(fn, arrays, i, shift, g) -> float:
+def _central_difference(fn: Callable, arrays: list, i: int, shift: np.ndarray, g: np.ndarray) -> float:
     """<g, f(..., x_i + shift, ...) - f(..., x_i - shift, ...)> / 2."""
     above, below = (
         fn(*[Tensor(x + s) if j == i else _constant(x) for j, x in enumerate(arrays)]).data for s in (shift, -shift)
@@ -95,7 +95,9 @@ def _constant(x):
     return Tensor(x) if _is_checked(x) else x
 
 
-def _compare(fn, arrays, i, u, numeric, analytic, rtol, atol) -> None:
+def _compare(
+    fn: Callable, arrays: list, i: int, u: np.ndarray, numeric: float, analytic: float, rtol: float, atol: float
+) -> None:
     if abs(numeric - analytic) <= atol + rtol * max(abs(numeric), abs(analytic)):
         return
     element = tuple(map(int, np.unravel_index(np.argmax(u), u.shape)))
@@ -106,6 +108,6 @@ def _compare(fn, arrays, i, u, numeric, analytic, rtol, atol) -> None:
     )
 
 
-def _describe(fn, arrays) -> str:
+def _describe(fn: Callable, arrays: list) -> str:
     shapes = ", ".join(str(getattr(x, "shape", x)) for x in arrays)
     return f"{getattr(fn, '__name__', fn)} of inputs {shapes}"

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tinytensor.backend import array_module, device_of, to_numpy
 
@@ -100,6 +101,7 @@ class Tensor(Methods):
 
     @property
     def data(self) -> Array:
+        """The raw array; assigning another one leaves graphs of the old one valid."""
         return self._data
 
     @data.setter
@@ -115,14 +117,17 @@ class Tensor(Methods):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
         return self._data.shape
 
     @property
     def dtype(self) -> np.dtype:
+        """The type of the elements."""
         return self._data.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return self._data.ndim
 
     @property
@@ -130,7 +135,7 @@ class Tensor(Methods):
         """Where the array is: "cpu", "cuda:0", "emulated"."""
         return device_of(self._data).name
 
-    def size(self, axis: int | None = None):
+    def size(self, axis: int | None = None) -> Any:
         """The shape, or the length of one axis."""
         return self.shape if axis is None else self.shape[axis]
 
@@ -141,7 +146,7 @@ class Tensor(Methods):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """For `np.asarray(x)` and matplotlib: the values, without their gradient."""
         return np.array(self.numpy(), dtype, copy=copy)
 
@@ -158,7 +163,7 @@ class Tensor(Methods):
         """The values as a NumPy array; on the CPU it shares this tensor's memory."""
         return to_numpy(self._data)
 
-    def tolist(self):
+    def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
         return self.numpy().tolist()
 
@@ -236,9 +241,11 @@ class Function:
     _freed_by: _Backward | None = None
 
     def forward(self, *arrays: Array) -> Array:
+        """The result for raw arrays; a subclass defines it."""
         raise NotImplementedError
 
     def vjp(self, g: Array) -> tuple:
+        """(dL/dx for each input x) for g = dL/dy; a subclass defines it."""
         raise NotImplementedError
 
     def save(self, *arrays: Array) -> Any:
@@ -312,16 +319,6 @@ class Function:
 _RESERVED = {name for name in vars(Function) if not name.startswith("__")}
 
 
-def as_function(operation: type[Function]):
-    """A plain function that applies an operation without options: exp = as_function(Exp)."""
-
-    def apply(*inputs) -> Tensor:
-        return operation()(*inputs)
-
-    apply.__name__, apply.__doc__ = operation.__name__.lower(), operation.__doc__
-    return apply
-
-
 # ---- arrays ----
 
 
@@ -330,7 +327,7 @@ def is_array(x: object) -> bool:
     return isinstance(x, np.ndarray) or (hasattr(x, "dtype") and array_module(x) is not np)
 
 
-def as_array(data: TensorLike, dtype=None) -> Array:
+def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     """`data` as an array, without a copy where it is one of that dtype.
 
     Python numbers and nested lists become float32, int64 or bool; arrays and NumPy's scalars keep their dtype unless
@@ -422,6 +419,7 @@ class _Backward:
         self.failure = ""  # the Function whose VJP raised
 
     def add(self, node: Function | Tensor, g: Array, fresh: bool) -> None:
+        """Add g to the sum; `fresh`: nobody else holds this array."""
         if node not in self.sums:
             self.sums[node] = g, fresh
             return
@@ -430,7 +428,7 @@ class _Backward:
         out = total if owned else g if fresh else array_module(g).empty_like(g)
         self.sums[node] = array_module(g).add(total, g, out=out), True
 
-    def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape, dtype, xp) -> None:
+    def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
         """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
         total, owned = self.sums[node] if node in self.sums else (xp.zeros(shape, dtype=dtype), True)
         if not owned or not total.flags.c_contiguous:
@@ -527,7 +525,7 @@ def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_
     return gx
 
 
-def _fit(gx: Array, shape: tuple, dtype, fresh: bool) -> tuple[Array, bool]:
+def _fit(gx: Array, shape: tuple, dtype: Any, fresh: bool) -> tuple[Array, bool]:
     """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
     if gx.shape != shape:
         gx, fresh = unbroadcast(gx, shape), True

@@ -122,6 +122,7 @@ class StrictTarInfo(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictTarInfo":
+        """The next member's header."""
         try:
             return super().fromtarfile(tarfile_)
         except CORRUPT_HEADER as error:

@@ -26,13 +26,17 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int | None  # the token between documents, if there is one
 
-    def encode(self, text: str) -> np.ndarray: ...  # (count,) of token_dtype(vocab_size)
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (count,) of token_dtype(vocab_size)."""
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str: ...
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids."""
 
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...  # UTF-8, may end within a character
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The UTF-8 of token ids; it may end within a character."""
 
-    def save(self, directory: str | Path) -> None: ...
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer's files into a directory."""
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

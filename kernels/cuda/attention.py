@@ -28,6 +28,7 @@ class Plan:
 
     @property
     def threads(self) -> int:
+        """Threads of a block."""
         return self.block_m // 4 * 16  # four rows of scores per thread, sixteen threads per row
 
     @property
@@ -37,6 +38,7 @@ class Plan:
 
     @property
     def defines(self) -> dict[str, int]:
+        """The macros of attention.cu."""
         return {"HEAD": self.head, "BLOCK_M": self.block_m, "BLOCK_N": self.block_n}
 
 

@@ -233,7 +233,7 @@ def fault(record, kernel, path):
 
 
 def source_line(path, pc):
-    """ "file.cu:12" of the call that returns to `pc` in the shared object `path`, as its line table says."""
+    """The line, as "file.cu:12", of the call that returns to `pc` in the shared object `path`, by its line table."""
     command = [find_tool("addr2line"), "-i", "-e", str(path), hex(pc - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.split("\n")
     places = [re.sub(r" .*", "", frame).rpartition("/")[2] for frame in frames if not frame.startswith(str(HERE))]

@@ -186,6 +186,7 @@ _stream = Stream(null=True)
 
 
 def get_current_stream() -> Stream:
+    """The only stream there is."""
     return _stream
 
 

@@ -21,7 +21,7 @@ from kernels.cpu import compiled, linear
 from kernels.cpu.adamw import Coefficients
 from kernels.cpu.attention import Part, PassOptions
 
-loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install 'tinytensor[fast]'")
+loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install -e '.[fast]'")
 import numba  # noqa: E402
 
 from kernels.cpu.loops import fastmath, jit  # noqa: E402

@@ -10,6 +10,7 @@ the file. Read `reduce.py` next.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.tensor import DEFAULT_DTYPE, Function, Tensor, TensorLike, as_array, raw
@@ -246,7 +247,7 @@ def promoted(a, b):
     return a, b
 
 
-def is_floating(x) -> bool:
+def is_floating(x: object) -> bool:
     """Whether x is an array of floats, or a Python float."""
     return x.dtype.kind == "f" if hasattr(x, "dtype") else isinstance(x, float)
 
@@ -352,7 +353,7 @@ def clip(x: TensorLike, low: TensorLike = None, high: TensorLike = None) -> Tens
     return x if high is None else where(raw(x) > raw(high), high, x)
 
 
-def cast(x: TensorLike, dtype) -> Tensor:
+def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """A copy of x in another dtype; gradients come back in x's own. Anything but floats is a constant."""
     y = Cast(dtype)(x)
     return y if y.dtype.kind == "f" else y.detach()

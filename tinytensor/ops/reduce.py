@@ -6,6 +6,8 @@ PyTorch's `dim` and `keepdim` as well. Read `shape.py` next.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tinytensor.backend import array_module
@@ -20,7 +22,7 @@ class _Reduction(Function):
     def __init__(self, axis=None, keepdims=False):
         self.axis, self.keepdims = axis, keepdims
 
-    def axes(self, shape) -> tuple[int, ...] | None:
+    def axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The axes that are reduced, of an array of `shape`: each counted from the front, or None for all."""
         return None if self.axis is None else all_axes(type(self).__name__.lower(), self.axis, len(shape))
 
@@ -81,13 +83,13 @@ class LogSumExp(_Reduction):
 
 
 @torch_names
-def sum(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def sum(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The sum over `axis` (None: over everything)."""
     return Sum(axis, keepdims)(x)
 
 
 @torch_names
-def mean(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def mean(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The mean over `axis`; integers give float32, float16 is added up in float32."""
     wide = _wide(x)
     total = sum(wide, axis, keepdims)
@@ -95,19 +97,19 @@ def mean(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
 
 
 @torch_names
-def max(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def max(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The maximum over `axis`, NaN where there is one."""
     return Max(axis, keepdims)(x)
 
 
 @torch_names
-def min(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def min(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The minimum over `axis`, NaN where there is one."""
     return Min(axis, keepdims)(x)
 
 
 @torch_names
-def var(x: TensorLike, axis=None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+def var(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The variance over `axis`: the sum of squared deviations divided by n - ddof.
 
     The default is NumPy's, ddof = 0; PyTorch's is 1. With n <= ddof the result is infinite or NaN, as in both.
@@ -120,13 +122,13 @@ def var(x: TensorLike, axis=None, keepdims: bool = False, ddof: int = 0) -> Tens
 
 
 @torch_names
-def std(x: TensorLike, axis=None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+def std(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The standard deviation over `axis`, the square root of `var`; the default is NumPy's, ddof = 0."""
     return sqrt(var(x, axis, keepdims, ddof))
 
 
 @torch_names
-def logsumexp(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
     return LogSumExp(axis, keepdims)(x)
 
@@ -172,18 +174,18 @@ def argsort(x: TensorLike, axis: int = -1) -> Tensor:
 
 
 @torch_names
-def all(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def all(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Whether all elements over `axis` are true (not zero)."""
     return _without_gradient("all", x, axis, keepdims)
 
 
 @torch_names
-def any(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
+def any(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Whether any element over `axis` is true (not zero)."""
     return _without_gradient("any", x, axis, keepdims)
 
 
-def _without_gradient(name: str, x: TensorLike, axis, keepdims: bool) -> Tensor:
+def _without_gradient(name: str, x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
     array = as_array(x)
     if axis is not None:
         axis = one_axis(name, axis, array.ndim) if name.startswith("arg") else all_axes(name, axis, array.ndim)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.ops.arguments import all_axes, flat, one_axis, torch_names
 from tinytensor.ops.elementwise import where
-from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, as_array, raw
+from tinytensor.tensor import Array, Function, ScatterAdd, Tensor, TensorLike, as_array, raw
 
 
 class Reshape(Function):
@@ -154,7 +155,7 @@ def expand(x: TensorLike, *shape) -> Tensor:
 
 
 @torch_names
-def squeeze(x: TensorLike, axis=None) -> Tensor:
+def squeeze(x: TensorLike, axis: Any = None) -> Tensor:
     """x without `axis` (one or several), which must have length 1; without all axes of length 1 if None."""
     shape = raw(x).shape
     if axis is None:
@@ -207,7 +208,7 @@ def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tens
     return tuple(getitem(x, (*before, slice(stop - n, stop))) for n, stop in zip(sizes, accumulate(sizes), strict=True))
 
 
-def getitem(x: TensorLike, index) -> Tensor:
+def getitem(x: TensorLike, index: Any) -> Tensor:
     """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy.
 
     Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
@@ -255,7 +256,7 @@ def _index_part(part):
     return part
 
 
-def _require_in_range(x, plain: list, arrays: list) -> None:
+def _require_in_range(x: Array, plain: list, arrays: list) -> None:
     """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
     taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
     taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)

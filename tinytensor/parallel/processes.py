@@ -19,11 +19,12 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import Pipe
+from typing import Any
 
 import numpy as np
 
 from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
-from tinytensor.nn import Module
+from tinytensor.nn import Module, Parameter
 from tinytensor.ops.fused import IGNORE
 from tinytensor.random import batch_rows, first_row, get_rng_state, set_rng_state
 
@@ -123,7 +124,7 @@ class _Worker:
         return loss
 
 
-def _serve(connection, model, parameters, gradients) -> None:
+def _serve(connection: Any, model: Module, parameters: list, gradients: list) -> None:
     """The loop of a forked process, until the first one closes the connection or exits."""
     for number in (signal.SIGINT, signal.SIGTERM):  # whole groups of processes get these; the first one decides
         signal.signal(number, signal.SIG_IGN)
@@ -164,7 +165,7 @@ class _Options:
     count: int  # of the targets that are not ignored
 
 
-def _backward(model, ids, targets, rows: slice, options: _Options):
+def _backward(model: Module, ids: np.ndarray, targets: np.ndarray, rows: slice, options: _Options) -> Any:
     """Add the gradients of some rows' share in scale * loss, part by part; returns their share in the loss."""
     if model.training != options.training:
         model.train(options.training)
@@ -190,7 +191,7 @@ def _parts(rows: slice, time: int) -> list[slice]:
     return split_evenly(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 
 
-def _shared_like(parameters) -> list[np.ndarray]:
+def _shared_like(parameters: list[Parameter]) -> list[np.ndarray]:
     """Arrays for the values or gradients of the parameters, in memory that forks of this process share."""
     sizes = [-(-p.data.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE for p in parameters]
     memory = mmap.mmap(-1, max(1, sum(sizes)))

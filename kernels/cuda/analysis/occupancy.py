@@ -31,6 +31,7 @@ class Multiprocessor:
 
     @property
     def memory(self) -> SharedMemory:
+        """The shared memory, as a device reports it."""
         return SharedMemory(max(DEFAULT_SHARED, self.shared_per_block * KIB), self.shared * KIB, self.reserved)
 
 

@@ -45,6 +45,7 @@ class Build:
 
     @property
     def options(self) -> str:
+        """The macros, as they appear in the table."""
         return " ".join(f"{name}={value}" for name, value in self.defines.items())
 
     def resources(self, architecture: int) -> nvrtc.Resources:
@@ -52,6 +53,7 @@ class Build:
         return nvrtc.resources(source(self.source), architecture, flags(self.defines))[self.kernel]
 
     def occupancy(self, architecture: int) -> float:
+        """The share of a multiprocessor's warps that can be resident."""
         used = self.resources(architecture)
         return occupancy(architecture, self.threads, used.registers, used.static_shared + self.shared)
 
@@ -130,6 +132,7 @@ class Count:
 
     @property
     def operations(self) -> int:
+        """Arithmetic operations and special functions together."""
         return (self.launch.flops or 0) + (self.launch.special or 0)
 
 
@@ -272,10 +275,12 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
 
 
 def duration(seconds: float) -> str:
+    """Seconds in a readable unit."""
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command: print the tables."""
     parser = argparse.ArgumentParser(prog="python -m kernels.cuda.analysis.report", description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=nvrtc.ARCHITECTURES, choices=nvrtc.ARCHITECTURES)
     architectures = tuple(parser.parse_args(argv).arch)

@@ -29,6 +29,7 @@ class Work:
 
     @property
     def bytes(self) -> int:
+        """Bytes moved in both directions."""
         return self.read + self.written
 
 
