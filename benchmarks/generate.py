@@ -4,7 +4,7 @@
 
 The model has random weights and, unless told otherwise, the shape of GPT-2 with 124M parameters. Both sides keep their
 keys and values, write greedily with batch 1, and take turns at all positions, so that whatever else the machine does
-hits all; their logits are compared before anything is timed. Quoted are medians. The cache is `gpt/cache.py`.
+hits all; their logits are compared before anything is timed. Quoted are medians. The cache is `gpt/model/cache.py`.
 """
 
 import argparse

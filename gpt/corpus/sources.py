@@ -36,7 +36,7 @@ from gpt.options import HUB
 PIECE_BYTES = 1 << 22
 WHOLE_BYTES = 1 << 23  # a document up to this size is one piece; a larger file is read in parts
 MAX_DOCUMENT_BYTES = 1 << 26  # in a file with separators, a document without an end is cut here
-MIN_FILES = 100  # that a folder must have for each of its text files to be a document, on one side of the split
+MIN_FILES = 100  # in a folder with fewer, each text file is a text to be split, not a document
 END = SEPARATOR.encode()
 OPENERS: dict[bytes, Callable] = {XZ: lzma.open, GZIP: gzip.open}
 

@@ -5,10 +5,11 @@ import os
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.cli import make_parser, parse, run_command
+from gpt.cli import configure_process, make_parser, parse, run_command
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.options import field_names, flag, option
@@ -123,6 +124,14 @@ def test_bugs_keep_their_traceback():
         run_command(lambda argv: 1 // 0)
     with pytest.raises(FileNotFoundError):
         run_command(lambda argv: os.stat("/no/such/file"))
+
+
+@pytest.mark.parametrize(("name", "configured"), [("cpu", True), ("cuda:0", False)])
+def test_the_process_is_configured_for_the_cpu_alone(monkeypatch, name, configured):
+    calls = []
+    monkeypatch.setattr("gpt.cli.keep_freed_memory", lambda: calls.append("memory"))
+    configure_process(tt.Device(name, np), processes=1)
+    assert calls == ["memory"] * configured
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break differently")
