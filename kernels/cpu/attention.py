@@ -34,10 +34,17 @@ SCORES_BYTES = 256 * 1024  # of one block's scores, over several heads
 
 
 class Part(NamedTuple):
-    """What one call of a pass works on."""
+    """What one call of a pass works on. Integers, as numba is slow to recognize slices among a loop's arguments."""
 
-    batches: slice
-    heads: slice
+    first_batch: int
+    end_batch: int
+    first_head: int
+    end_head: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Of the batch and of the heads."""
+        return slice(self.first_batch, self.end_batch), slice(self.first_head, self.end_head)
 
 
 class PassOptions(NamedTuple):
@@ -75,10 +82,10 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
 @compiled
 def attention_forward_pass(qkv, part, options, y, lse):
     """Write y and lse of a part."""
-    time = qkv.shape[1]
-    q, k, v = qkv[part.batches, :, :, part.heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
+    time, (batches, heads) = qkv.shape[1], part.slices
+    q, k, v = qkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
     kt = _transposed(k, options.scale)
-    y, lse = y[part.batches, :, part.heads].swapaxes(1, 2), lse[part]
+    y, lse = y[batches, :, heads].swapaxes(1, 2), lse[part.slices]
     for queries in _blocks(time):
         visible = slice(queries.stop)
         p = q[:, :, queries] @ kt[..., visible]  # scores: (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
@@ -93,11 +100,11 @@ def attention_forward_pass(qkv, part, options, y, lse):
 @compiled
 def attention_backward_pass(g, qkv, part, options, saved, gqkv):
     """Write gqkv of a part; saved is y, lse."""
-    time = qkv.shape[1]
-    q, k, v = qkv[part.batches, :, :, part.heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
-    all_gq, gk, gv = gqkv[part.batches, :, :, part.heads].transpose(2, 0, 3, 1, 4)
-    g, y = (a[part.batches, :, part.heads].swapaxes(1, 2) for a in (g, saved[0]))
-    lse = saved[1][part]
+    time, (batches, heads) = qkv.shape[1], part.slices
+    q, k, v = qkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)  # each (b, h, T, D)
+    all_gq, gk, gv = gqkv[batches, :, :, heads].transpose(2, 0, 3, 1, 4)
+    g, y = (a[batches, :, heads].swapaxes(1, 2) for a in (g, saved[0]))
+    lse = saved[1][part.slices]
     delta = np.vecdot(g, y) * options.scale  # (b, h, T)
     # scores and ds are scaled then
     gq, kt, vt = np.zeros_like(q), _transposed(k, options.scale), _transposed(v, options.scale)
@@ -130,19 +137,16 @@ def _parts(qkv) -> list[Part]:
     batch, time, _, heads, _ = qkv.shape
     together = max(1, SCORES_BYTES // max(1, _block_size(time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
-    return [Part(i, j) for i in _slices(batch, b) for j in _slices(heads, h)]
+    return [Part(i, min(i + b, batch), j, min(j + h, heads)) for i in range(0, batch, b) for j in range(0, heads, h)]
 
 
 def _blocks(time) -> list[slice]:
-    return _slices(time, _block_size(time))
+    size = _block_size(time)
+    return [slice(start, min(start + size, time)) for start in range(0, time, size)]
 
 
 def _block_size(time) -> int:
     return max(1, min(BLOCK if time <= LONG else LONG_BLOCK, time))
-
-
-def _slices(length, size) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _transposed(x, scale):
@@ -164,6 +168,7 @@ def _causal_mask(n, dtype):
 def _dropout_factors(qkv, part, options, queries, keys):
     """What dropout multiplies a block of probabilities by: 0 or 1 / (1 - p), (b, h, queries, keys)."""
     batch, time, _, count, _ = qkv.shape
-    b, h, positions = np.arange(batch)[part.batches], np.arange(count)[part.heads], np.arange(time)
+    batches, heads = part.slices
+    b, h, positions = np.arange(batch)[batches], np.arange(count)[heads], np.arange(time)
     rows = (b[:, None, None] * count + h[:, None]) * time + positions[queries]  # (b, h, queries)
     return keep_mask(options, rows, positions[keys]) * qkv.dtype.type(1 / (1 - options.p))

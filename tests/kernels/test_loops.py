@@ -83,7 +83,7 @@ def attention_arguments(rows, columns, variant):
     """A part of the batch and of the heads of attention over `rows` tokens, with dropout or without."""
     qkv, y, lse = random(rows, (3, rows, 3, 2, columns), (3, rows, 2, columns), (3, 2, rows))
     options = PassOptions(columns**-0.5, 0.3 * variant, np.uint64(2**63 + rows), 2**32 - 5)
-    return qkv, Part(slice(1, 3), slice(0, 2 - variant)), options, y, lse
+    return qkv, Part(1, 3, 0, 2 - variant), options, y, lse
 
 
 def attention_backward_arguments(rows, columns, variant):

@@ -63,17 +63,16 @@ def accumulate_key_gradients(ds, q, gk):
 @with_blas(loop)
 def attention_forward_pass(qkv, part, options, y, lse):
     """qkv (B, T, 3, H, D); part, options: `Part` and `PassOptions` -> written to y (B, T, H, D) and lse (B, H, T)."""
-    batches, heads = part
     time, size = qkv.shape[1], qkv.shape[4]
     kt, scores = np.empty((size, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
     factors = np.ones(time, np.float32)
-    for b in range(batches.start, batches.stop):
-        for h in range(heads.start, heads.stop):
+    for b in range(part.first_batch, part.end_batch):
+        for h in range(part.first_head, part.end_head):
             scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
             for start in range(0, time, BLOCK_M):
                 stop = min(start + BLOCK_M, time)
-                p = scores[: stop - start, :stop]
-                compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p)
+                p = scores[: stop - start]  # all columns, so that numba knows rows to be contiguous
+                compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p[:, :stop])
                 for i in range(stop - start):
                     t = start + i
                     row_max, total = maximum(p[i, : t + 1]), ZERO
@@ -86,27 +85,27 @@ def attention_forward_pass(qkv, part, options, y, lse):
                         dropout_factors(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
                     for j in range(stop):
                         p[i, j] *= factors[j] / total
-                accumulate_output(p, qkv[b, :stop, 2, h], y[b, start:stop, h])
+                accumulate_output(p[:, :stop], qkv[b, :stop, 2, h], y[b, start:stop, h])
 
 
 @with_blas(loop)
 def attention_backward_pass(g, qkv, part, options, saved, gqkv):
     """g (B, T, H, D), qkv (B, T, 3, H, D), saved: y (B, T, H, D), lse (B, H, T) -> written to gqkv (B, T, 3, H, D)."""
-    (batches, heads), (y, lse) = part, saved
+    y, lse = saved
     time, size = qkv.shape[1], qkv.shape[4]
     kt, vt = np.empty((size, time + PADDING), np.float32), np.empty((size, time + PADDING), np.float32)
     p_rows, ds_rows = np.empty((BLOCK_M, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
     factors = np.ones(time, np.float32)
-    for b in range(batches.start, batches.stop):
-        for h in range(heads.start, heads.stop):
+    for b in range(part.first_batch, part.end_batch):
+        for h in range(part.first_head, part.end_head):
             scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
             scaled_copy(qkv[b, :, 2, h].T, f(options.scale), vt)
             for start in range(0, time, BLOCK_M):
                 stop = min(start + BLOCK_M, time)
                 q, g_block = qkv[b, start:stop, 0, h], g[b, start:stop, h]
-                p, ds = p_rows[: stop - start, :stop], ds_rows[: stop - start, :stop]
-                compute_scores(q, kt[:, :stop], p)
-                compute_scores(g_block, vt[:, :stop], ds)  # dp, to begin with
+                p, ds = p_rows[: stop - start], ds_rows[: stop - start]
+                compute_scores(q, kt[:, :stop], p[:, :stop])
+                compute_scores(g_block, vt[:, :stop], ds[:, :stop])  # dp, to begin with
                 for i in range(stop - start):
                     t, delta = start + i, ZERO
                     for d in range(size):
@@ -119,9 +118,9 @@ def attention_backward_pass(g, qkv, part, options, saved, gqkv):
                         e = e if j <= t else ZERO  # the causal mask
                         p[i, j] = e * factors[j]
                         ds[i, j] = e * (ds[i, j] * factors[j] - delta)
-                accumulate_output(ds, qkv[b, :stop, 1, h], gqkv[b, start:stop, 0, h])
+                accumulate_output(ds[:, :stop], qkv[b, :stop, 1, h], gqkv[b, start:stop, 0, h])
                 # keys of earlier blocks have a gradient already, to add to; those of this block get their first
                 accumulate_key_gradients(ds[:, :start], q, gqkv[b, :start, 1, h])
                 accumulate_key_gradients(p[:, :start], g_block, gqkv[b, :start, 2, h])
-                product(ds[:, start:].T, q, gqkv[b, start:stop, 1, h], False)
-                product(p[:, start:].T, g_block, gqkv[b, start:stop, 2, h], False)
+                product(ds[:, start:stop].T, q, gqkv[b, start:stop, 1, h], False)
+                product(p[:, start:stop].T, g_block, gqkv[b, start:stop, 2, h], False)
