@@ -1,6 +1,6 @@
 """Language models on the engine: text and tokens, models, weights, training, generation.
 
-Each room imports only from those above it in this list (`tests/test_floors.py` checks that):
+Each room imports only from those above it in this list (`tests/test_layering.py` checks that):
 
     errors, options, files     what every room uses: UserError, settings with bounds, files that are never half-written
     tokenizers/                text to token ids and back

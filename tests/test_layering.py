@@ -1,4 +1,4 @@
-"""Imports go down only: the floors of the design, enforced by reading the source, and tried on planted offenders."""
+"""Imports go one way: the layers of the design, enforced by reading the source, and tried on planted offenders."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A file may import from the lines above its own; files of one line may not import each other.
-FLOORS = [
+LAYERS = [
     ["kernels"],
     ["tinytensor.backend", "tinytensor.random"],
     ["tinytensor.tensor"],
@@ -100,10 +100,10 @@ def imports(tree: ast.AST, known=()) -> set[str]:
     return found
 
 
-def floor_of(module: str) -> int | None:
-    """The floor with the longest name that fits; None for a foreign module."""
-    fitting = [(len(name), i) for i, floor in enumerate(FLOORS) for name in floor if is_within(module, name)]
-    exact = [(size, i) for size, i in fitting if module in FLOORS[i]]
+def layer_of(module: str) -> int | None:
+    """The layer with the longest name that fits; None for a foreign module."""
+    fitting = [(len(name), i) for i, layer in enumerate(LAYERS) for name in layer if is_within(module, name)]
+    exact = [(size, i) for size, i in fitting if module in LAYERS[i]]
     return max(exact or fitting)[1] if fitting else None
 
 
@@ -112,9 +112,9 @@ def layer_faults(trees) -> list[str]:
     faults = []
     for module, tree in trees.items():
         for imported in sorted(imports(tree, trees)):
-            own, other = floor_of(module), floor_of(imported)
+            own, other = layer_of(module), layer_of(imported)
             same_package = own == other and any(
-                is_within(module, name) and is_within(imported, name) for name in FLOORS[own]
+                is_within(module, name) and is_within(imported, name) for name in LAYERS[own]
             )
             if own is None or (other is not None and other >= own and not same_package):
                 faults.append(f"{module} imports {imported}")
@@ -163,11 +163,11 @@ def test_the_product_is_in_order(check):
     assert check(sources()) == []
 
 
-def test_every_file_is_on_a_floor():
+def test_every_file_is_in_a_layer():
     trees = sources()
     assert len(trees) > 30
-    assert [module for module in trees if floor_of(module) is None] == []
-    rooms = {name for floor in FLOORS for name in floor} - {"gpt", "tinytensor"}
+    assert [module for module in trees if layer_of(module) is None] == []
+    rooms = {name for layer in LAYERS for name in layer} - {"gpt", "tinytensor"}
     mine = [m for m in trees if is_within(m, "tinytensor") or is_within(m, "gpt")]
     assert [m for m in mine if "." in m and not any(is_within(m, room) for room in rooms)] == []
 
