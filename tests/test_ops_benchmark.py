@@ -8,7 +8,8 @@ import json
 import pytest
 
 import tinytensor as tt
-from benchmarks import composed, ops
+from benchmarks import ops
+from tinytensor.ops import composed
 
 SMALL = ops.Primitive("gelu", "3 x 4", lambda: (ops.normal(3, 4),), tt.gelu, composed.gelu, lambda F, x: x)
 
@@ -18,7 +19,7 @@ def only_a_small_one(monkeypatch):
     monkeypatch.setattr(ops, "HAS_TORCH", False)
     monkeypatch.setattr(ops, "SAMPLE_SECONDS", 1e-6)
     monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)  # both would outlast the test
-    monkeypatch.setattr(ops, "use_threads", lambda count: None)
+    monkeypatch.setattr(ops, "set_num_threads", lambda count: None)
     monkeypatch.setattr(ops, "PRIMITIVES", (SMALL,))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from benchmarks import composed
+from tinytensor.ops import composed
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ PAIRS = [
     (tt.linear, composed.linear, (X, W, B)),
     (tt.gelu_linear, composed.gelu_linear, (X, W, B)),
     (tt.embedding, composed.embedding, (np.array([[1, 5], [5, 0]]), X)),
-    (tt.causal_attention, composed.attention, tuple(QKV)),
+    (tt.causal_attention, composed.causal_attention, tuple(QKV)),
     (tt.cross_entropy, composed.cross_entropy, (X, TARGETS)),
     (tt.linear_cross_entropy, composed.linear_cross_entropy, (X, W, TARGETS)),
 ]

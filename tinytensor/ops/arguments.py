@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
-TORCH_NAMES = {"dim": "axis", "keepdim": "keepdims"}
+TORCH_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
 
 
 def torch_names(function: F) -> F:
-    """`function`, which also takes PyTorch's `dim` and `keepdim` for `axis` and `keepdims`."""
+    """`function`, which also takes PyTorch's `dim` (or `dims`) and `keepdim` for `axis` and `keepdims`."""
 
     @functools.wraps(function)
     def call(*args, **kwargs):

@@ -6,15 +6,15 @@ Most forwards and VJPs are views and cost nothing. Read `linalg.py` next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 
 import numpy as np
 
-from tinytensor.backend import array_module, device_of, kernels_for
+from tinytensor.backend import array_module
 from tinytensor.ops.arguments import all_axes, flat, one_axis, torch_names
 from tinytensor.ops.elementwise import where
-from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, as_array, raw
+from tinytensor.ops.indexing import getitem
+from tinytensor.tensor import Function, Tensor, TensorLike, raw
 
 
 class Reshape(Function):
@@ -74,31 +74,43 @@ class Concat(Function):
         return tuple(g[(*before, slice(stop - n, stop))] for n, stop in zip(self.sizes, stops, strict=True))
 
 
-class GetItem(Function):
-    """y = x[index];  gx = 0, with g added at index (an element selected twice gets both gradients)
+class Roll(Function):
+    """y = x moved along `axis`, what leaves at one end coming in at the other;  gx = g moved back"""
 
-    The arrays of an index are inputs, so that a change of them is noticed; `index` has ARRAY in their places.
-    """
+    def __init__(self, shift, axis):
+        self.shift, self.axis = shift, axis
 
-    ARRAY = object()
-
-    def __init__(self, index: tuple):
-        self.index = index
-
-    def forward(self, x, *arrays):
-        rest = iter(self.save(x.shape, *arrays)[1:])
-        self.selected = tuple([next(rest) if part is GetItem.ARRAY else part for part in self.index])
-        return x[self.selected]
+    def forward(self, x):
+        return array_module(x).roll(x, self.shift, self.axis)
 
     def vjp(self, g):
-        return (ScatterAdd(partial(self._add_into, g)), *[None] * (len(self.needs_grad) - 1))
+        return (array_module(g).roll(g, [-n for n in self.shift], self.axis),)
 
-    def _add_into(self, g, gx):
-        if GetItem.ARRAY not in self.index:  # numbers and slices select no element twice
-            gx[self.selected] += g
-        else:  # number the elements, select the numbers, and add g there: one scatter serves every kind of index
-            positions = array_module(g).arange(gx.size).reshape(gx.shape)[self.selected]
-            kernels_for(g).embedding_backward(g[..., None], positions, gx.reshape(gx.size, 1))
+
+class Pad(Function):
+    """y = x between constants along each axis;  gx = the part of g that x became"""
+
+    def __init__(self, widths, value):
+        self.widths, self.value = widths, value
+
+    def forward(self, x):
+        self.inner = tuple([slice(before, before + n) for (before, _), n in zip(self.widths, x.shape, strict=True)])
+        y = array_module(x).full([n + sum(w) for w, n in zip(self.widths, x.shape, strict=True)], self.value, x.dtype)
+        y[self.inner] = x
+        return y
+
+    def vjp(self, g):
+        return (g[self.inner],)
+
+
+class Contiguous(Function):
+    """y = x in row-major order;  gx = g"""
+
+    def forward(self, x):
+        return array_module(x).ascontiguousarray(x)
+
+    def vjp(self, g):
+        return (g,)
 
 
 def reshape(x: TensorLike, *shape) -> Tensor:
@@ -207,21 +219,87 @@ def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tens
     return tuple(getitem(x, (*before, slice(stop - n, stop))) for n, stop in zip(sizes, accumulate(sizes), strict=True))
 
 
-def getitem(x: TensorLike, index) -> Tensor:
-    """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy.
+@torch_names
+def chunk(x: TensorLike, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` pieces of x along `axis`, all of one size but the last, which may be smaller, as in PyTorch."""
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks {chunks}: must be at least 1")
+    shape = raw(x).shape
+    place = one_axis("chunk", axis, len(shape))
+    length = shape[place] if shape else 0
+    return split(x, max(1, -(-length // chunks)), place)
 
-    Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
-    GPU already synchronizes.
+
+@torch_names
+def unbind(x: TensorLike, axis: int = 0) -> tuple[Tensor, ...]:
+    """The slices of x along `axis`, which they lack."""
+    shape = raw(x).shape
+    if not shape:
+        raise ValueError("unbind: a 0-d tensor has no axis to be taken apart along")
+    before = (slice(None),) * one_axis("unbind", axis, len(shape))
+    return tuple(getitem(x, (*before, i)) for i in range(shape[len(before)]))
+
+
+def repeat(x: TensorLike, *counts) -> Tensor:
+    """x again and again along each axis: repeat(x, 2, 3) or repeat(x, (2, 3)), as PyTorch's `repeat`, NumPy's `tile`.
+
+    A count for each axis of x, from the last on; more of them make new leading axes. Raises ValueError for fewer.
     """
-    parts = index if isinstance(index, tuple) else (index,)
-    plain, arrays = [], []
-    for part in map(_index_part, parts):
-        is_plain = part is None or part is Ellipsis or type(part) in (int, slice)
-        plain.append(part if is_plain else GetItem.ARRAY)
-        if not is_plain:
-            arrays.append(part)
-    _require_in_range(raw(x), plain, arrays)
-    return GetItem(tuple(plain))(x, *[_beside(x, part) for part in arrays])
+    times, shape = flat("repeat", counts), raw(x).shape
+    if len(times) < len(shape) or min(times, default=0) < 0:
+        raise ValueError(
+            f"repeat: counts {times}: must be at least one for each axis of {shape}, none of them negative"
+        )
+    shape = (1,) * (len(times) - len(shape)) + shape
+    # (n, m) -> (1, n, 1, m) -> (count, n, count, m) -> (count n, count m)
+    apart = reshape(x, [length for n in shape for length in (1, n)])
+    repeated = expand(apart, [length for count, n in zip(times, shape, strict=True) for length in (count, n)])
+    return reshape(repeated, [count * n for count, n in zip(times, shape, strict=True)])
+
+
+def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
+    """x with `value` added around it: a pair (before, after) for each axis of x, as NumPy's `pad`.
+
+    Raises ValueError for anything else, such as PyTorch's flat list of widths, which starts with the last axis.
+    """
+    shape = raw(x).shape
+    pairs = list(pad_width)
+    if len(pairs) != len(shape) or not all(isinstance(w, Sequence) and len(w) == 2 for w in pairs):
+        raise ValueError(f"pad: pad_width {pad_width!r}: must be a pair (before, after) for each axis of {shape}")
+    widths = [flat("pad", tuple(pair)) for pair in pairs]
+    if any(n < 0 for pair in widths for n in pair):
+        raise ValueError(f"pad: pad_width {pad_width!r}: must not be negative; slice x instead")
+    return Pad(widths, value)(x)
+
+
+@torch_names
+def flip(x: TensorLike, axis=None) -> Tensor:
+    """x read backwards along `axis`: one, several, or all if None."""
+    ndim = raw(x).ndim
+    axes = all_axes("flip", axis, ndim)
+    return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(ndim)))
+
+
+@torch_names
+def roll(x: TensorLike, shift: int | Sequence[int], axis=None) -> Tensor:
+    """x with its elements moved by `shift` along `axis`, those that leave at one end coming in at the other.
+
+    Both may be sequences of one length; without an axis, x is moved as if it were flat.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    shifts = flat("roll", (shift,))
+    if axis is None:
+        return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
+    axes = [one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))]
+    if len(axes) != len(shifts):
+        raise ValueError(f"roll: shift {shift} and axis {axis}: must be as many of one as of the other")
+    return Roll(shifts, axes)(x) if x.ndim else x
+
+
+def contiguous(x: TensorLike) -> Tensor:
+    """x in row-major order without gaps: itself if its memory is so, else a copy."""
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    return x if x.data.flags.c_contiguous else Contiguous()(x)
 
 
 def tril(x: TensorLike, diagonal: int = 0) -> Tensor:
@@ -239,42 +317,3 @@ def _triangle(name: str, x: TensorLike, diagonal: int):
     if array.ndim < 2:
         raise ValueError(f"{name}: a tensor of shape {array.shape} has no two last axes")
     return array_module(array).tri(*array.shape[-2:], k=diagonal, dtype=bool)
-
-
-def _index_part(part):
-    """A part of an index: None, Ellipsis, an int, a slice, or an array (raw or a Tensor) of integers or booleans."""
-    if part is None or part is Ellipsis or isinstance(part, slice):
-        return part
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-        return int(part)
-    if isinstance(part, (list, tuple, bool, range)):
-        part = np.asarray(part) if np.size(part) else np.zeros(np.shape(part), np.int64)
-    kind = raw(part).dtype.kind if hasattr(raw(part), "dtype") else None
-    if kind not in ("i", "u", "b"):
-        raise IndexError(f"an index of {part!r:.40}: must be integers, slices, None, ..., integer arrays or masks")
-    return part
-
-
-def _require_in_range(x, plain: list, arrays: list) -> None:
-    """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
-    taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
-    taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)
-    rest, axis = iter(arrays), 0
-    for part in plain:
-        if part is Ellipsis:
-            axis += x.ndim - taken
-        elif part is GetItem.ARRAY:
-            array = raw(next(rest))
-            if array.dtype.kind != "b" and array.size and axis < x.ndim:
-                low, high, n = int(array.min()), int(array.max()), x.shape[axis]
-                if low < -n or high >= n:
-                    raise IndexError(f"index {low if low < -n else high} is out of range for axis {axis} of length {n}")
-            axis += array.ndim if array.dtype.kind == "b" else 1
-        elif part is not None:
-            axis += 1
-
-
-def _beside(x: TensorLike, part: TensorLike) -> TensorLike:
-    """An index on x's device; a Tensor that is there already stays itself, so that its changes are noticed."""
-    array = device_of(raw(x)).put(raw(part))
-    return part if array is raw(part) else as_array(array)
