@@ -58,10 +58,7 @@ class Softplus(Function):
 
 
 class GELU(Function):
-    """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)
-
-    In elementary operations: `tinytensor.ops.composed.gelu`.
-    """
+    """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)"""
 
     def forward(self, x):
         self.x = self.save(floating(x))
@@ -156,8 +153,8 @@ def softplus(x: TensorLike) -> Tensor:
 def gelu(x: TensorLike, approximate: str = "tanh") -> Tensor:
     """x Phi(x), elementwise, with Phi the normal distribution function.
 
-    approximate: "tanh" for GPT-2's approximation of Phi, fused (composed: `composed.gelu`); "none" for Phi itself.
-    Raises ValueError for anything else. PyTorch's default is "none".
+    Composed: `composed.gelu`. approximate: "tanh" for GPT-2's approximation of Phi, fused; "none" for Phi itself, which
+    is PyTorch's default. Raises ValueError for anything else.
     """
     if approximate not in ("tanh", "none"):
         raise ValueError(f"gelu: approximate {approximate!r}: must be 'tanh' or 'none'")

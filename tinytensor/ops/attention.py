@@ -9,13 +9,15 @@ import math
 
 from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, device_of, kernels_for
+from tinytensor.ops.arguments import as_tensor
+from tinytensor.ops.dtypes import floating
 from tinytensor.ops.elementwise import masked_fill, where
 from tinytensor.ops.fused import dropout as drop_out
 from tinytensor.ops.fused import require_probability, softmax
 from tinytensor.ops.linalg import matmul
 from tinytensor.ops.shape import stack, swapaxes
 from tinytensor.random import first_row, next_seed
-from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
+from tinytensor.tensor import Function, Tensor, TensorLike, as_array
 
 
 class CausalAttention(Function):
@@ -30,6 +32,7 @@ class CausalAttention(Function):
         self.dropout, self.seed, self.first_row = dropout, seed, first_row
 
     def forward(self, qkv):
+        qkv = floating(qkv)
         _, time, _, heads, size = qkv.shape
         self.scale = size**-0.5
         self.options = DropoutOptions(self.dropout, self.seed, self.first_row * heads * time)
@@ -47,7 +50,8 @@ def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
     Composed: `composed.packed_causal_attention`. This is the layout in which GPT-2's `c_attn` produces them, so a model
     need not copy anything.
     """
-    shape = raw(qkv).shape
+    qkv = as_tensor(qkv)
+    shape = qkv.shape
     if len(shape) != 5 or shape[2] != 3 or not shape[4]:
         raise ValueError(f"packed_causal_attention: qkv has shape {shape}: must be (B, T, 3, H, D), D at least 1")
     require_probability("packed_causal_attention: dropout", dropout)
@@ -59,12 +63,12 @@ def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float
 
     Composed: `composed.causal_attention`. It is `scaled_dot_product_attention(q, k, v, is_causal=True)`.
     """
-    shapes = [raw(x).shape for x in (q, k, v)]
-    if len(shapes[0]) != 4 or len(set(shapes)) != 1 or not shapes[0][-1]:
-        q_shape, k_shape, v_shape = shapes
+    q, k, v = map(as_tensor, (q, k, v))
+    if q.ndim != 4 or not q.shape == k.shape == v.shape or not q.shape[-1]:
         raise ValueError(
-            f"causal_attention: q {q_shape}, k {k_shape} and v {v_shape} must have one shape (B, H, T, D), D at least 1"
+            f"causal_attention: q {q.shape}, k {k.shape} and v {v.shape} must have one shape (B, H, T, D), D at least 1"
         )
+    require_probability("causal_attention: dropout", dropout)
     qkv = stack([swapaxes(x, 1, 2) for x in (q, k, v)], axis=2)  # (B, T, 3, H, D)
     return swapaxes(packed_causal_attention(qkv, dropout), 1, 2)
 
@@ -84,7 +88,7 @@ def scaled_dot_product_attention(
     Causal self-attention of (B, H, T, D) is fused; all else holds the T x S probabilities.
     """
     name = "scaled_dot_product_attention"
-    q, k, v = (x if isinstance(x, Tensor) else Tensor(x) for x in (q, k, v))
+    q, k, v = map(as_tensor, (q, k, v))
     if min(q.ndim, k.ndim, v.ndim) < 2 or not q.shape[-1] or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape} and v {v.shape} must be (..., T, D), (..., S, D) and (..., S, E), "

@@ -13,19 +13,21 @@ import math
 import numpy as np
 
 from tinytensor.backend import array_module
+from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.elementwise import exp, masked_fill, sqrt, tanh
 from tinytensor.ops.indexing import getitem
 from tinytensor.ops.linalg import matmul
 from tinytensor.ops.reduce import logsumexp, mean, sum, var
 from tinytensor.ops.shape import permute, reshape, swapaxes, unbind
 from tinytensor.random import random_generator
-from tinytensor.tensor import Tensor, TensorLike, as_array, raw
+from tinytensor.tensor import Tensor, TensorLike, as_array
 
 
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`. Fused: `tinytensor.ops.fused.softmax`."""
+    x = as_tensor(x)
     # subtract the maximum first: exp overflows float32 above 88. It cancels, so it may be a constant
-    e = exp(x - raw(x).max(axis=axis, keepdims=True))
+    e = exp(x - x.data.max(axis=axis, keepdims=True))
     return e / sum(e, axis, keepdims=True)
 
 
@@ -67,15 +69,17 @@ def dropout(x: TensorLike, p: float) -> Tensor:
 
     The mask here is drawn and saved; the fused operation computes another one, from a hash, whenever it needs it.
     """
-    kept = random_generator().random(raw(x).shape, np.float32) >= p
-    return x * array_module(raw(x)).asarray(kept) / (1 - p)
+    x = as_tensor(x)
+    kept = random_generator().random(x.shape, np.float32) >= p
+    return x * array_module(x.data).asarray(kept) / (1 - p)
 
 
 def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(D), causal mask) v for q, k, v (B, H, T, D). Fused: `attention.causal_attention`."""
-    time, size = raw(q).shape[-2:]
+    q, k, v = map(as_tensor, (q, k, v))
+    time, size = q.shape[-2:]
     scores = matmul(q, swapaxes(k, -1, -2)) / math.sqrt(size)  # (B, H, T, D) @ (B, H, D, T) -> (B, H, T, T)
-    visible = array_module(raw(q)).tri(time, dtype=bool)  # position i sees j <= i
+    visible = array_module(q.data).tri(time, dtype=bool)  # position i sees j <= i
     p = softmax(masked_fill(scores, ~visible, -math.inf))
     return matmul(_dropped(p, dropout), v)  # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
 
@@ -88,7 +92,8 @@ def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
 
 def cross_entropy(logits: TensorLike, targets: TensorLike, ignore_index: int = -100) -> Tensor:
     """The mean of -log softmax(logits)[target]: logits (..., V), targets (...). Fused: `losses.cross_entropy`."""
-    rows = reshape(logits, -1, raw(logits).shape[-1])  # (..., V) -> (N, V)
+    logits = as_tensor(logits)
+    rows = reshape(logits, -1, logits.shape[-1])  # (..., V) -> (N, V)
     targets = as_array(targets).reshape(-1)
     counted = array_module(targets).flatnonzero(targets != ignore_index)
     return -mean(getitem(log_softmax(rows), (counted, targets[counted])))

@@ -12,6 +12,7 @@ import string
 
 import numpy as np
 
+from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.elementwise import mul
 from tinytensor.ops.indexing import getitem
 from tinytensor.ops.linalg import matmul
@@ -27,7 +28,7 @@ def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
     alphabetical order. "..." stands for any leading axes, which broadcast; a label twice in one operand takes its
     diagonal. As in NumPy and PyTorch. Raises ValueError for subscripts that are malformed or do not fit the operands.
     """
-    tensors = [x if isinstance(x, Tensor) else Tensor(x) for x in operands]
+    tensors = [as_tensor(x) for x in operands]
     *inputs, output = _parse(subscripts, [x.ndim for x in tensors])
     lengths = _lengths(subscripts, inputs, tensors)
     joined = [_diagonal(x, labels) for x, labels in zip(tensors, inputs, strict=True)]

@@ -8,6 +8,7 @@ the inputs broadcast, a VJP returns gradients of the result's shape and the engi
 from __future__ import annotations
 
 from tinytensor.backend import array_module
+from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import boolean, floating, module_of, promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
@@ -328,7 +329,7 @@ def clip(x: TensorLike, min: TensorLike = None, max: TensorLike = None) -> Tenso
 
     Where x lies beyond a bound, the gradient goes to the bound; on the bound itself it goes to x.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     x = x if min is None else where(x.data < raw(min), min, x)
     return x if max is None else where(x.data > raw(max), max, x)
 

@@ -13,12 +13,12 @@ from functools import partial
 
 from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
-from tinytensor.ops.arguments import one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
 from tinytensor.ops.dtypes import floating
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
 from tinytensor.random import first_row, next_seed
-from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, raw
+from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike
 
 
 class Softmax(Function):
@@ -53,7 +53,7 @@ class LayerNorm(Function):
         self.eps = eps
 
     def forward(self, x, weight, bias):
-        y, kept = kernels_for(x).layer_norm_forward(x, weight, bias, self.eps)
+        y, kept = kernels_for(x).layer_norm_forward(floating(x), weight, bias, self.eps)
         self.weight, self.kept = self.save(weight, kept)
         return y
 
@@ -87,8 +87,8 @@ class Linear(Function):
     """y = x w + b, w of shape (in, out);  gx = g w^T,  gw = x^T g,  gb = sum g"""
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(x, weight)
-        return kernels_for(x).linear_forward(x, weight, bias)
+        self.x, self.weight = self.save(floating(x), weight)
+        return kernels_for(x).linear_forward(self.x, weight, bias)
 
     def vjp(self, g):
         return kernels_for(g).linear_backward(g, self.x, self.weight, self.needs_grad[2])
@@ -101,9 +101,9 @@ class GELULinear(Function):
     """
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(x, weight)
+        self.x, self.weight = self.save(floating(x), weight)
         k = kernels_for(x)
-        return k.linear_forward(k.gelu_forward(x), weight, bias)
+        return k.linear_forward(k.gelu_forward(self.x), weight, bias)
 
     def vjp(self, g):
         k = kernels_for(g)
@@ -190,9 +190,10 @@ def embedding(ids: TensorLike, weight: TensorLike) -> Tensor:
     that are on a GPU already synchronizes. Raises IndexError for an id outside 0 ... V - 1, TypeError for ids that are
     not integers, ValueError for a weight that is not a matrix.
     """
-    if raw(weight).ndim != 2:
-        raise ValueError(f"embedding: weight has shape {raw(weight).shape}: must be (vocabulary, width)")
-    return Embedding()(weight, checked_ids("embedding", "ids", ids, weight, raw(weight).shape[0]))
+    weight = as_tensor(weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight has shape {weight.shape}: must be (vocabulary, width)")
+    return Embedding()(weight, checked_ids("embedding", "ids", ids, weight, weight.shape[0]))
 
 
 def dropout(x: TensorLike, p: float) -> Tensor:
@@ -201,7 +202,7 @@ def dropout(x: TensorLike, p: float) -> Tensor:
     Composed: `composed.dropout`.
     """
     require_probability("dropout", p)
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     return Dropout(p, next_seed(), first_row())(x) if p else x
 
 
@@ -213,7 +214,7 @@ def require_probability(name: str, p: float) -> None:
 
 def _along_last(name: str, function: Function, x: TensorLike, axis: int) -> Tensor:
     """Apply a Function of the last axis along `axis`."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     place = one_axis(name, axis, x.ndim)
     if not x.ndim:
         return reshape(function(reshape(x, 1)), ())

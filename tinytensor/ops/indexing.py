@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from tinytensor.backend import array_module, device_of, kernels_for
-from tinytensor.ops.arguments import one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
 from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, as_array, raw
 
 
@@ -48,6 +48,7 @@ def getitem(x: TensorLike, index) -> Tensor:
     Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
     GPU already synchronizes.
     """
+    x = as_tensor(x)
     parts = index if isinstance(index, tuple) else (index,)
     plain, arrays = [], []
     for part in map(_index_part, parts):
@@ -55,7 +56,7 @@ def getitem(x: TensorLike, index) -> Tensor:
         plain.append(part if is_plain else GetItem.ARRAY)
         if not is_plain:
             arrays.append(part)
-    _require_in_range(raw(x), plain, arrays)
+    _require_in_range(x, plain, arrays)
     return GetItem(tuple(plain))(x, *[_beside(x, part) for part in arrays])
 
 
@@ -66,7 +67,7 @@ def gather(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
     index: integers with as many axes as x, none longer than x's but `axis` -> a tensor of index's shape. Raises
     IndexError for an integer outside 0 ... n - 1, TypeError for others than integers, ValueError for another shape.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     place, ids = one_axis("gather", axis, x.ndim), as_array(index)
     others = [n >= m for i, (n, m) in enumerate(zip(x.shape, ids.shape, strict=False)) if i != place]
     if ids.ndim != x.ndim or not all(others):
@@ -120,7 +121,7 @@ def _index_part(part):
     return part
 
 
-def _require_in_range(x, plain: list, arrays: list) -> None:
+def _require_in_range(x: Tensor, plain: list, arrays: list) -> None:
     """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
     taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
     taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)
@@ -139,7 +140,7 @@ def _require_in_range(x, plain: list, arrays: list) -> None:
             axis += 1
 
 
-def _beside(x: TensorLike, part: TensorLike) -> TensorLike:
+def _beside(x: Tensor, part: TensorLike) -> TensorLike:
     """An index on x's device; a Tensor that is there already stays itself, so that its changes are noticed."""
-    array = device_of(raw(x)).put(raw(part))
+    array = device_of(x.data).put(raw(part))
     return part if array is raw(part) else as_array(array)

@@ -37,7 +37,7 @@ def bitwise_xor(a: TensorLike, b: TensorLike) -> Tensor:
 
 def bitwise_not(x: TensorLike) -> Tensor:
     """~x, elementwise: of the bits of integers, of booleans. Raises TypeError for floats."""
-    return _bitwise("invert", x)
+    return _bitwise("bitwise_not", x)
 
 
 def isnan(x: TensorLike) -> Tensor:
@@ -58,12 +58,13 @@ def allclose(a: TensorLike, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-
     return bool(module_of(a, b).allclose(a, b, rtol, atol, equal_nan))
 
 
-def _bitwise(ufunc: str, *inputs: TensorLike) -> Tensor:
+def _bitwise(name: str, *inputs: TensorLike) -> Tensor:
     operands = _operands(*inputs)
     if any(map(is_floating, operands)):
         kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in operands)
-        raise TypeError(f"{ufunc}: operands of dtype {kinds}: must be integers or booleans")
-    return Tensor(getattr(module_of(*operands), ufunc)(*operands))
+        raise TypeError(f"{name}: operands of dtype {kinds}: must be integers or booleans")
+    xp = module_of(*operands)
+    return Tensor(xp.invert(*operands) if name == "bitwise_not" else getattr(xp, name)(*operands))
 
 
 def _operands(*inputs: TensorLike) -> list[Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 
 from tinytensor.backend import kernels_for
+from tinytensor.ops.arguments import as_tensor
+from tinytensor.ops.dtypes import floating
 from tinytensor.ops.elementwise import square, sub, where
 from tinytensor.ops.fused import log_softmax
 from tinytensor.ops.indexing import checked_ids, getitem, take
@@ -28,6 +30,7 @@ class CrossEntropy(Function):
         self.ignore_index = ignore_index
 
     def forward(self, x, targets):
+        x = floating(x)
         losses, lse = kernels_for(x).cross_entropy_forward(x, targets, self.ignore_index)
         self.x, self.targets, self.lse = self.save(x, targets, lse)
         self.count = (targets != self.ignore_index).sum().astype(x.dtype)
@@ -50,7 +53,7 @@ class LinearCrossEntropy(Function):
 
     def forward(self, x, weight, targets):
         k, with_grad = kernels_for(x), True in self.needs_grad
-        loss, self.gx, self.gw = k.linear_cross_entropy(x, weight, targets, self.ignore_index, with_grad)
+        loss, self.gx, self.gw = k.linear_cross_entropy(floating(x), weight, targets, self.ignore_index, with_grad)
         return loss
 
     def vjp(self, g):
@@ -78,7 +81,7 @@ def cross_entropy(
     Raises IndexError for a target outside 0 ... V - 1, TypeError for targets that are not integers, ValueError for
     another number of them and for options that are none of these.
     """
-    logits = logits if isinstance(logits, Tensor) else Tensor(logits)
+    logits = as_tensor(logits)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"cross_entropy: logits have shape {logits.shape}: must be (..., V), V at least 1")
     _require_reduction("cross_entropy", reduction)
@@ -123,7 +126,7 @@ def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike,
 
     Composed: `composed.linear_cross_entropy`.
     """
-    x, vocabulary = x if isinstance(x, Tensor) else Tensor(x), raw(weight).shape
+    x, vocabulary = as_tensor(x), raw(weight).shape
     if len(vocabulary) != 2 or not x.ndim or x.shape[-1] != vocabulary[1]:
         raise ValueError(
             f"linear_cross_entropy: x has shape {x.shape} and weight {vocabulary}: must be (..., C) and (V, C)"
@@ -144,7 +147,7 @@ def mse_loss(x: TensorLike, targets: TensorLike, reduction: str = "mean") -> Ten
 
     Raises ValueError for two shapes, which would broadcast to a loss that nobody means, and for another reduction.
     """
-    x, targets = (t if isinstance(t, Tensor) else Tensor(t) for t in (x, targets))
+    x, targets = (as_tensor(t) for t in (x, targets))
     if x.shape != targets.shape:
         raise ValueError(f"mse_loss: x has shape {x.shape} and targets {targets.shape}: must be one shape")
     _require_reduction("mse_loss", reduction)

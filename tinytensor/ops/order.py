@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
 from tinytensor.ops.indexing import take
 from tinytensor.tensor import Tensor, TensorLike, as_array
 
@@ -44,7 +44,7 @@ def argsort(x: TensorLike, axis: int = -1, descending: bool = False) -> Tensor:
 @torch_names
 def sort(x: TensorLike, axis: int = -1, descending: bool = False) -> Ordered:
     """(values, indices): x sorted along `axis`, and where each element was, as `argsort`."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     place = one_axis("sort", axis, x.ndim)
     indices = Tensor(_order(x.data, place, descending))
     return Ordered(take(x, place, indices), indices)
@@ -56,7 +56,7 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True) -> Ordered
 
     Of equal elements the first are taken. Raises ValueError for a k that is negative or beyond the length of the axis.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     place = one_axis("topk", axis, x.ndim)
     length = x.shape[place] if x.ndim else 1
     if not 0 <= k <= length:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import all_axes, torch_names
+from tinytensor.ops.arguments import all_axes, as_tensor, torch_names
 from tinytensor.ops.dtypes import floating, sum_dtype
 from tinytensor.ops.elementwise import cast, sqrt
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
@@ -190,7 +190,7 @@ def any(x: TensorLike, axis=None, keepdims: bool = False) -> Tensor:
 
 def _reduced(name: str, operation: type[_Reduction], x: TensorLike, axis, keepdims: bool) -> Tensor:
     """Apply a reduction over what `axis` means: None (everything), an integer or a sequence of integers."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     return operation(None if axis is None else all_axes(name, axis, x.ndim), keepdims)(x)
 
 
@@ -201,7 +201,7 @@ def _truth(name: str, x: TensorLike, axis, keepdims: bool) -> Tensor:
 
 def _wide(x: TensorLike) -> Tensor:
     """x in a dtype that sums do not overflow: float32 for float16 and integers."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     return cast(x, np.float32) if x.dtype == np.float16 or x.dtype.kind != "f" else x
 
 

@@ -6,7 +6,7 @@ Where y_i depends on the elements up to i, gx_i depends on g from i on: VJPs add
 from __future__ import annotations
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
 from tinytensor.ops.dtypes import sum_dtype
 from tinytensor.ops.shape import reshape
 from tinytensor.tensor import Function, Tensor, TensorLike
@@ -63,7 +63,7 @@ def cumprod(x: TensorLike, axis: int | None = None) -> Tensor:
 
 
 def _along(name: str, operation: type, x: TensorLike, axis: int | None) -> Tensor:
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     if axis is None:
         return operation(0)(reshape(x, x.numel()))
     place = one_axis(name, axis, x.ndim)

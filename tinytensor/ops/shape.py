@@ -5,16 +5,16 @@ Most forwards and VJPs are views and cost nothing. Read `linalg.py` next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import all_axes, flat, one_axis, torch_names
+from tinytensor.ops.arguments import all_axes, as_tensor, flat, one_axis, torch_names
 from tinytensor.ops.elementwise import where
 from tinytensor.ops.indexing import getitem
-from tinytensor.tensor import Function, Tensor, TensorLike, raw
+from tinytensor.tensor import Function, Tensor, TensorLike
 
 
 class Reshape(Function):
@@ -120,7 +120,7 @@ def reshape(x: TensorLike, *shape) -> Tensor:
 
 def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
     """x with the axes `start` to `end`, both included, made one."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     if x.ndim == 0:
         return reshape(x, 1)
     start, end = one_axis("flatten", start, x.ndim), one_axis("flatten", end, x.ndim)
@@ -131,7 +131,8 @@ def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
 
 def permute(x: TensorLike, *axes) -> Tensor:
     """x with its axes in the order `axes`: permute(x, 0, 2, 1) or permute(x, (0, 2, 1))."""
-    order, ndim = flat("permute", axes), raw(x).ndim
+    x = as_tensor(x)
+    order, ndim = flat("permute", axes), x.ndim
     if len(order) != ndim:
         raise ValueError(f"permute: axes {order}: must name each of the {ndim} axes once")
     return Transpose(all_axes("permute", order, ndim))(x)
@@ -142,14 +143,19 @@ def transpose(x: TensorLike, axis1: int | None = None, axis2: int | None = None)
     if axis1 is None or axis2 is None:
         if axis1 is not axis2:
             raise TypeError("transpose: give both axes to exchange, or none to reverse all; permute takes an order")
-        return permute(x, *range(raw(x).ndim)[::-1])
-    return swapaxes(x, axis1, axis2)
+        return permute(x, *range(as_tensor(x).ndim)[::-1])
+    return _exchanged("transpose", x, axis1, axis2)
 
 
 def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
     """x with two axes exchanged."""
-    ndim = raw(x).ndim
-    first, second = one_axis("swapaxes", axis1, ndim), one_axis("swapaxes", axis2, ndim)
+    return _exchanged("swapaxes", x, axis1, axis2)
+
+
+def _exchanged(name: str, x: TensorLike, axis1: int, axis2: int) -> Tensor:
+    x = as_tensor(x)
+    ndim = x.ndim
+    first, second = one_axis(name, axis1, ndim), one_axis(name, axis2, ndim)
     axes = list(range(ndim))
     if ndim:
         axes[first], axes[second] = axes[second], axes[first]
@@ -158,7 +164,8 @@ def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
 
 def expand(x: TensorLike, *shape) -> Tensor:
     """x broadcast to `shape`; -1 keeps a length."""
-    lengths, own = flat("expand", shape), raw(x).shape
+    x = as_tensor(x)
+    lengths, own = flat("expand", shape), x.shape
     if len(lengths) < len(own):
         raise ValueError(f"expand: {lengths} has fewer axes than {own}")
     own = (1,) * (len(lengths) - len(own)) + own
@@ -168,7 +175,8 @@ def expand(x: TensorLike, *shape) -> Tensor:
 @torch_names
 def squeeze(x: TensorLike, axis=None) -> Tensor:
     """x without `axis` (one or several), which must have length 1; without all axes of length 1 if None."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     if axis is None:
         return Reshape(tuple(n for n in shape if n != 1))(x)
     axes = all_axes("squeeze", axis, len(shape))
@@ -180,7 +188,8 @@ def squeeze(x: TensorLike, axis=None) -> Tensor:
 @torch_names
 def unsqueeze(x: TensorLike, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     place = one_axis("unsqueeze", axis, len(shape) + 1)
     return Reshape((*shape[:place], 1, *shape[place:]))(x)
 
@@ -188,9 +197,10 @@ def unsqueeze(x: TensorLike, axis: int) -> Tensor:
 @torch_names
 def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, at least one, in a row along `axis`; other lengths must agree."""
+    xs = list(map(as_tensor, xs))
     if not xs:
         raise ValueError("concat: no tensors given; it needs at least one")
-    if not (ndim := raw(xs[0]).ndim):
+    if not (ndim := xs[0].ndim):
         raise ValueError("concat: 0-d tensors have no axis to be joined along; use stack")
     return Concat(one_axis("concat", axis, ndim))(*xs)
 
@@ -198,21 +208,27 @@ def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
 @torch_names
 def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, of one shape, along a new axis."""
-    return concat([unsqueeze(x, axis) for x in xs], axis)
+    xs = list(map(as_tensor, xs))
+    place = one_axis("stack", axis, xs[0].ndim + 1) if xs else 0
+    return concat([unsqueeze(x, place) for x in xs], place)
 
 
 @torch_names
 def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Pieces of x along `axis`: of `size` each (the last may be smaller), or of the sizes listed."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
+    if not shape:
+        raise ValueError("split: a 0-d tensor has no axis to be split along")
     axis = one_axis("split", axis, len(shape))
-    length = shape[axis] if shape else 0
-    if isinstance(size, (int, np.integer)):
+    length = shape[axis]
+    if isinstance(size, Iterable):
+        sizes = list(flat("split", (size,)))
+    else:
+        (size,) = flat("split", (size,))
         if size < 1:
             raise ValueError(f"split: size {size}: must be at least 1")
-        sizes = [min(int(size), length - start) for start in range(0, length, int(size))] or [0]
-    else:
-        sizes = list(flat("split", (tuple(size),)))
+        sizes = [min(size, length - start) for start in range(0, length, size)] or [0]
     if sum(sizes) != length or min(sizes, default=0) < 0:
         raise ValueError(f"split: sizes {sizes} must not be negative and add up to {length}, the length of axis {axis}")
     before = (slice(None),) * axis
@@ -224,16 +240,19 @@ def chunk(x: TensorLike, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` pieces of x along `axis`, all of one size but the last, which may be smaller, as in PyTorch."""
     if chunks < 1:
         raise ValueError(f"chunk: chunks {chunks}: must be at least 1")
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
+    if not shape:
+        raise ValueError("chunk: a 0-d tensor has no axis to be split along")
     place = one_axis("chunk", axis, len(shape))
-    length = shape[place] if shape else 0
-    return split(x, max(1, -(-length // chunks)), place)
+    return split(x, max(1, -(-shape[place] // chunks)), place)
 
 
 @torch_names
 def unbind(x: TensorLike, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices of x along `axis`, which they lack."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     if not shape:
         raise ValueError("unbind: a 0-d tensor has no axis to be taken apart along")
     before = (slice(None),) * one_axis("unbind", axis, len(shape))
@@ -245,7 +264,8 @@ def repeat(x: TensorLike, *counts) -> Tensor:
 
     A count for each axis of x, from the last on; more of them make new leading axes. Raises ValueError for fewer.
     """
-    times, shape = flat("repeat", counts), raw(x).shape
+    x = as_tensor(x)
+    times, shape = flat("repeat", counts), x.shape
     if len(times) < len(shape) or min(times, default=0) < 0:
         raise ValueError(
             f"repeat: counts {times}: must be at least one for each axis of {shape}, none of them negative"
@@ -262,7 +282,8 @@ def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -
 
     Raises ValueError for anything else, such as PyTorch's flat list of widths, which starts with the last axis.
     """
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     pairs = list(pad_width)
     if len(pairs) != len(shape) or not all(isinstance(w, Sequence) and len(w) == 2 for w in pairs):
         raise ValueError(f"pad: pad_width {pad_width!r}: must be a pair (before, after) for each axis of {shape}")
@@ -275,7 +296,8 @@ def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -
 @torch_names
 def flip(x: TensorLike, axis=None) -> Tensor:
     """x read backwards along `axis`: one, several, or all if None."""
-    ndim = raw(x).ndim
+    x = as_tensor(x)
+    ndim = x.ndim
     axes = all_axes("flip", axis, ndim)
     return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(ndim)))
 
@@ -286,7 +308,7 @@ def roll(x: TensorLike, shift: int | Sequence[int], axis=None) -> Tensor:
 
     Both may be sequences of one length; without an axis, x is moved as if it were flat.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     shifts = flat("roll", (shift,))
     if axis is None:
         return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
@@ -298,22 +320,23 @@ def roll(x: TensorLike, shift: int | Sequence[int], axis=None) -> Tensor:
 
 def contiguous(x: TensorLike) -> Tensor:
     """x in row-major order without gaps: itself if its memory is so, else a copy."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     return x if x.data.flags.c_contiguous else Contiguous()(x)
 
 
 def tril(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes: 0 above the given diagonal."""
-    return where(_triangle("tril", x, diagonal), x, raw(x).dtype.type(0))
+    x = as_tensor(x)
+    return where(_triangle("tril", x, diagonal), x, x.dtype.type(0))
 
 
 def triu(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes: 0 below the given diagonal."""
-    return where(_triangle("triu", x, diagonal - 1), raw(x).dtype.type(0), x)
+    x = as_tensor(x)
+    return where(_triangle("triu", x, diagonal - 1), x.dtype.type(0), x)
 
 
-def _triangle(name: str, x: TensorLike, diagonal: int):
-    array = raw(x)
-    if array.ndim < 2:
-        raise ValueError(f"{name}: a tensor of shape {array.shape} has no two last axes")
-    return array_module(array).tri(*array.shape[-2:], k=diagonal, dtype=bool)
+def _triangle(name: str, x: Tensor, diagonal: int):
+    if x.ndim < 2:
+        raise ValueError(f"{name}: a tensor of shape {x.shape} has no two last axes")
+    return array_module(x.data).tri(*x.shape[-2:], k=diagonal, dtype=bool)
