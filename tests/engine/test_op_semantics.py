@@ -773,7 +773,7 @@ def test_attention_drops_probabilities():
 
 
 # arguments before `axis`, which is 0
-BEFORE_AXIS = {"chunk": (2,), "concat": (), "gather": (), "roll": (1,), "split": (2,), "stack": (), "topk": (2,)}
+BEFORE_AXIS = {"chunk": (2,), "concat": (), "gather": (), "roll": (1,), "split": (2,), "stack": (), "topk": (1,)}
 WITH_AXIS = [
     (owner, name)
     for owner, names in ((tt, DEFAULTS), (tt.Tensor, SAME_METHOD))
