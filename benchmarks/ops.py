@@ -4,7 +4,7 @@
 
 Forward alone, and forward with backward, at the sizes of a real model. Rounds interleave the sides in one process, and
 medians are quoted; before anything is timed, values and gradients of all sides must agree (dropout's cannot). Without
-torch its columns are missing. The compositions are in `composed.py`.
+torch its columns are missing. The compositions are in `tinytensor.ops.composed`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinytensor as tt
-from benchmarks import composed
 from benchmarks.operations import normal
 from benchmarks.timing import milliseconds, timed
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
+from tinytensor.ops import composed
 from tinytensor.parallel import available_cores
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -132,7 +132,7 @@ PRIMITIVES = (
         "B 8, H 8, T 128, D 48",
         lambda: tuple(normal(3, 8, 8, 128, 48)),
         tt.causal_attention,
-        composed.attention,
+        composed.causal_attention,
         torch_attention,
     ),
     Primitive(
@@ -140,7 +140,7 @@ PRIMITIVES = (
         "B 1, H 12, T 1024, D 64",
         lambda: tuple(normal(3, 1, 12, 1024, 64)),
         tt.causal_attention,
-        composed.attention,
+        composed.causal_attention,
         torch_attention,
     ),
     Primitive(

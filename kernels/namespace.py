@@ -28,7 +28,7 @@ def _module_of(kind: type) -> ModuleType:
     return np
 
 
-def array_module(x) -> ModuleType:
+def array_module(x: object) -> ModuleType:
     """The namespace `x` belongs to: cupy, the emulated device's substitute for it, or numpy (Python scalars too)."""
     return _module_of(type(x))  # type: ignore[arg-type]  # mypy takes classes for unhashable
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from tinytensor.backend import Device, device, device_of, to_numpy
+from tinytensor.backend import Device, array_module, device, device_of, to_numpy
 from tinytensor.random import random_generator
 from tinytensor.tensor import DEFAULT_DTYPE, Array, Tensor, TensorLike, as_array
 
@@ -50,6 +50,7 @@ def ones(
 def full(
     shape: Any,
     value: float,
+    *,
     dtype: DTypeLike = DEFAULT_DTYPE,
     requires_grad: bool = False,
     device: str | Device = "cpu",
@@ -69,6 +70,7 @@ def arange(
     start: float,
     stop: float | None = None,
     step: float = 1,
+    *,
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
     device: str | Device = "cpu",
@@ -82,6 +84,7 @@ def linspace(
     start: float,
     stop: float,
     steps: int,
+    *,
     dtype: DTypeLike = DEFAULT_DTYPE,
     requires_grad: bool = False,
     device: str | Device = "cpu",
@@ -95,6 +98,7 @@ def logspace(
     stop: float,
     steps: int,
     base: float = 10.0,
+    *,
     dtype: DTypeLike = DEFAULT_DTYPE,
     requires_grad: bool = False,
     device: str | Device = "cpu",
@@ -106,6 +110,7 @@ def logspace(
 def eye(
     rows: int,
     columns: int | None = None,
+    *,
     dtype: DTypeLike = DEFAULT_DTYPE,
     requires_grad: bool = False,
     device: str | Device = "cpu",
@@ -114,27 +119,45 @@ def eye(
     return _on(device, np.eye(rows, columns, dtype=dtype), requires_grad)
 
 
-def rand(
-    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
-) -> Tensor:
+def rand(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
     """Uniform in [0, 1)."""
     return _on(device, random_generator().random(_shape(shape), dtype), requires_grad)
 
 
-def randn(
-    *shape: Any, dtype: DTypeLike = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu"
-) -> Tensor:
+def randn(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
     """Normal with mean 0 and variance 1."""
     return _on(device, random_generator().standard_normal(_shape(shape), dtype), requires_grad)
 
 
-def randint(low: int, high: int, shape: Any, dtype: DTypeLike = np.int64, device: str | Device = "cpu") -> Tensor:
-    """Integers, uniform in low..high-1."""
+def randint(
+    low: int, high: Any, shape: Any = None, dtype: DTypeLike = np.int64, device: str | Device = "cpu"
+) -> Tensor:
+    """Integers, uniform in low..high-1; randint(high, shape) has low = 0, as in PyTorch."""
+    if shape is None:
+        if isinstance(high, (int, np.integer)):
+            raise TypeError(f"randint({low}, {high}): give a shape, such as randint({low}, {high}, (2, 3))")
+        low, high, shape = 0, low, high
     return _on(device, random_generator().integers(low, high, _shape((shape,)), dtype))
 
 
-def multinomial(probabilities: TensorLike, samples: int, replacement: bool = False) -> Tensor:
-    """Draw indices with the given weights: probabilities (V,) or (N, V), not negative -> (samples,) or (N, samples).
+def one_hot(ids: TensorLike, num_classes: int = -1) -> Tensor:
+    """int64 vectors of zeros with a 1 at each id: integers (...) in 0 ... num_classes - 1 -> (..., num_classes).
+
+    num_classes: -1 means one more than the largest id. Raises TypeError for others than integers, IndexError for an id
+    out of range.
+    """
+    array = as_array(ids)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: ids of dtype {array.dtype}: must be integers")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, -1)
+    classes = high + 1 if num_classes == -1 else num_classes
+    if low < 0 or high >= classes:
+        raise IndexError(f"one_hot: ids from {low} to {high}: must lie in 0..{classes - 1}")
+    return Tensor((array[..., None] == array_module(array).arange(classes)).astype(np.int64))
+
+
+def multinomial(probabilities: TensorLike, num_samples: int, replacement: bool = False) -> Tensor:
+    """Draw indices with the given weights, not negative: (V,) -> (num_samples,), or (N, V) -> (N, num_samples).
 
     Rows need not sum to 1. Raises ValueError for weights of another shape, for a row without enough positive weights,
     and for fewer than 1 sample.
@@ -142,22 +165,22 @@ def multinomial(probabilities: TensorLike, samples: int, replacement: bool = Fal
     weights = to_numpy(as_array(probabilities)).astype(np.float64)
     if weights.ndim not in (1, 2):
         raise ValueError(f"multinomial: weights have shape {weights.shape}: must be (V,) or (N, V)")
-    if samples < 1:
-        raise ValueError(f"multinomial: samples {samples}: must be at least 1")
+    if num_samples < 1:
+        raise ValueError(f"multinomial: num_samples {num_samples}: must be at least 1")
     rows = np.atleast_2d(weights)
-    enough = 1 if replacement else samples
+    enough = 1 if replacement else num_samples
     if (rows < 0).any() or not np.isfinite(rows).all() or ((rows > 0).sum(axis=1) < enough).any():
         raise ValueError(f"multinomial: each row needs finite weights >= 0, at least {enough} of them positive")
     rows = rows / rows.max(axis=1, keepdims=True)  # so that sums and quotients neither overflow nor vanish
-    uniform = random_generator().random((len(rows), samples if replacement else rows.shape[1]))
+    uniform = random_generator().random((len(rows), num_samples if replacement else rows.shape[1]))
     if replacement:  # invert the cumulative distribution
         cumulative = rows.cumsum(axis=1)
         cumulative /= cumulative[:, -1:]  # ends in exactly 1, above every u
         picks = np.stack([np.searchsorted(c, u, side="right") for c, u in zip(cumulative, uniform, strict=True)])
     else:  # the first arrivals of exponential clocks with these rates (Efraimidis & Spirakis 2006)
         with np.errstate(divide="ignore", over="ignore"):
-            picks = np.argsort(-np.log1p(-uniform) / rows, axis=1, kind="stable")[:, :samples]
-    return _on(device_of(as_array(probabilities)), picks.reshape(*weights.shape[:-1], samples))
+            picks = np.argsort(-np.log1p(-uniform) / rows, axis=1, kind="stable")[:, :num_samples]
+    return _on(device_of(as_array(probabilities)), picks.reshape(*weights.shape[:-1], num_samples))
 
 
 def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module, device
-from tinytensor.ops import elementwise, fused, linalg, reduce, shape
+from tinytensor.ops import activations, elementwise, fused, indexing, linalg, logic, order, reduce, scan, shape
 from tinytensor.ops.arguments import torch_names
 from tinytensor.tensor import Tensor, TensorLike, is_grad_enabled, raw
 
@@ -24,10 +24,16 @@ NUMPY_FUNCTIONS = {
     "argmax",
     "argmin",
     "argsort",
+    "clip",
+    "cumprod",
+    "cumsum",
+    "flip",
     "max",
     "mean",
     "min",
+    "prod",
     "reshape",
+    "roll",
     "squeeze",
     "std",
     "sum",
@@ -67,6 +73,18 @@ class Methods:
     def __rtruediv__(self, other: TensorLike) -> Tensor:
         return elementwise.div(other, self)
 
+    def __mod__(self, other: TensorLike) -> Tensor:
+        return elementwise.remainder(self, other)
+
+    def __rmod__(self, other: TensorLike) -> Tensor:
+        return elementwise.remainder(other, self)
+
+    def __floordiv__(self, other: TensorLike) -> Tensor:
+        return logic.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: TensorLike) -> Tensor:
+        return logic.floor_divide(other, self)
+
     def __pow__(self, other: TensorLike) -> Tensor:
         return elementwise.pow(self, other)
 
@@ -84,6 +102,29 @@ class Methods:
 
     def __abs__(self) -> Tensor:
         return elementwise.abs(self)
+
+    # ---- bits and truth values, without a gradient ----
+
+    def __and__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_and(self, other)
+
+    def __rand__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_and(other, self)
+
+    def __or__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_or(self, other)
+
+    def __ror__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_or(other, self)
+
+    def __xor__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_xor(self, other)
+
+    def __rxor__(self, other: TensorLike) -> Tensor:
+        return logic.bitwise_xor(other, self)
+
+    def __invert__(self) -> Tensor:
+        return logic.bitwise_not(self)
 
     # ---- in place: for tensors that need no gradient, as in PyTorch ----
 
@@ -131,14 +172,14 @@ class Methods:
 
     def __getitem__(self, index: Any) -> Tensor:
         """x[index] for integers, slices, integer arrays and boolean masks, as in NumPy."""
-        return shape.getitem(self, index)
+        return indexing.getitem(self, index)
 
     def __iter__(self) -> Iterator[Tensor]:
         """The slices x[0], x[1], ..."""
         x: Any = self
         if not x.ndim:
             raise TypeError("iteration over a 0-d tensor")
-        return (shape.getitem(self, i) for i in range(len(x)))
+        return (indexing.getitem(self, i) for i in range(len(x)))
 
     def reshape(self, *lengths: Any) -> Tensor:
         """With another shape of the same size; one length may be -1."""
@@ -193,6 +234,39 @@ class Methods:
         """Pieces along `axis`: of `size` each (the last may be smaller), or of the sizes listed."""
         return shape.split(self, size, axis)
 
+    @torch_names
+    def chunk(self, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
+        """At most `chunks` pieces along `axis`, all of one size but the last, which may be smaller."""
+        return shape.chunk(self, chunks, axis)
+
+    @torch_names
+    def unbind(self, axis: int = 0) -> tuple[Tensor, ...]:
+        """The slices along `axis`, which they lack."""
+        return shape.unbind(self, axis)
+
+    @torch_names
+    def gather(self, axis: int, index: TensorLike) -> Tensor:
+        """The elements that `index` names along `axis`, one for each of its own."""
+        return indexing.gather(self, axis, index)
+
+    def repeat(self, *counts: Any) -> Tensor:
+        """Again and again along each axis, as NumPy's `tile`."""
+        return shape.repeat(self, *counts)
+
+    @torch_names
+    def flip(self, axis: Any = None) -> Tensor:
+        """Read backwards along `axis`: one, several, or all if None."""
+        return shape.flip(self, axis)
+
+    @torch_names
+    def roll(self, shift: int | Sequence[int], axis: Any = None) -> Tensor:
+        """With the elements moved by `shift` along `axis`, those that leave at one end coming in at the other."""
+        return shape.roll(self, shift, axis)
+
+    def contiguous(self) -> Tensor:
+        """In row-major order without gaps: itself if its memory is so, else a copy."""
+        return shape.contiguous(self)
+
     def tril(self, diagonal: int = 0) -> Tensor:
         """The lower triangle of the last two axes: 0 above the given diagonal."""
         return shape.tril(self, diagonal)
@@ -219,25 +293,45 @@ class Methods:
         """The square root, elementwise."""
         return elementwise.sqrt(self)
 
+    def square(self) -> Tensor:
+        """x * x, elementwise."""
+        return elementwise.square(self)
+
+    def sin(self) -> Tensor:
+        """The sine, elementwise."""
+        return elementwise.sin(self)
+
+    def cos(self) -> Tensor:
+        """The cosine, elementwise."""
+        return elementwise.cos(self)
+
+    def erf(self) -> Tensor:
+        """The error function, elementwise."""
+        return activations.erf(self)
+
     def tanh(self) -> Tensor:
         """The hyperbolic tangent, elementwise."""
         return elementwise.tanh(self)
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + exp(-x)), elementwise."""
-        return elementwise.sigmoid(self)
+        return activations.sigmoid(self)
 
     def relu(self) -> Tensor:
         """max(x, 0), elementwise."""
-        return elementwise.relu(self)
+        return activations.relu(self)
 
     def pow(self, exponent: TensorLike) -> Tensor:
         """x ** exponent, elementwise."""
         return elementwise.pow(self, exponent)
 
-    def clip(self, low: TensorLike = None, high: TensorLike = None) -> Tensor:
-        """Limited to [low, high]; None means no limit on that side."""
-        return elementwise.clip(self, low, high)
+    def clip(self, min: TensorLike = None, max: TensorLike = None) -> Tensor:
+        """Limited to [min, max], numbers or tensors; None means no limit on that side."""
+        return elementwise.clip(self, min, max)
+
+    def clamp(self, min: TensorLike = None, max: TensorLike = None) -> Tensor:
+        """As `clip`."""
+        return elementwise.clip(self, min, max)
 
     def maximum(self, other: TensorLike) -> Tensor:
         """The larger of two, elementwise."""
@@ -250,6 +344,18 @@ class Methods:
     def masked_fill(self, mask: TensorLike, value: TensorLike) -> Tensor:
         """With `value` where the boolean `mask` is true."""
         return elementwise.masked_fill(self, mask, value)
+
+    def isnan(self) -> Tensor:
+        """Where it is NaN."""
+        return logic.isnan(self)
+
+    def isfinite(self) -> Tensor:
+        """Where it is neither infinite nor NaN."""
+        return logic.isfinite(self)
+
+    def allclose(self, other: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+        """Whether |x - other| <= atol + rtol |other| everywhere."""
+        return logic.allclose(self, other, rtol, atol, equal_nan)
 
     def matmul(self, other: TensorLike) -> Tensor:
         """The matrix product with `other`."""
@@ -271,6 +377,21 @@ class Methods:
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The sum over `axis` (None: over everything)."""
         return reduce.sum(self, axis, keepdims)
+
+    @torch_names
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The product over `axis`."""
+        return reduce.prod(self, axis, keepdims)
+
+    @torch_names
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        """The sums of the elements so far along `axis`, or of the flattened tensor if None."""
+        return scan.cumsum(self, axis)
+
+    @torch_names
+    def cumprod(self, axis: int | None = None) -> Tensor:
+        """The products of the elements so far along `axis`, or of the flattened tensor if None."""
+        return scan.cumprod(self, axis)
 
     @torch_names
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
@@ -298,6 +419,11 @@ class Methods:
         return reduce.std(self, axis, keepdims, ddof)
 
     @torch_names
+    def norm(self, p: float = 2, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The p-norm over `axis`, for p of 1, 2 or infinity."""
+        return reduce.norm(self, p, axis, keepdims)
+
+    @torch_names
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """log(sum(exp(x))) over `axis`, without overflow."""
         return reduce.logsumexp(self, axis, keepdims)
@@ -305,17 +431,27 @@ class Methods:
     @torch_names
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Where the maximum is along `axis`, or in the flattened tensor; it has no gradient."""
-        return reduce.argmax(self, axis, keepdims)
+        return order.argmax(self, axis, keepdims)
 
     @torch_names
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Where the minimum is along `axis`, or in the flattened tensor; it has no gradient."""
-        return reduce.argmin(self, axis, keepdims)
+        return order.argmin(self, axis, keepdims)
 
     @torch_names
-    def argsort(self, axis: int = -1) -> Tensor:
+    def argsort(self, axis: int = -1, descending: bool = False) -> Tensor:
         """The order that sorts the elements along `axis`, equal ones kept in their order; it has no gradient."""
-        return reduce.argsort(self, axis)
+        return order.argsort(self, axis, descending)
+
+    @torch_names
+    def sort(self, axis: int = -1, descending: bool = False) -> order.Ordered:
+        """(values, indices): sorted along `axis`, and where each element was."""
+        return order.sort(self, axis, descending)
+
+    @torch_names
+    def topk(self, k: int, axis: int = -1, largest: bool = True) -> order.Ordered:
+        """(values, indices) of the k largest elements along `axis`, or the smallest; the most extreme comes first."""
+        return order.topk(self, k, axis, largest)
 
     @torch_names
     def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinytensor.backend import Device, array_module, device, device_of
 from tinytensor.creation import ones, randn, zeros
-from tinytensor.ops import elementwise, fused
+from tinytensor.ops import activations, fused
 from tinytensor.tensor import Tensor, TensorLike, as_array
 
 
@@ -201,14 +201,14 @@ class GELU(Module):
     """GPT-2's activation, elementwise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.gelu(x)
+        return activations.gelu(x)
 
 
 class ReLU(Module):
     """max(x, 0), elementwise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.relu(x)
+        return activations.relu(x)
 
 
 class ModuleList(Module):

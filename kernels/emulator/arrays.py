@@ -21,8 +21,8 @@ from kernels.emulator import checks, cuda_like
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
 UFUNC_NAMES = """
 abs absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp floor floor_divide greater greater_equal invert
-isfinite isinf isnan left_shift less less_equal log logical_and logical_not logical_or matmul maximum minimum multiply
-negative not_equal power remainder right_shift sign sin sqrt square subtract tanh true_divide
+isfinite isinf isnan left_shift less less_equal log logaddexp logical_and logical_not logical_or matmul maximum minimum
+multiply negative not_equal power remainder right_shift sign sin sqrt square subtract tanh true_divide
 """
 UFUNCS = frozenset(UFUNC_NAMES.split())
 METHODS = {
@@ -33,9 +33,12 @@ METHODS = {
     "argsort": "axis kind",
     "astype": "dtype order * copy",
     "copy": "order",
+    "cumprod": "axis dtype out",
+    "cumsum": "axis dtype out",
     "max": "axis out keepdims",
     "mean": "axis dtype out keepdims",
     "min": "axis out keepdims",
+    "prod": "axis dtype out keepdims",
     "ravel": "order",
     "sum": "axis dtype out keepdims",
     "swapaxes": "axis1 axis2",

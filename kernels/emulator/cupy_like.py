@@ -23,6 +23,7 @@ from kernels.emulator.arrays import (
 from kernels.emulator.module import RawModule as RawModule  # a name of CuPy's
 
 FUNCTIONS = {  # of arrays: parameters as in arrays.METHODS
+    "allclose": "a b rtol atol equal_nan",
     "argmax": "a axis * keepdims",
     "argsort": "a axis kind",
     "broadcast_to": "array shape",
@@ -30,8 +31,10 @@ FUNCTIONS = {  # of arrays: parameters as in arrays.METHODS
     "concatenate": "tup axis out",
     "dot": "a b out",
     "expand_dims": "a axis",
+    "flatnonzero": "a",
     "max": "a axis out keepdims",
     "ones_like": "a dtype order",
+    "roll": "a shift axis",
     "searchsorted": "a v side sorter",
     "stack": "tup axis out",
     "sum": "a axis dtype out keepdims",

@@ -8,7 +8,8 @@ import json
 import pytest
 
 import tinytensor as tt
-from benchmarks import composed, ops
+from benchmarks import ops
+from tinytensor.ops import composed
 
 SMALL = ops.Primitive("gelu", "3 x 4", lambda: (ops.normal(3, 4),), tt.gelu, composed.gelu, lambda F, x: x)
 

@@ -7,6 +7,7 @@ fails if a Function of `tinytensor.ops` is missing from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -56,6 +57,21 @@ def uniform(low=-2.0, high=2.0):
 def nonzero(rng, shape):
     """Values of either sign, 0.4 to 2 away from zero."""
     return rng.uniform(0.4, 2, shape) * rng.choice([-1, 1], shape)
+
+
+def with_zeros(rng, shape):
+    """Small whole numbers, many of them 0."""
+    return rng.integers(-2, 3, shape).astype(np.float64)
+
+
+def fractional(rng, shape):
+    """Numbers at least 0.1 away from a whole one: off the jumps of a remainder by 1 or 2."""
+    return rng.integers(-4, 4, shape) + rng.uniform(0.1, 0.9, shape)
+
+
+def divisors(rng, shape):
+    """1 or 2, of either sign."""
+    return rng.choice([-2.0, -1.0, 1.0, 2.0], shape)
 
 
 def distinct(offset=0.03):
@@ -210,6 +226,89 @@ def indexed(draw):
 
 
 @st.composite
+def gathered(draw):
+    """An array, an axis from either end, and an index that may be shorter along the other axes."""
+    x = draw(array(draw(shapes(1, 3, 1))))
+    axis = draw(st.integers(-x.ndim, x.ndim - 1))
+    shape = [draw(st.integers(0, 4 if i == axis % x.ndim else n)) for i, n in enumerate(x.shape)]
+    index = draw(hnp.arrays(np.int64, tuple(shape), elements=st.integers(0, x.shape[axis] - 1)))
+    return Call((x, index), {"axis": axis})
+
+
+@st.composite
+def repeated(draw):
+    x = draw(array(draw(shapes(0, 2))))
+    counts = draw(st.lists(st.integers(0, 3), min_size=x.ndim, max_size=x.ndim + 1))
+    return Call((x,), {"counts": tuple(counts)})
+
+
+@st.composite
+def padded(draw):
+    x = draw(array(draw(shapes(1))))
+    widths = [draw(st.tuples(st.integers(0, 2), st.integers(0, 2))) for _ in range(x.ndim)]
+    return Call((x,), {"widths": widths, "value": draw(st.sampled_from([0.0, 2.5]))})
+
+
+@st.composite
+def rolled(draw):
+    """`shift` and `axis`: none, one, or one for each of several axes."""
+    x = draw(array(draw(shapes(1, 3))))
+    several = draw(st.lists(st.integers(-x.ndim, x.ndim - 1), min_size=1, max_size=2))
+    shifts = [draw(st.integers(-5, 5)) for _ in several]
+    kinds = [(shifts[0], None), (shifts[0], several[0]), (tuple(shifts), tuple(several))]
+    shift, axis = draw(st.sampled_from(kinds))
+    return Call((x,), {"shift": shift, "axis": axis})
+
+
+@st.composite
+def flipped(draw):
+    call = draw(reduced())
+    return Call(call.arrays, {"axis": call.options["axis"]})
+
+
+@st.composite
+def chunked(draw):
+    x = draw(array(draw(shapes(1, 3))))
+    return Call((x,), {"chunks": draw(st.integers(1, 5)), "axis": draw(st.integers(-x.ndim, x.ndim - 1))})
+
+
+@st.composite
+def ordered(draw, k=False):
+    """An array without equal elements, and the options of `sort` or `topk`."""
+    x = draw(array(draw(shapes(1, 3, 1)), distinct()))
+    axis = draw(st.integers(-x.ndim, x.ndim - 1))
+    options = {"k": draw(st.integers(0, x.shape[axis]))} if k else {}
+    return Call((x,), {**options, "axis": axis, "descending": draw(st.booleans())})
+
+
+@st.composite
+def scanned(draw):
+    x = draw(array(draw(shapes(1)), with_zeros))
+    return Call((x,), {"axis": draw(st.none() | st.integers(-x.ndim, x.ndim - 1))})
+
+
+@st.composite
+def summation(draw):
+    """Operands and subscripts for einsum: labels once or twice in each, with or without "..." and a result."""
+    lengths = {label: draw(st.integers(1, 3)) for label in "abcd"}
+    words = draw(st.lists(st.text("abcd", max_size=3), min_size=1, max_size=3))
+    leading = draw(st.sampled_from([None, (), (2,), (2, 3)]))
+    operands, inputs = [], []
+    for word in words:
+        dots, shape = "", ()
+        if leading is not None and draw(st.booleans()):
+            dots = "..."
+            shape = tuple(n if draw(st.booleans()) else 1 for n in leading[draw(st.integers(0, len(leading))) :])
+        operands.append(draw(array((*shape, *[lengths[label] for label in word]))))
+        inputs.append(dots + word)
+    left = ",".join(inputs)
+    labels = sorted({*"".join(words)})
+    result = "".join(draw(st.lists(st.sampled_from(labels), unique=True))) if labels else ""
+    right = draw(st.sampled_from(["", "->" + ("..." if "..." in left else "") + result]))
+    return Call(tuple(operands), {"subscripts": left + right})
+
+
+@st.composite
 def multiplied(draw):
     """Vectors, matrices and batches that broadcast, any length 0 too."""
     drawn = draw(hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3))
@@ -232,15 +331,22 @@ def looked_up(draw):
 
 
 @st.composite
-def normalised(draw):
+def normalised(draw, bias=True):
     width = draw(st.integers(1, 5))
     x = draw(array((*draw(leading()), width), distinct()))
-    vectors = [draw(array((width,))) for _ in range(draw(st.integers(1, 2)))]  # weight, and perhaps a bias
+    vectors = [draw(array((width,))) for _ in range(draw(st.integers(bias, 1 + bias)))]  # a weight, perhaps a bias
     return Call((x, *vectors), {"eps": draw(st.sampled_from([1e-5, 1e-2]))})
 
 
 @st.composite
-def scored(draw, ignore_index=tt.ops.fused.IGNORE):
+def paired(draw):
+    """Two arrays of one shape, not empty."""
+    shape = draw(shapes(min_side=1))
+    return Call((draw(array(shape)), draw(array(shape))))
+
+
+@st.composite
+def scored(draw, ignore_index=tt.ops.losses.IGNORE):
     """Logits (..., V) and targets (...), some of them ignored but not all."""
     shape, classes = draw(leading(min_side=1)), draw(st.integers(1, 5))
     targets = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, classes - 1)))
@@ -343,12 +449,32 @@ def linear_cross_entropy(x, weight, targets, ignore_index):
     return cross_entropy(x @ weight.T, targets, ignore_index)
 
 
+def einsum(*xs, subscripts):
+    return tt.einsum(subscripts, *xs)
+
+
+def pad(x, widths, value):
+    return tt.pad(x, widths, value)
+
+
+def topk(x, k, axis, descending):
+    return tt.topk(x, k, axis, largest=descending).values
+
+
+def mean_squared(x, targets):
+    return ((x - targets) ** 2).mean()
+
+
 def masked_fill(mask, x, value):
     return tt.masked_fill(x, mask, value)
 
 
 def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def exact_gelu(x):
+    return tt.gelu(x, approximate="none")
 
 
 def split_and_join(x, size, axis):
@@ -382,8 +508,115 @@ def triangular(draw):
 
 @st.composite
 def clipped(draw):
-    bounds = draw(st.sampled_from([{"low": -0.2, "high": 0.2}, {"low": None, "high": 0.1}, {"low": 0.0, "high": None}]))
+    bounds = draw(st.sampled_from([{"min": -0.2, "max": 0.2}, {"min": None, "max": 0.1}, {"min": 0.0, "max": None}]))
     return Call((draw(array(draw(shapes()), distinct())),), bounds)
+
+
+def clip_by_arrays(x, low, width):
+    """`x` limited by tensors, the upper one above the lower one."""
+    return x.clip(low, low + width)
+
+
+def in_one_piece(split):
+    """A function that returns several tensors, as one: each times a number of its own, then summed up in a row."""
+
+    def joined(x, **options):
+        return tt.concat([tt.reshape(piece, -1) * (i + 1) for i, piece in enumerate(split(x, **options))])
+
+    return joined
+
+
+def chunk_reference(x, chunks, axis):
+    n = x.shape[axis]
+    size = max(1, math.ceil(n / chunks))
+    pieces = np.split(x, np.arange(size, n, size), axis)
+    return np.concatenate([piece.reshape(-1) * (i + 1) for i, piece in enumerate(pieces)])
+
+
+def unbind_reference(x, axis):
+    return np.concatenate([piece.reshape(-1) * (i + 1) for i, piece in enumerate(np.moveaxis(x, axis, 0))])
+
+
+def gather_reference(x, index, axis):
+    others = tuple(slice(None) if i == axis % x.ndim else slice(n) for i, n in enumerate(index.shape))
+    return np.take_along_axis(x[others], index, axis)
+
+
+def sort_reference(x, axis, descending):
+    return -np.sort(-x, axis) if descending else np.sort(x, axis)
+
+
+def topk_reference(x, k, axis, descending):
+    return np.moveaxis(np.moveaxis(sort_reference(x, axis, descending), axis, 0)[:k], 0, axis)
+
+
+def norm_reference(x, p, axis, keepdims):
+    powers = {1: np.abs(x), 2: x * x, math.inf: np.abs(x)}[p]
+    y = (np.max if p == math.inf else np.sum)(powers, axis=axis, keepdims=keepdims)
+    return np.sqrt(y) if p == 2 else y
+
+
+def erf(x):
+    return np.vectorize(math.erf, otypes=[float])(x)
+
+
+def rms_norm(x, weight=1, eps=1e-6):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+
+
+@st.composite
+def scored_with_options(draw):
+    """As `scored`, with a reduction, and perhaps a weight for each class and label smoothing."""
+    call = draw(scored())
+    logits, targets = call.arrays
+    weights = [draw(array((logits.shape[-1],), uniform(0.1, 2)))] if draw(st.booleans()) else []
+    options = {
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.3, 1.0])),
+    }
+    return Call((logits, targets, *weights), {**call.options, **options})
+
+
+def cross_entropy_with_options(logits, targets, weight=None, **options):
+    return tt.cross_entropy(logits, targets, weight=weight, **options)
+
+
+def cross_entropy_with_options_reference(logits, targets, weight=1, *, ignore_index, reduction, label_smoothing):
+    classes, counted = logits.shape[-1], targets != ignore_index
+    weight = np.broadcast_to(weight, classes)
+    ideal = (1 - label_smoothing) * np.eye(classes)[np.where(counted, targets, 0)] * 1.0
+    share = weight[np.where(counted, targets, 0)] * counted
+    log_p = np.log(softmax(logits))
+    losses = -(ideal * weight * log_p).sum(-1) - label_smoothing * (weight * log_p).mean(-1)
+    losses = losses * counted
+    return {"none": losses, "sum": losses.sum(), "mean": losses.sum() / share.sum()}[reduction]
+
+
+@st.composite
+def attended_freely(draw):
+    """q, k, v with their own numbers of queries and keys, and perhaps a mask, some of whose rows see nothing."""
+    lead = draw(shapes(0, 2, 1, 2))
+    queries, keys, size, width = (draw(st.integers(1, 3)) for _ in range(4))
+    qkv = [draw(array((*lead, n, m))) for n, m in ((queries, size), (keys, size), (keys, width))]
+    kind = draw(st.sampled_from(["none", "boolean", "float", "causal"]))
+    if kind == "causal":
+        return Call(tuple(qkv), {"is_causal": True})
+    if kind == "boolean":
+        qkv.append(draw(hnp.arrays(bool, (*draw(st.sampled_from([(), lead])), queries, keys))))
+    if kind == "float":
+        qkv.append(draw(array((queries, keys))))
+    return Call(tuple(qkv))
+
+
+def free_attention_reference(q, k, v, mask=None, is_causal=False):
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    if is_causal:
+        mask = np.tri(*scores.shape[-2:], dtype=bool)
+    if mask is None or mask.dtype != bool:
+        return softmax(scores if mask is None else scores + mask) @ v
+    weights = np.exp(scores) * mask
+    total = weights.sum(-1, keepdims=True)
+    return weights / np.where(total == 0, 1, total) @ v
 
 
 CASES = [
@@ -401,14 +634,23 @@ CASES = [
     Case("sqrt", tt.sqrt, np.sqrt, one(uniform(0.3, 3))),
     Case("tanh", tt.tanh, np.tanh, one()),
     Case("sigmoid", tt.sigmoid, lambda x: 1 / (1 + np.exp(-x)), one(uniform(-5, 5))),
+    Case("sin", tt.sin, np.sin, one()),
+    Case("cos", tt.cos, np.cos, one()),
+    Case("square", tt.square, np.square, one()),
+    Case("remainder", tt.remainder, np.remainder, broadcast(fractional, divisors)),
+    Case("erf", tt.erf, erf, one(uniform(-7, 7))),
+    Case("silu", tt.silu, lambda x: x / (1 + np.exp(-x)), one(uniform(-5, 5))),
+    Case("softplus", tt.softplus, lambda x: np.log(1 + np.exp(x)), one(uniform(-5, 5))),
     Case("relu", tt.relu, lambda x: np.maximum(x, 0), one(distinct())),
     Case("gelu", tt.gelu, gelu, one(uniform(-4, 4))),
+    Case("exact gelu", exact_gelu, lambda x: x * (1 + erf(x / np.sqrt(2))) / 2, one(uniform(-4, 4))),
     Case("abs", tt.abs, np.abs, one(distinct())),
     Case("maximum", tt.maximum, np.maximum, broadcast(distinct(0.03), distinct(0.06))),
     Case("minimum", tt.minimum, np.minimum, broadcast(distinct(0.03), distinct(0.06))),
     Case("where", tt.where, np.where, with_mask()),
     Case("masked_fill", masked_fill, lambda m, x, value: np.where(m, value, x), with_mask(1, value=st.just(-7.0))),
-    Case("clip", tt.clip, lambda x, low, high: np.clip(x, low, high), clipped()),
+    Case("clip", tt.clip, lambda x, min, max: np.clip(x, min, max), clipped()),
+    Case("clip by arrays", clip_by_arrays, clip_by_arrays, broadcast(distinct(), distinct(0.06), uniform(1, 2))),
     Case("cast", tt.cast, lambda x, dtype: x, one(dtype=st.just("float64"))),
     # reduce
     Case("sum", tt.sum, np.sum, reduced()),
@@ -417,6 +659,11 @@ CASES = [
     Case("min", tt.min, np.min, reduced(distinct(), 1)),
     Case("var", tt.var, np.var, spread()),
     Case("logsumexp", tt.logsumexp, lambda x, **options: np.log(np.sum(np.exp(x), **options)), reduced(min_side=1)),
+    Case("prod", tt.prod, np.prod, reduced(with_zeros)),
+    Case("norm", tt.norm, norm_reference, reduced(distinct(), 1, p=st.just(2))),
+    Case("other norms", tt.norm, norm_reference, reduced(distinct(), 1, p=st.sampled_from([1, math.inf]))),
+    Case("cumsum", tt.cumsum, np.cumsum, scanned()),
+    Case("cumprod", tt.cumprod, np.cumprod, scanned()),
     # shape
     Case("reshape", lambda x, shape: tt.reshape(x, *shape), np.reshape, reshaped()),
     Case("permute", lambda x, axes: tt.permute(x, *axes), np.transpose, permuted()),
@@ -428,11 +675,24 @@ CASES = [
     Case("concat", lambda *xs, axis: tt.concat(xs, axis), lambda *xs, axis: np.concatenate(xs, axis), joined()),
     Case("stack", lambda *xs, axis: tt.stack(xs, axis), lambda *xs, axis: np.stack(xs, axis), joined(same=True)),
     Case("split", split_and_join, split_and_join_reference, parted()),
+    Case("chunk", in_one_piece(tt.chunk), chunk_reference, chunked()),
+    Case("unbind", in_one_piece(tt.unbind), unbind_reference, axes(1, min_side=1)),
+    Case("repeat", lambda x, counts: tt.repeat(x, *counts), lambda x, counts: np.tile(x, counts), repeated()),
+    Case("pad", pad, lambda x, widths, value: np.pad(x, widths, constant_values=value), padded()),
+    Case("flip", tt.flip, np.flip, flipped()),
+    Case("roll", tt.roll, np.roll, rolled()),
+    Case("contiguous", tt.contiguous, lambda x: x, one()),
+    # order
+    Case("sort", lambda x, **options: tt.sort(x, **options).values, sort_reference, ordered()),
+    Case("topk", topk, topk_reference, ordered(k=True)),
+    # indexing
+    Case("gather", lambda x, index, axis: tt.gather(x, axis, index), gather_reference, gathered()),
     Case("getitem", tt.getitem, lambda x, index: x[index], indexed()),
     Case("tril", tt.tril, lambda x, diagonal: np.tril(x, diagonal), triangular()),
     Case("triu", tt.triu, lambda x, diagonal: np.triu(x, diagonal), triangular()),
     # linalg
     Case("matmul", tt.matmul, np.matmul, multiplied()),
+    Case("einsum", einsum, lambda *xs, subscripts: np.einsum(subscripts, *xs), summation()),
     # fused
     Case("softmax", tt.softmax, softmax, axes(1)),
     Case("log_softmax", tt.log_softmax, lambda x, axis: np.log(softmax(x, axis)), axes(1)),
@@ -445,4 +705,18 @@ CASES = [
     Case("packed_causal_attention", under_key(tt.packed_causal_attention), packed_attention, attended(packed=True)),
     Case("cross_entropy", tt.cross_entropy, cross_entropy, scored()),
     Case("linear_cross_entropy", tt.linear_cross_entropy, linear_cross_entropy, scored_linear()),
+    Case("mse_loss", tt.mse_loss, mean_squared, paired()),
+    Case(
+        "cross_entropy with options",
+        cross_entropy_with_options,
+        cross_entropy_with_options_reference,
+        scored_with_options(),
+    ),
+    Case("rms_norm", tt.rms_norm, rms_norm, normalised(bias=False)),
+    Case(
+        "scaled_dot_product_attention",
+        tt.scaled_dot_product_attention,
+        free_attention_reference,
+        attended_freely(),
+    ),
 ]

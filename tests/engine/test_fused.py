@@ -1,10 +1,12 @@
 """The fused operations against their composition from elementary ones, and at the edges of float32."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 import tinytensor as tt
-from benchmarks import composed
+from tinytensor.ops import composed
 
 RNG = np.random.default_rng(0)
 
@@ -19,10 +21,42 @@ PAIRS = [
     (tt.linear, composed.linear, (X, W, B)),
     (tt.gelu_linear, composed.gelu_linear, (X, W, B)),
     (tt.embedding, composed.embedding, (np.array([[1, 5], [5, 0]]), X)),
-    (tt.causal_attention, composed.attention, tuple(QKV)),
+    (tt.causal_attention, composed.causal_attention, tuple(QKV)),
+    (tt.packed_causal_attention, composed.packed_causal_attention, (QKV.transpose(1, 3, 0, 2, 4),)),
     (tt.cross_entropy, composed.cross_entropy, (X, TARGETS)),
     (tt.linear_cross_entropy, composed.linear_cross_entropy, (X, W, TARGETS)),
 ]
+
+
+TWINS = [
+    pytest.param(getattr(tt, name), plain, id=name)
+    for name, plain in vars(composed).items()
+    if inspect.isfunction(plain) and plain.__module__ == composed.__name__ and not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize(("fused", "plain"), TWINS)
+def test_twins_take_the_same_arguments_and_point_to_each_other(fused, plain):
+    parameters = list(inspect.signature(plain).parameters.values())
+    assert list(inspect.signature(fused).parameters.values())[: len(parameters)] == parameters
+    assert f"Composed: `composed.{plain.__name__}`" in fused.__doc__
+    assert f"{fused.__module__.rpartition('.')[2]}.{fused.__name__}`" in plain.__doc__
+
+
+def test_every_twin_is_held_against_the_other():
+    compared = {plain.__name__ for _, plain, _ in PAIRS}
+    assert compared == {param.id for param in TWINS} - {"dropout"}  # whose masks differ
+
+
+@pytest.mark.parametrize("drop", [tt.dropout, composed.dropout])
+def test_dropout_scales_what_it_keeps(drop):
+    x = tt.Tensor(X, requires_grad=True)
+    y = drop(x, 0.4)
+    y.backward(np.ones(y.shape))
+    mask = np.where(y.data == 0, 0, 1 / 0.6)
+    assert 0 < (mask == 0).sum() < X.size
+    np.testing.assert_allclose(y.data, X * mask)
+    np.testing.assert_allclose(x.grad, mask)
 
 
 def values_and_gradients(fn, arrays, dtype=np.float64):
@@ -38,6 +72,31 @@ def test_fused_is_what_it_is_composed_of(fused, plain, arrays):
     results = zip(values_and_gradients(fused, arrays), values_and_gradients(plain, arrays), strict=True)
     for result, reference in results:
         np.testing.assert_allclose(result, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_composed_runs_on_every_device(device):
+    qkv = [tt.tensor(a, dtype=np.float32, device=device) for a in QKV]
+    x = tt.tensor(X, dtype=np.float32, device=device)
+    results = [composed.causal_attention(*qkv, dropout=0.1), composed.cross_entropy(x, TARGETS), composed.softmax(x)]
+    assert all(y.device == device.name for y in results)
+
+
+OTHER_FORMS = {
+    "softmax of axis 0": lambda ops: ops.softmax(tt.Tensor(X), axis=0),
+    "log_softmax of axis 0": lambda ops: ops.log_softmax(tt.Tensor(X), axis=0),
+    "layer_norm without a bias": lambda ops: ops.layer_norm(tt.Tensor(X), W[0], eps=0.1),
+    "linear without a bias": lambda ops: ops.linear(tt.Tensor(X), tt.Tensor(W)),
+    "gelu_linear without a bias": lambda ops: ops.gelu_linear(tt.Tensor(X), tt.Tensor(W)),
+    "cross_entropy of a batch": lambda ops: ops.cross_entropy(
+        tt.Tensor(X[:6].reshape(2, 3, 12)), [[0, 1, 2], [3, 4, 5]]
+    ),
+    "cross_entropy, another index ignored": lambda ops: ops.cross_entropy(tt.Tensor(X), TARGETS % 12, ignore_index=3),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS.values(), ids=OTHER_FORMS)
+def test_other_forms_agree_too(form):
+    np.testing.assert_allclose(form(tt).data, form(composed).data, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("fused", "plain", "arrays"), PAIRS, ids=[pair[0].__name__ for pair in PAIRS])

@@ -16,7 +16,8 @@ from kernels.cpu.threads import set_num_threads
 from kernels.options import AdamWOptions, DropoutOptions
 from tests.engine import cases
 from tinytensor.gradcheck import gradcheck
-from tinytensor.ops.fused import CausalAttention, LinearCrossEntropy
+from tinytensor.ops.attention import CausalAttention
+from tinytensor.ops.losses import LinearCrossEntropy
 from tinytensor.tensor import Tensor
 
 RNG = np.random.default_rng(0)

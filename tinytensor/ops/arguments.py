@@ -1,4 +1,4 @@
-"""How the operations' arguments may be spelled: axes from either end, shapes with or without parentheses, `dim`.
+"""How arguments may be spelled: anything for a tensor, axes from either end, shapes with or without parentheses, `dim`.
 
 Used by all other files of `tinytensor.ops`; there is no operation in here.
 """
@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinytensor.tensor import Tensor, TensorLike
+
 F = TypeVar("F", bound=Callable[..., Any])
-TORCH_NAMES = {"dim": "axis", "keepdim": "keepdims"}
+TORCH_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
 
 
 def torch_names(function: F) -> F:
-    """`function`, which also takes PyTorch's `dim` and `keepdim` for `axis` and `keepdims`."""
+    """`function`, which also takes PyTorch's `dim` (or `dims`) and `keepdim` for `axis` and `keepdims`."""
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -29,6 +31,11 @@ def torch_names(function: F) -> F:
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def as_tensor(x: TensorLike) -> Tensor:
+    """x itself if it is a Tensor; an array, list or number as a constant."""
+    return x if isinstance(x, Tensor) else Tensor(x)
 
 
 def one_axis(name: str, axis: Any, ndim: int) -> int:
@@ -50,7 +57,9 @@ def all_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """The axes that None (all), an integer or a sequence of integers means, each once; none of a 0-d tensor."""
     if axis is None:
         return tuple(range(ndim))
-    axes = [one_axis(name, a, ndim) for a in (axis if isinstance(axis, Iterable) else (axis,))]
+    axes = [
+        one_axis(name, a, ndim) for a in (axis if isinstance(axis, Iterable) and not isinstance(axis, str) else (axis,))
+    ]
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: axis {axis} names an axis twice")
     return tuple(axes) if ndim else ()

@@ -2,18 +2,17 @@
 
 Each class is one operation: `forward`, then its VJP, with the formula in the docstring (g = dL/dy, gx = dL/dx). Where
 the inputs broadcast, a VJP returns gradients of the result's shape and the engine sums them down, so `Add.vjp` is just
-`g, g`. Dtypes are NumPy's, but for integers that meet floats: as in PyTorch they take the float's dtype, or float32
-where a function makes floats of them, so nothing becomes float64 unasked. The public functions follow at the end of
-the file. Read `reduce.py` next.
+`g, g`. The dtype rules are in `dtypes.py`. The public functions follow at the end of the file. Read `reduce.py` next.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import DTypeLike
 
-from tinytensor.backend import array_module, kernels_for
-from tinytensor.tensor import DEFAULT_DTYPE, Function, Tensor, TensorLike, as_array, raw
+from tinytensor.backend import array_module
+from tinytensor.ops.arguments import as_tensor
+from tinytensor.ops.dtypes import boolean, floating, module_of, promoted
+from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
 
 class Add(Function):
@@ -60,6 +59,17 @@ class Div(Function):
     def vjp(self, g):
         ga = g / self.b
         return ga, -ga * self.y if self.needs_grad[1] else None
+
+
+class Remainder(Function):
+    """y = a - b floor(a / b), which has the sign of b;  ga = g,  gb = -g floor(a / b)"""
+
+    def forward(self, a, b):
+        self.a, self.b = self.save(*promoted(a, b))
+        return module_of(a, b).remainder(self.a, self.b)
+
+    def vjp(self, g):
+        return g, -g * array_module(g).floor_divide(self.a, self.b) if self.needs_grad[1] else None
 
 
 class Pow(Function):
@@ -120,6 +130,28 @@ class Sqrt(Function):
         return (g / (2 * self.y),)
 
 
+class Sin(Function):
+    """y = sin(x);  gx = g cos(x)"""
+
+    def forward(self, x):
+        self.x = self.save(floating(x))
+        return array_module(x).sin(self.x)
+
+    def vjp(self, g):
+        return (g * array_module(g).cos(self.x),)
+
+
+class Cos(Function):
+    """y = cos(x);  gx = -g sin(x)"""
+
+    def forward(self, x):
+        self.x = self.save(floating(x))
+        return array_module(x).cos(self.x)
+
+    def vjp(self, g):
+        return (-g * array_module(g).sin(self.x),)
+
+
 class Tanh(Function):
     """y = tanh(x);  gx = g (1 - y^2)"""
 
@@ -129,43 +161,6 @@ class Tanh(Function):
 
     def vjp(self, g):
         return (g * (1 - self.y * self.y),)
-
-
-class Sigmoid(Function):
-    """y = 1 / (1 + exp(-x));  gx = g y (1 - y)"""
-
-    def forward(self, x):
-        # the same function through tanh, which cannot overflow
-        self.y = self.save(0.5 + 0.5 * array_module(x).tanh(0.5 * floating(x)))
-        return self.y
-
-    def vjp(self, g):
-        return (g * self.y * (1 - self.y),)
-
-
-class ReLU(Function):
-    """y = max(x, 0);  gx = g where x > 0, else 0"""
-
-    def forward(self, x):
-        self.y = self.save(array_module(x).maximum(x, x.dtype.type(0)))
-        return self.y
-
-    def vjp(self, g):
-        return (g * (self.y > 0),)
-
-
-class GELU(Function):
-    """y = x Phi(x), with Phi approximated by tanh as in GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415)
-
-    In elementary operations: `tinytensor.ops.composed.gelu`.
-    """
-
-    def forward(self, x):
-        self.x = self.save(floating(x))
-        return kernels_for(x).gelu_forward(self.x)
-
-    def vjp(self, g):
-        return (kernels_for(g).gelu_backward(g, self.x),)
 
 
 class Abs(Function):
@@ -212,7 +207,10 @@ class Where(Function):
 
     def forward(self, condition, a, b):
         self.condition = self.save(condition)
-        return module_of(condition, a, b).where(condition, *promoted(a, b))
+        y = module_of(condition, a, b).where(condition, *promoted(a, b))
+        if not (hasattr(a, "dtype") or hasattr(b, "dtype")):  # two Python numbers, whose floats would be float64
+            y = y.astype(as_array([a, b]).dtype, copy=False)
+        return y
 
     def vjp(self, g):
         xp = array_module(g)
@@ -231,30 +229,6 @@ class Cast(Function):
 
     def vjp(self, g):
         return (g,)
-
-
-def floating(x):
-    """x, or if it is an array of integers or booleans, that array in float32."""
-    return x.astype(DEFAULT_DTYPE) if hasattr(x, "dtype") and x.dtype.kind != "f" else x
-
-
-def promoted(a, b):
-    """a and b, where an array of integers that meets floats is cast to their dtype, and to float32 beside a number."""
-    if is_floating(a) and not is_floating(b) and hasattr(b, "dtype"):
-        return a, b.astype(getattr(a, "dtype", DEFAULT_DTYPE))
-    if is_floating(b) and not is_floating(a) and hasattr(a, "dtype"):
-        return a.astype(getattr(b, "dtype", DEFAULT_DTYPE)), b
-    return a, b
-
-
-def is_floating(x: object) -> bool:
-    """Whether x is an array of floats, or a Python float."""
-    return x.dtype.kind == "f" if hasattr(x, "dtype") else isinstance(x, float)
-
-
-def module_of(*operands):
-    """The namespace of the first operand that is an array; the others are numbers, or on the same device."""
-    return array_module(next((x for x in operands if hasattr(x, "dtype")), 0))
 
 
 def add(a: TensorLike, b: TensorLike) -> Tensor:
@@ -277,9 +251,19 @@ def div(a: TensorLike, b: TensorLike) -> Tensor:
     return Div()(a, b)
 
 
+def remainder(a: TensorLike, b: TensorLike) -> Tensor:
+    """a % b, elementwise: what a leaves when divided by b, with the sign of b, as in Python."""
+    return Remainder()(a, b)
+
+
 def pow(a: TensorLike, b: TensorLike) -> Tensor:
     """a ** b, elementwise."""
     return Pow()(a, b)
+
+
+def square(x: TensorLike) -> Tensor:
+    """x * x, elementwise."""
+    return Mul()(x, x)
 
 
 def neg(x: TensorLike) -> Tensor:
@@ -302,6 +286,16 @@ def sqrt(x: TensorLike) -> Tensor:
     return Sqrt()(x)
 
 
+def sin(x: TensorLike) -> Tensor:
+    """The sine, elementwise; integers give float32."""
+    return Sin()(x)
+
+
+def cos(x: TensorLike) -> Tensor:
+    """The cosine, elementwise; integers give float32."""
+    return Cos()(x)
+
+
 def abs(x: TensorLike) -> Tensor:
     """|x|, elementwise; its gradient at 0 is 0."""
     return Abs()(x)
@@ -310,21 +304,6 @@ def abs(x: TensorLike) -> Tensor:
 def tanh(x: TensorLike) -> Tensor:
     """The hyperbolic tangent, elementwise; integers give float32."""
     return Tanh()(x)
-
-
-def sigmoid(x: TensorLike) -> Tensor:
-    """1 / (1 + exp(-x)), elementwise; integers give float32."""
-    return Sigmoid()(x)
-
-
-def relu(x: TensorLike) -> Tensor:
-    """max(x, 0), elementwise; its gradient at 0 is 0."""
-    return ReLU()(x)
-
-
-def gelu(x: TensorLike) -> Tensor:
-    """GPT-2's activation, x Phi(x) with Phi approximated by tanh, elementwise."""
-    return GELU()(x)
 
 
 def maximum(a: TensorLike, b: TensorLike) -> Tensor:
@@ -339,29 +318,28 @@ def minimum(a: TensorLike, b: TensorLike) -> Tensor:
 
 def where(condition: TensorLike, a: TensorLike, b: TensorLike) -> Tensor:
     """a where `condition` (boolean, broadcast) is true, else b. Raises TypeError for another condition."""
-    return Where()(_boolean("where", "condition", condition), a, b)
+    return Where()(boolean("where", "condition", condition), a, b)
 
 
 def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
     """x with `value` where `mask` (boolean, broadcast) is true. Raises TypeError for another mask."""
-    return where(_boolean("masked_fill", "mask", mask), value, x)
+    return where(boolean("masked_fill", "mask", mask), value, x)
 
 
-def clip(x: TensorLike, low: TensorLike = None, high: TensorLike = None) -> Tensor:
-    """x limited to [low, high], with no gradient beyond; None means no limit on that side. NaN stays NaN."""
-    x = x if low is None else where(raw(x) < raw(low), low, x)
-    return x if high is None else where(raw(x) > raw(high), high, x)
+def clip(x: TensorLike, min: TensorLike = None, max: TensorLike = None) -> Tensor:
+    """x limited to [min, max], numbers or tensors; None means no limit on that side. NaN stays NaN.
+
+    Where x lies beyond a bound, the gradient goes to the bound; on the bound itself it goes to x.
+    """
+    x = as_tensor(x)
+    x = x if min is None else where(x.data < raw(min), min, x)
+    return x if max is None else where(x.data > raw(max), max, x)
+
+
+clamp = clip
 
 
 def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """A copy of x in another dtype; gradients come back in x's own. Anything but floats is a constant."""
     y = Cast(dtype)(x)
     return y if y.dtype.kind == "f" else y.detach()
-
-
-def _boolean(name: str, argument: str, mask: TensorLike) -> TensorLike:
-    mask = as_array(mask) if isinstance(mask, (bool, list, tuple)) else mask
-    dtype = getattr(mask, "dtype", type(mask).__name__)
-    if dtype != np.bool_:
-        raise TypeError(f"{name}: {argument} of dtype {dtype}: must be boolean, such as x > 0")
-    return mask

@@ -1,13 +1,13 @@
 """The matrix product, in all of NumPy's forms.
 
-Read `fused.py` next.
+Read `composed.py` next, then `fused.py`.
 """
 
 from __future__ import annotations
 
 import math
 
-from tinytensor.ops.elementwise import promoted
+from tinytensor.ops.dtypes import promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, unbroadcast
 
 

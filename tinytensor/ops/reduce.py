@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import all_axes, one_axis, torch_names
-from tinytensor.ops.elementwise import cast, floating, sqrt
+from tinytensor.ops.arguments import all_axes, as_tensor, torch_names
+from tinytensor.ops.dtypes import floating, sum_dtype
+from tinytensor.ops.elementwise import cast, sqrt
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
 
 class _Reduction(Function):
-    """Options common to all reductions. axis: None (all axes), an int or a sequence of ints."""
+    """Options common to all reductions. axes: those that are reduced, counted from the front; None means all."""
 
-    def __init__(self, axis=None, keepdims=False):
-        self.axis, self.keepdims = axis, keepdims
-
-    def axes(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The axes that are reduced, of an array of `shape`: each counted from the front, or None for all."""
-        return None if self.axis is None else all_axes(type(self).__name__.lower(), self.axis, len(shape))
+    def __init__(self, axes, keepdims):
+        self.axes, self.keepdims = axes, keepdims
 
     def keep(self, g, shape):
         """g with the reduced axes of `shape` as axes of length 1."""
-        axes = self.axes(shape) if self.axis is not None else range(len(shape))
-        return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
+        return g.reshape([1 if self.axes is None or i in self.axes else n for i, n in enumerate(shape)])
 
 
 class Sum(_Reduction):
@@ -37,24 +33,40 @@ class Sum(_Reduction):
 
     def forward(self, x):
         self.shape = x.shape
-        return x.sum(axis=self.axes(x.shape), keepdims=self.keepdims)
+        return x.sum(axis=self.axes, dtype=sum_dtype(x), keepdims=self.keepdims)
 
     def vjp(self, g):
         return (array_module(g).broadcast_to(self.keep(g, self.shape), self.shape),)
+
+
+class Prod(_Reduction):
+    """y = prod_i x_i;  gx_i = g prod_{j != i} x_j, which is g y / x_i unless there is a 0"""
+
+    def forward(self, x):
+        self.x = self.save(x)
+        return x.prod(axis=self.axes, dtype=sum_dtype(x), keepdims=self.keepdims)
+
+    def vjp(self, g):
+        x, xp, axes = self.x, array_module(g), self.axes
+        is_zero = xp.equal(x, 0)
+        nonzero = xp.where(is_zero, 1, x)
+        # the product of the others is 0 but where all the zeros, one or none, are at i itself
+        only_zero = xp.equal(is_zero.sum(axis=axes, keepdims=True), is_zero)
+        return (self.keep(g, x.shape) * only_zero * (nonzero.prod(axis=axes, keepdims=True) / nonzero),)
 
 
 class Max(_Reduction):
     """y = max_i x_i;  g goes to the largest x_i, in equal parts where several are, and to a NaN, which y is then"""
 
     def forward(self, x):
-        y = x.max(axis=self.axes(x.shape), keepdims=self.keepdims)
+        y = x.max(axis=self.axes, keepdims=self.keepdims)
         self.x, self.y = self.save(x, as_array(y))
         return y
 
     def vjp(self, g):
         x, y = self.x, self.keep(self.y, self.x.shape)
         selected = (x == y) | (x != x)  # NaN is the only number that differs from itself
-        count = selected.sum(axis=self.axes(x.shape), keepdims=True).astype(g.dtype)
+        count = selected.sum(axis=self.axes, keepdims=True).astype(g.dtype)
         return (selected * (self.keep(g, x.shape) / count),)
 
 
@@ -62,16 +74,29 @@ class Min(Max):
     """y = min_i x_i;  g goes to the smallest x_i, in equal parts where several are, and to a NaN, which y is then"""
 
     def forward(self, x):
-        y = x.min(axis=self.axes(x.shape), keepdims=self.keepdims)
+        y = x.min(axis=self.axes, keepdims=self.keepdims)
         self.x, self.y = self.save(x, as_array(y))
         return y
+
+
+class Norm(_Reduction):
+    """y = sqrt(sum_i x_i^2);  gx_i = g x_i / y, and 0 where y = 0"""
+
+    def forward(self, x):
+        y = array_module(x).sqrt((x * x).sum(axis=self.axes, keepdims=self.keepdims))
+        self.x, self.y = self.save(x, as_array(y))
+        return y
+
+    def vjp(self, g):
+        xp, y = array_module(g), self.keep(self.y, self.x.shape)
+        return (self.x * (self.keep(g, self.x.shape) / xp.where(xp.equal(y, 0), 1, y)),)
 
 
 class LogSumExp(_Reduction):
     """y = log sum_i exp(x_i);  gx_i = g exp(x_i - y)"""
 
     def forward(self, x):
-        xp, x, axes = array_module(x), floating(x), self.axes(x.shape)
+        xp, x, axes = array_module(x), floating(x), self.axes
         # subtract the maximum first: exp overflows float32 above 88; if it is infinite there is nothing to subtract
         top = x.max(axis=axes, keepdims=True)
         top = xp.where(xp.isfinite(top), top, 0).astype(x.dtype)
@@ -84,28 +109,34 @@ class LogSumExp(_Reduction):
 
 @torch_names
 def sum(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The sum over `axis` (None: over everything)."""
-    return Sum(axis, keepdims)(x)
+    """The sum over `axis` (None: over everything); integers give int64."""
+    return _reduced("sum", Sum, x, axis, keepdims)
+
+
+@torch_names
+def prod(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """The product over `axis`; integers give int64."""
+    return _reduced("prod", Prod, x, axis, keepdims)
 
 
 @torch_names
 def mean(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The mean over `axis`; integers give float32, float16 is added up in float32."""
     wide = _wide(x)
-    total = sum(wide, axis, keepdims)
+    total = _reduced("mean", Sum, wide, axis, keepdims)
     return _narrow(total / _count(wide, total), x)
 
 
 @torch_names
 def max(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The maximum over `axis`, NaN where there is one."""
-    return Max(axis, keepdims)(x)
+    return _reduced("max", Max, x, axis, keepdims)
 
 
 @torch_names
 def min(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The minimum over `axis`, NaN where there is one."""
-    return Min(axis, keepdims)(x)
+    return _reduced("min", Min, x, axis, keepdims)
 
 
 @torch_names
@@ -115,6 +146,7 @@ def var(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) 
     The default is NumPy's, ddof = 0; PyTorch's is 1. With n <= ddof the result is infinite or NaN, as in both.
     """
     wide = _wide(x)
+    axis = None if axis is None else all_axes("var", axis, wide.ndim)
     centered = wide - mean(wide, axis, keepdims=True)
     total = sum(centered * centered, axis, keepdims)
     count = _count(wide, total)
@@ -128,14 +160,50 @@ def std(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) 
 
 
 @torch_names
+def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """The p-norm over `axis`: 2, the root of the sum of squares; 1, the sum of |x|; or infinity, the largest |x|.
+
+    The gradient of a norm that is 0 is 0. Raises ValueError for another p.
+    """
+    if p not in (1, 2, np.inf):
+        raise ValueError(f"norm: p {p!r}: must be 1, 2 or math.inf")
+    wide = _wide(x)
+    operation, wide = (Norm, wide) if p == 2 else (Sum if p == 1 else Max, abs(wide))
+    return _narrow(_reduced("norm", operation, wide, axis, keepdims), x)
+
+
+@torch_names
 def logsumexp(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
-    return LogSumExp(axis, keepdims)(x)
+    return _reduced("logsumexp", LogSumExp, x, axis, keepdims)
+
+
+@torch_names
+def all(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over `axis` are true (not zero); it has no gradient."""
+    return _truth("all", x, axis, keepdims)
+
+
+@torch_names
+def any(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Whether any element over `axis` is true (not zero); it has no gradient."""
+    return _truth("any", x, axis, keepdims)
+
+
+def _reduced(name: str, operation: type[_Reduction], x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
+    """Apply a reduction over what `axis` means: None (everything), an integer or a sequence of integers."""
+    x = as_tensor(x)
+    return operation(None if axis is None else all_axes(name, axis, x.ndim), keepdims)(x)
+
+
+def _truth(name: str, x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
+    array = as_array(x)
+    return Tensor(getattr(array, name)(axis=all_axes(name, axis, array.ndim), keepdims=keepdims))
 
 
 def _wide(x: TensorLike) -> Tensor:
     """x in a dtype that sums do not overflow: float32 for float16 and integers."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     return cast(x, np.float32) if x.dtype == np.float16 or x.dtype.kind != "f" else x
 
 
@@ -147,46 +215,3 @@ def _narrow(y: Tensor, x: TensorLike) -> Tensor:
 def _count(x: Tensor, total: Tensor) -> int:
     """How many elements of x each element of `total` is the sum of."""
     return x.data.size // (total.data.size or 1)
-
-
-# ---- without a gradient ----
-
-
-@torch_names
-def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Where the maximum is along `axis` (the first of several), or in the flattened x if None."""
-    return _without_gradient("argmax", x, axis, keepdims)
-
-
-@torch_names
-def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Where the minimum is along `axis` (the first of several), or in the flattened x if None."""
-    return _without_gradient("argmin", x, axis, keepdims)
-
-
-@torch_names
-def argsort(x: TensorLike, axis: int = -1) -> Tensor:
-    """The order that sorts the elements along `axis`, equal ones kept in their order."""
-    array = as_array(x)
-    if not array.ndim:
-        return Tensor(array_module(array).zeros((), dtype=np.int64))
-    return Tensor(array.argsort(axis=one_axis("argsort", axis, array.ndim), kind="stable"))
-
-
-@torch_names
-def all(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Whether all elements over `axis` are true (not zero)."""
-    return _without_gradient("all", x, axis, keepdims)
-
-
-@torch_names
-def any(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Whether any element over `axis` is true (not zero)."""
-    return _without_gradient("any", x, axis, keepdims)
-
-
-def _without_gradient(name: str, x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
-    array = as_array(x)
-    if axis is not None:
-        axis = one_axis(name, axis, array.ndim) if name.startswith("arg") else all_axes(name, axis, array.ndim)
-    return Tensor(getattr(array, name)(axis=axis if array.ndim else None, keepdims=keepdims))

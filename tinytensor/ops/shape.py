@@ -5,17 +5,17 @@ Most forwards and VJPs are views and cost nothing. Read `linalg.py` next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from tinytensor.backend import array_module, device_of, kernels_for
-from tinytensor.ops.arguments import all_axes, flat, one_axis, torch_names
+from tinytensor.backend import array_module
+from tinytensor.ops.arguments import all_axes, as_tensor, flat, one_axis, torch_names
 from tinytensor.ops.elementwise import where
-from tinytensor.tensor import Array, Function, ScatterAdd, Tensor, TensorLike, as_array, raw
+from tinytensor.ops.indexing import getitem
+from tinytensor.tensor import Function, Tensor, TensorLike
 
 
 class Reshape(Function):
@@ -75,41 +75,53 @@ class Concat(Function):
         return tuple(g[(*before, slice(stop - n, stop))] for n, stop in zip(self.sizes, stops, strict=True))
 
 
-class GetItem(Function):
-    """y = x[index];  gx = 0, with g added at index (an element selected twice gets both gradients)
+class Roll(Function):
+    """y = x moved along `axis`, what leaves at one end coming in at the other;  gx = g moved back"""
 
-    The arrays of an index are inputs, so that a change of them is noticed; `index` has ARRAY in their places.
-    """
+    def __init__(self, shift, axis):
+        self.shift, self.axis = shift, axis
 
-    ARRAY = object()
-
-    def __init__(self, index: tuple):
-        self.index = index
-
-    def forward(self, x, *arrays):
-        rest = iter(self.save(x.shape, *arrays)[1:])
-        self.selected = tuple([next(rest) if part is GetItem.ARRAY else part for part in self.index])
-        return x[self.selected]
+    def forward(self, x):
+        return array_module(x).roll(x, self.shift, self.axis)
 
     def vjp(self, g):
-        return (ScatterAdd(partial(self._add_into, g)), *[None] * (len(self.needs_grad) - 1))
-
-    def _add_into(self, g, gx):
-        if GetItem.ARRAY not in self.index:  # numbers and slices select no element twice
-            gx[self.selected] += g
-        else:  # number the elements, select the numbers, and add g there: one scatter serves every kind of index
-            positions = array_module(g).arange(gx.size).reshape(gx.shape)[self.selected]
-            kernels_for(g).embedding_backward(g[..., None], positions, gx.reshape(gx.size, 1))
+        return (array_module(g).roll(g, [-n for n in self.shift], self.axis),)
 
 
-def reshape(x: TensorLike, *shape) -> Tensor:
+class Pad(Function):
+    """y = x between constants along each axis;  gx = the part of g that x became"""
+
+    def __init__(self, widths, value):
+        self.widths, self.value = widths, value
+
+    def forward(self, x):
+        self.inner = tuple([slice(before, before + n) for (before, _), n in zip(self.widths, x.shape, strict=True)])
+        y = array_module(x).full([n + sum(w) for w, n in zip(self.widths, x.shape, strict=True)], self.value, x.dtype)
+        y[self.inner] = x
+        return y
+
+    def vjp(self, g):
+        return (g[self.inner],)
+
+
+class Contiguous(Function):
+    """y = x in row-major order;  gx = g"""
+
+    def forward(self, x):
+        return array_module(x).ascontiguousarray(x)
+
+    def vjp(self, g):
+        return (g,)
+
+
+def reshape(x: TensorLike, *shape: Any) -> Tensor:
     """x with another shape of the same size: reshape(x, 2, 3) or reshape(x, (2, 3)); one length may be -1."""
     return Reshape(flat("reshape", shape))(x)
 
 
 def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
     """x with the axes `start` to `end`, both included, made one."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     if x.ndim == 0:
         return reshape(x, 1)
     start, end = one_axis("flatten", start, x.ndim), one_axis("flatten", end, x.ndim)
@@ -118,9 +130,10 @@ def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
     return reshape(x, *x.shape[:start], int(np.prod(x.shape[start : end + 1])), *x.shape[end + 1 :])
 
 
-def permute(x: TensorLike, *axes) -> Tensor:
+def permute(x: TensorLike, *axes: Any) -> Tensor:
     """x with its axes in the order `axes`: permute(x, 0, 2, 1) or permute(x, (0, 2, 1))."""
-    order, ndim = flat("permute", axes), raw(x).ndim
+    x = as_tensor(x)
+    order, ndim = flat("permute", axes), x.ndim
     if len(order) != ndim:
         raise ValueError(f"permute: axes {order}: must name each of the {ndim} axes once")
     return Transpose(all_axes("permute", order, ndim))(x)
@@ -131,23 +144,29 @@ def transpose(x: TensorLike, axis1: int | None = None, axis2: int | None = None)
     if axis1 is None or axis2 is None:
         if axis1 is not axis2:
             raise TypeError("transpose: give both axes to exchange, or none to reverse all; permute takes an order")
-        return permute(x, *range(raw(x).ndim)[::-1])
-    return swapaxes(x, axis1, axis2)
+        return permute(x, *range(as_tensor(x).ndim)[::-1])
+    return _exchanged("transpose", x, axis1, axis2)
 
 
 def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
     """x with two axes exchanged."""
-    ndim = raw(x).ndim
-    first, second = one_axis("swapaxes", axis1, ndim), one_axis("swapaxes", axis2, ndim)
+    return _exchanged("swapaxes", x, axis1, axis2)
+
+
+def _exchanged(name: str, x: TensorLike, axis1: int, axis2: int) -> Tensor:
+    x = as_tensor(x)
+    ndim = x.ndim
+    first, second = one_axis(name, axis1, ndim), one_axis(name, axis2, ndim)
     axes = list(range(ndim))
     if ndim:
         axes[first], axes[second] = axes[second], axes[first]
     return Transpose(tuple(axes))(x)
 
 
-def expand(x: TensorLike, *shape) -> Tensor:
+def expand(x: TensorLike, *shape: Any) -> Tensor:
     """x broadcast to `shape`; -1 keeps a length."""
-    lengths, own = flat("expand", shape), raw(x).shape
+    x = as_tensor(x)
+    lengths, own = flat("expand", shape), x.shape
     if len(lengths) < len(own):
         raise ValueError(f"expand: {lengths} has fewer axes than {own}")
     own = (1,) * (len(lengths) - len(own)) + own
@@ -157,7 +176,8 @@ def expand(x: TensorLike, *shape) -> Tensor:
 @torch_names
 def squeeze(x: TensorLike, axis: Any = None) -> Tensor:
     """x without `axis` (one or several), which must have length 1; without all axes of length 1 if None."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     if axis is None:
         return Reshape(tuple(n for n in shape if n != 1))(x)
     axes = all_axes("squeeze", axis, len(shape))
@@ -169,7 +189,8 @@ def squeeze(x: TensorLike, axis: Any = None) -> Tensor:
 @torch_names
 def unsqueeze(x: TensorLike, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
     place = one_axis("unsqueeze", axis, len(shape) + 1)
     return Reshape((*shape[:place], 1, *shape[place:]))(x)
 
@@ -177,9 +198,10 @@ def unsqueeze(x: TensorLike, axis: int) -> Tensor:
 @torch_names
 def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, at least one, in a row along `axis`; other lengths must agree."""
+    xs = list(map(as_tensor, xs))
     if not xs:
         raise ValueError("concat: no tensors given; it needs at least one")
-    if not (ndim := raw(xs[0]).ndim):
+    if not (ndim := xs[0].ndim):
         raise ValueError("concat: 0-d tensors have no axis to be joined along; use stack")
     return Concat(one_axis("concat", axis, ndim))(*xs)
 
@@ -187,95 +209,135 @@ def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
 @torch_names
 def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """The tensors `xs`, of one shape, along a new axis."""
-    return concat([unsqueeze(x, axis) for x in xs], axis)
+    xs = list(map(as_tensor, xs))
+    place = one_axis("stack", axis, xs[0].ndim + 1) if xs else 0
+    return concat([unsqueeze(x, place) for x in xs], place)
 
 
 @torch_names
 def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Pieces of x along `axis`: of `size` each (the last may be smaller), or of the sizes listed."""
-    shape = raw(x).shape
+    x = as_tensor(x)
+    shape = x.shape
+    if not shape:
+        raise ValueError("split: a 0-d tensor has no axis to be split along")
     axis = one_axis("split", axis, len(shape))
-    length = shape[axis] if shape else 0
-    if isinstance(size, (int, np.integer)):
+    length = shape[axis]
+    if isinstance(size, Iterable):
+        sizes = list(flat("split", (size,)))
+    else:
+        (size,) = flat("split", (size,))
         if size < 1:
             raise ValueError(f"split: size {size}: must be at least 1")
-        sizes = [min(int(size), length - start) for start in range(0, length, int(size))] or [0]
-    else:
-        sizes = list(flat("split", (tuple(size),)))
+        sizes = [min(size, length - start) for start in range(0, length, size)] or [0]
     if sum(sizes) != length or min(sizes, default=0) < 0:
         raise ValueError(f"split: sizes {sizes} must not be negative and add up to {length}, the length of axis {axis}")
     before = (slice(None),) * axis
     return tuple(getitem(x, (*before, slice(stop - n, stop))) for n, stop in zip(sizes, accumulate(sizes), strict=True))
 
 
-def getitem(x: TensorLike, index: Any) -> Tensor:
-    """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy.
+@torch_names
+def chunk(x: TensorLike, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` pieces of x along `axis`, all of one size but the last, which may be smaller, as in PyTorch."""
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks {chunks}: must be at least 1")
+    x = as_tensor(x)
+    shape = x.shape
+    if not shape:
+        raise ValueError("chunk: a 0-d tensor has no axis to be split along")
+    place = one_axis("chunk", axis, len(shape))
+    return split(x, max(1, -(-shape[place] // chunks)), place)
 
-    Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
-    GPU already synchronizes.
+
+@torch_names
+def unbind(x: TensorLike, axis: int = 0) -> tuple[Tensor, ...]:
+    """The slices of x along `axis`, which they lack."""
+    x = as_tensor(x)
+    shape = x.shape
+    if not shape:
+        raise ValueError("unbind: a 0-d tensor has no axis to be taken apart along")
+    before = (slice(None),) * one_axis("unbind", axis, len(shape))
+    return tuple(getitem(x, (*before, i)) for i in range(shape[len(before)]))
+
+
+def repeat(x: TensorLike, *counts: Any) -> Tensor:
+    """x again and again along each axis: repeat(x, 2, 3) or repeat(x, (2, 3)), as PyTorch's `repeat`, NumPy's `tile`.
+
+    A count for each axis of x, from the last on; more of them make new leading axes. Raises ValueError for fewer.
     """
-    parts = index if isinstance(index, tuple) else (index,)
-    plain, arrays = [], []
-    for part in map(_index_part, parts):
-        is_plain = part is None or part is Ellipsis or type(part) in (int, slice)
-        plain.append(part if is_plain else GetItem.ARRAY)
-        if not is_plain:
-            arrays.append(part)
-    _require_in_range(raw(x), plain, arrays)
-    return GetItem(tuple(plain))(x, *[_beside(x, part) for part in arrays])
+    x = as_tensor(x)
+    times, shape = flat("repeat", counts), x.shape
+    if len(times) < len(shape) or min(times, default=0) < 0:
+        raise ValueError(
+            f"repeat: counts {times}: must be at least one for each axis of {shape}, none of them negative"
+        )
+    shape = (1,) * (len(times) - len(shape)) + shape
+    # (n, m) -> (1, n, 1, m) -> (count, n, count, m) -> (count n, count m)
+    apart = reshape(x, [length for n in shape for length in (1, n)])
+    repeated = expand(apart, [length for count, n in zip(times, shape, strict=True) for length in (count, n)])
+    return reshape(repeated, [count * n for count, n in zip(times, shape, strict=True)])
+
+
+def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
+    """x with `value` added around it: a pair (before, after) for each axis of x, as NumPy's `pad`.
+
+    Raises ValueError for anything else, such as PyTorch's flat list of widths, which starts with the last axis.
+    """
+    x = as_tensor(x)
+    shape = x.shape
+    pairs = list(pad_width)
+    if len(pairs) != len(shape) or not all(isinstance(w, Sequence) and len(w) == 2 for w in pairs):
+        raise ValueError(f"pad: pad_width {pad_width!r}: must be a pair (before, after) for each axis of {shape}")
+    widths = [flat("pad", tuple(pair)) for pair in pairs]
+    if any(n < 0 for pair in widths for n in pair):
+        raise ValueError(f"pad: pad_width {pad_width!r}: must not be negative; slice x instead")
+    return Pad(widths, value)(x)
+
+
+@torch_names
+def flip(x: TensorLike, axis: Any = None) -> Tensor:
+    """x read backwards along `axis`: one, several, or all if None."""
+    x = as_tensor(x)
+    ndim = x.ndim
+    axes = all_axes("flip", axis, ndim)
+    return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(ndim)))
+
+
+@torch_names
+def roll(x: TensorLike, shift: int | Sequence[int], axis: Any = None) -> Tensor:
+    """x with its elements moved by `shift` along `axis`, those that leave at one end coming in at the other.
+
+    Both may be sequences of one length; without an axis, x is moved as if it were flat.
+    """
+    x = as_tensor(x)
+    shifts = flat("roll", (shift,))
+    if axis is None:
+        return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
+    axes = [one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))]
+    if len(axes) != len(shifts):
+        raise ValueError(f"roll: shift {shift} and axis {axis}: must be as many of one as of the other")
+    return Roll(shifts, axes)(x) if x.ndim else x
+
+
+def contiguous(x: TensorLike) -> Tensor:
+    """x in row-major order without gaps: itself if its memory is so, else a copy."""
+    x = as_tensor(x)
+    return x if x.data.flags.c_contiguous else Contiguous()(x)
 
 
 def tril(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes: 0 above the given diagonal."""
-    return where(_triangle("tril", x, diagonal), x, raw(x).dtype.type(0))
+    x = as_tensor(x)
+    return where(_triangle("tril", x, diagonal), x, x.dtype.type(0))
 
 
 def triu(x: TensorLike, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes: 0 below the given diagonal."""
-    return where(_triangle("triu", x, diagonal - 1), raw(x).dtype.type(0), x)
+    x = as_tensor(x)
+    return where(_triangle("triu", x, diagonal - 1), x.dtype.type(0), x)
 
 
-def _triangle(name: str, x: TensorLike, diagonal: int):
-    array = raw(x)
-    if array.ndim < 2:
-        raise ValueError(f"{name}: a tensor of shape {array.shape} has no two last axes")
-    return array_module(array).tri(*array.shape[-2:], k=diagonal, dtype=bool)
-
-
-def _index_part(part):
-    """A part of an index: None, Ellipsis, an int, a slice, or an array (raw or a Tensor) of integers or booleans."""
-    if part is None or part is Ellipsis or isinstance(part, slice):
-        return part
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-        return int(part)
-    if isinstance(part, (list, tuple, bool, range)):
-        part = np.asarray(part) if np.size(part) else np.zeros(np.shape(part), np.int64)
-    kind = raw(part).dtype.kind if hasattr(raw(part), "dtype") else None
-    if kind not in ("i", "u", "b"):
-        raise IndexError(f"an index of {part!r:.40}: must be integers, slices, None, ..., integer arrays or masks")
-    return part
-
-
-def _require_in_range(x: Array, plain: list, arrays: list) -> None:
-    """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
-    taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
-    taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)
-    rest, axis = iter(arrays), 0
-    for part in plain:
-        if part is Ellipsis:
-            axis += x.ndim - taken
-        elif part is GetItem.ARRAY:
-            array = raw(next(rest))
-            if array.dtype.kind != "b" and array.size and axis < x.ndim:
-                low, high, n = int(array.min()), int(array.max()), x.shape[axis]
-                if low < -n or high >= n:
-                    raise IndexError(f"index {low if low < -n else high} is out of range for axis {axis} of length {n}")
-            axis += array.ndim if array.dtype.kind == "b" else 1
-        elif part is not None:
-            axis += 1
-
-
-def _beside(x: TensorLike, part: TensorLike) -> TensorLike:
-    """An index on x's device; a Tensor that is there already stays itself, so that its changes are noticed."""
-    array = device_of(raw(x)).put(raw(part))
-    return part if array is raw(part) else as_array(array)
+def _triangle(name: str, x: Tensor, diagonal: int):
+    if x.ndim < 2:
+        raise ValueError(f"{name}: a tensor of shape {x.shape} has no two last axes")
+    return array_module(x.data).tri(*x.shape[-2:], k=diagonal, dtype=bool)

@@ -25,7 +25,7 @@ import numpy as np
 
 from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
 from tinytensor.nn import Module, Parameter
-from tinytensor.ops.fused import IGNORE
+from tinytensor.ops.losses import IGNORE
 from tinytensor.random import batch_rows, first_row, get_rng_state, set_rng_state
 
 PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
