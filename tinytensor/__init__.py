@@ -165,9 +165,9 @@ from tinytensor.optim import clip_grad_norm_, clip_scale, cosine_schedule, grad_
 from tinytensor.random import batch_rows, fold, manual_seed, random_generator, seeded
 from tinytensor.tensor import Function, ScatterAdd, Tensor, is_grad_enabled, no_grad
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 cat = concat
 
