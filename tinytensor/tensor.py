@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from tinytensor.backend import array_module, device_of, to_numpy
+from tinytensor.backend import array_module, device_of, require_current, to_numpy
 
 if TYPE_CHECKING:  # methods call operations, which are made of Tensors: `methods.py` adds them once all of it exists
     from tinytensor.methods import Methods
@@ -356,6 +356,9 @@ def _raw_arrays(inputs: tuple) -> list:
     arrays = [x._data if isinstance(x, Tensor) else _plain(x) for x in inputs]
     if not any(map(is_array, arrays)):
         arrays = [x if x is None else as_array(x) for x in arrays]
+    for array in arrays:
+        if type(array) is not np.ndarray:
+            require_current(array)  # CuPy would compute on the wrong GPU
     return arrays
 
 

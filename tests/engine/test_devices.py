@@ -233,3 +233,19 @@ def test_a_device_reports_its_memory(device):
     else:
         used, total = device.memory()
         assert 12 <= used < total
+
+
+@needs_compiler
+@pytest.mark.parametrize("operation", [lambda x: x + 1, lambda x: x @ x, lambda x: tt.softmax(x), lambda x: x.sum()])
+def test_an_operation_on_a_gpu_that_is_not_current_is_refused(operation):
+    first, second = tt.device("emulated"), tt.device("emulated:1")
+    x = tt.ones(3, 3, device=second)
+    with pytest.raises(
+        tt.DeviceError, match=r"is on 'emulated:1' while 'emulated' .*call tt.device\('emulated:1'\).use"
+    ):
+        operation(x)
+    second.use()
+    try:
+        assert operation(x).device == "emulated:1"
+    finally:
+        first.use()
