@@ -42,6 +42,11 @@ def device_name(xp: ModuleType, index: int = 0) -> str:
     return f"cuda:{index}"
 
 
+@functools.cache
+def _has_several_gpus(xp: ModuleType) -> bool:
+    return xp.cuda.runtime.getDeviceCount() > 1
+
+
 def require_current(x) -> None:
     """Raise DeviceError if the array `x` lies on a GPU other than this thread's current one.
 
@@ -49,7 +54,7 @@ def require_current(x) -> None:
     or leave its result on the wrong GPU. NumPy arrays and numbers always pass.
     """
     xp = array_module(x)
-    if xp is np:
+    if xp is np or not _has_several_gpus(xp):
         return
     own, current = x.device.id, xp.cuda.runtime.getDevice()
     if own != current:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 try:
-    from kernels.namespace import EMULATED, DeviceError, array_module, device_name, require_current
+    from kernels.namespace import EMULATED, DeviceError, array_module, device_name
 except ImportError:
     found = importlib.util.find_spec("kernels")  # Hugging Face has a package of this name too
     if found is None or any(Path(p, "namespace.py").exists() for p in found.submodule_search_locations or ()):

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from tinytensor.backend import array_module, device_of, require_current, to_numpy
+from kernels.namespace import require_current
+from tinytensor.backend import array_module, device_of, to_numpy
 
 if TYPE_CHECKING:  # methods call operations, which are made of Tensors: `methods.py` adds them once all of it exists
     from tinytensor.methods import Methods
