@@ -118,14 +118,14 @@ def reshape(x: TensorLike, *shape) -> Tensor:
     return Reshape(flat("reshape", shape))(x)
 
 
-def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
-    """x with the axes `start` to `end`, both included, made one."""
+def flatten(x: TensorLike, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """x with the axes `start_dim` to `end_dim`, both included, made one."""
     x = as_tensor(x)
     if x.ndim == 0:
         return reshape(x, 1)
-    start, end = one_axis("flatten", start, x.ndim), one_axis("flatten", end, x.ndim)
+    start, end = one_axis("flatten", start_dim, x.ndim), one_axis("flatten", end_dim, x.ndim)
     if start > end:
-        raise ValueError(f"flatten: start {start} comes after end {end}")
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     return reshape(x, *x.shape[:start], int(np.prod(x.shape[start : end + 1])), *x.shape[end + 1 :])
 
 
