@@ -143,7 +143,7 @@ def mse_loss(x: TensorLike, targets: TensorLike, reduction: str = "mean") -> Ten
 
     Raises ValueError for two shapes, which would broadcast to a loss that nobody means, and for another reduction.
     """
-    x, targets = (as_tensor(t) for t in (x, targets))
+    x, targets = as_tensor(x), as_tensor(targets)
     if x.shape != targets.shape:
         raise ValueError(f"mse_loss: x has shape {x.shape} and targets {targets.shape}: must be one shape")
     _require_reduction("mse_loss", reduction)

@@ -84,7 +84,7 @@ class Roll(Function):
         return array_module(x).roll(x, self.shift, self.axis)
 
     def vjp(self, g):
-        return (array_module(g).roll(g, [-n for n in self.shift], self.axis),)
+        return (array_module(g).roll(g, tuple([-n for n in self.shift]), self.axis),)
 
 
 class Pad(Function):
@@ -95,7 +95,8 @@ class Pad(Function):
 
     def forward(self, x):
         self.inner = tuple([slice(before, before + n) for (before, _), n in zip(self.widths, x.shape, strict=True)])
-        y = array_module(x).full([n + sum(w) for w, n in zip(self.widths, x.shape, strict=True)], self.value, x.dtype)
+        shape = tuple([before + n + after for (before, after), n in zip(self.widths, x.shape, strict=True)])
+        y = array_module(x).full(shape, self.value, dtype=x.dtype)
         y[self.inner] = x
         return y
 
@@ -312,7 +313,7 @@ def roll(x: TensorLike, shift: int | Sequence[int], axis=None) -> Tensor:
     shifts = flat("roll", (shift,))
     if axis is None:
         return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
-    axes = [one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))]
+    axes = tuple([one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))])
     if len(axes) != len(shifts):
         raise ValueError(f"roll: shift {shift} and axis {axis}: must be as many of one as of the other")
     return Roll(shifts, axes)(x) if x.ndim else x
