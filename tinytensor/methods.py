@@ -189,9 +189,9 @@ class Methods:
         """As `reshape`."""
         return shape.reshape(self, *lengths)
 
-    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
-        """With the axes `start` to `end`, both included, made one."""
-        return shape.flatten(self, start, end)
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """With the axes `start_dim` to `end_dim`, both included, made one."""
+        return shape.flatten(self, start_dim, end_dim)
 
     def permute(self, *axes: Any) -> Tensor:
         """With the axes in the order `axes`."""

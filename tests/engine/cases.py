@@ -138,7 +138,7 @@ def reduced(draw, values=ANY, min_side=0, **options):
 
 
 @st.composite
-def spread(draw, ddof=1):
+def reduced_with_ddof(draw, ddof=1):
     """As `reduced`, with at least two elements under each result."""
     call = draw(reduced(min_side=2).filter(lambda c: c.arrays[0].ndim and c.options["axis"] != ()))
     return Call(call.arrays, {**call.options, "ddof": draw(st.sampled_from([0, ddof]))})
@@ -199,7 +199,7 @@ def joined(draw, same=False):
 
 
 @st.composite
-def parted(draw):
+def split_sizes(draw):
     """An array, and `size`: a length (with a rest) or a list of lengths along `axis`."""
     x = draw(array(draw(shapes(1, 3, 1))))
     axis = draw(st.integers(-x.ndim, x.ndim - 1))
@@ -316,14 +316,14 @@ def multiplied(draw):
 
 
 @st.composite
-def affine(draw):
+def linear_inputs(draw):
     inputs, outputs = draw(st.integers(0, 4)), draw(st.integers(0, 4))
     x, weight = draw(array((*draw(leading()), inputs))), draw(array((inputs, outputs)))
     return Call((x, weight, draw(array((outputs,)))) if draw(st.booleans()) else (x, weight))
 
 
 @st.composite
-def looked_up(draw):
+def ids_and_weight(draw):
     rows = draw(st.integers(1, 5))
     dtype = draw(st.sampled_from([np.int64, np.int32, np.uint16]))
     ids = draw(hnp.arrays(dtype, shapes(0, 2, 0, 4), elements=st.integers(0, rows - 1)))
@@ -331,7 +331,7 @@ def looked_up(draw):
 
 
 @st.composite
-def normalised(draw, bias=True):
+def normalized(draw, bias=True):
     width = draw(st.integers(1, 5))
     x = draw(array((*draw(leading()), width), distinct()))
     vectors = [draw(array((width,))) for _ in range(draw(st.integers(bias, 1 + bias)))]  # a weight, perhaps a bias
@@ -593,7 +593,7 @@ def cross_entropy_with_options_reference(logits, targets, weight=1, *, ignore_in
 
 
 @st.composite
-def attended_freely(draw):
+def attention_inputs(draw):
     """q, k, v with their own numbers of queries and keys, and perhaps a mask, some of whose rows see nothing."""
     lead = draw(shapes(0, 2, 1, 2))
     queries, keys, size, width = (draw(st.integers(1, 3)) for _ in range(4))
@@ -657,7 +657,7 @@ CASES = [
     Case("mean", tt.mean, np.mean, reduced(min_side=1)),
     Case("max", tt.max, np.max, reduced(distinct(), 1)),
     Case("min", tt.min, np.min, reduced(distinct(), 1)),
-    Case("var", tt.var, np.var, spread()),
+    Case("var", tt.var, np.var, reduced_with_ddof()),
     Case("logsumexp", tt.logsumexp, lambda x, **options: np.log(np.sum(np.exp(x), **options)), reduced(min_side=1)),
     Case("prod", tt.prod, np.prod, reduced(with_zeros)),
     Case("norm", tt.norm, norm_reference, reduced(distinct(), 1, p=st.just(2))),
@@ -674,7 +674,7 @@ CASES = [
     Case("unsqueeze", tt.unsqueeze, np.expand_dims, axes(1, min_dims=0, beyond=1)),
     Case("concat", lambda *xs, axis: tt.concat(xs, axis), lambda *xs, axis: np.concatenate(xs, axis), joined()),
     Case("stack", lambda *xs, axis: tt.stack(xs, axis), lambda *xs, axis: np.stack(xs, axis), joined(same=True)),
-    Case("split", split_and_join, split_and_join_reference, parted()),
+    Case("split", split_and_join, split_and_join_reference, split_sizes()),
     Case("chunk", in_one_piece(tt.chunk), chunk_reference, chunked()),
     Case("unbind", in_one_piece(tt.unbind), unbind_reference, axes(1, min_side=1)),
     Case("repeat", lambda x, counts: tt.repeat(x, *counts), lambda x, counts: np.tile(x, counts), repeated()),
@@ -696,10 +696,10 @@ CASES = [
     # fused
     Case("softmax", tt.softmax, softmax, axes(1)),
     Case("log_softmax", tt.log_softmax, lambda x, axis: np.log(softmax(x, axis)), axes(1)),
-    Case("layer_norm", tt.layer_norm, layer_norm, normalised()),
-    Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, affine()),
-    Case("gelu_linear", tt.gelu_linear, lambda x, weight, bias=0: gelu(x) @ weight + bias, affine()),
-    Case("embedding", tt.embedding, lambda ids, weight: weight[ids], looked_up()),
+    Case("layer_norm", tt.layer_norm, layer_norm, normalized()),
+    Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, linear_inputs()),
+    Case("gelu_linear", tt.gelu_linear, lambda x, weight, bias=0: gelu(x) @ weight + bias, linear_inputs()),
+    Case("embedding", tt.embedding, lambda ids, weight: weight[ids], ids_and_weight()),
     Case("dropout", under_key(tt.dropout), dropout, one(p=st.sampled_from([0.0, 0.3, 0.9]))),
     Case("causal_attention", under_key(tt.causal_attention), attention, attended()),
     Case("packed_causal_attention", under_key(tt.packed_causal_attention), packed_attention, attended(packed=True)),
@@ -712,11 +712,11 @@ CASES = [
         cross_entropy_with_options_reference,
         scored_with_options(),
     ),
-    Case("rms_norm", tt.rms_norm, rms_norm, normalised(bias=False)),
+    Case("rms_norm", tt.rms_norm, rms_norm, normalized(bias=False)),
     Case(
         "scaled_dot_product_attention",
         tt.scaled_dot_product_attention,
         free_attention_reference,
-        attended_freely(),
+        attention_inputs(),
     ),
 ]

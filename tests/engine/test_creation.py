@@ -138,6 +138,28 @@ def test_multinomial_refuses_impossible_weights(weights):
         tt.multinomial(tt.tensor(weights), 2)
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e308])
+@pytest.mark.parametrize("replacement", [True, False])
+def test_multinomial_of_extreme_weights(scale, replacement):
+    weights = np.array([1.0, 0.0, 1.0]) * scale
+    picks = tt.multinomial(weights, 2, replacement).data
+    assert set(picks) <= {0, 2}
+    assert replacement or set(picks) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("weights", "samples", "words"),
+    [
+        ([1.0, 1.0], -1, "num_samples -1: must be at least 1"),
+        ([[[1.0]]], 1, r"weights have shape \(1, 1, 1\): must be \(V,\) or \(N, V\)"),
+        (1.0, 1, r"weights have shape \(\): must be"),
+    ],
+)
+def test_multinomial_names_what_it_refuses(weights, samples, words):
+    with pytest.raises(ValueError, match=f"^multinomial: {words}"):
+        tt.multinomial(tt.tensor(weights), samples)
+
+
 @hypothesis.given(st.lists(st.integers(-(2**70), 2**70) | st.text(), max_size=4))
 def test_fold_is_a_function_of_the_key(key):
     assert tt.fold(*key) == tt.fold(*key)

@@ -142,7 +142,7 @@ def test_attention_in_blocks(time, dropout):
     q, keys, _ = qkv.transpose(2, 0, 3, 1, 4)
     scores = np.where(np.tri(time, dtype=bool), q @ keys.swapaxes(-1, -2) * 0.5, -np.inf)
     np.testing.assert_allclose(lse, np.log(np.exp(scores).sum(-1)), rtol=1e-10)
-    gradcheck(lambda qkv: CausalAttention(dropout, seed)(qkv), qkv)
+    gradcheck(lambda qkv: CausalAttention(dropout, seed, 0)(qkv), qkv)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -165,8 +165,12 @@ def layer_norm(x: TensorLike, weight: TensorLike, bias: TensorLike = None, eps: 
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """Divide x (..., C) by the root of its mean square over the last axis, then scale by weight (C,), if there is one.
 
-    As `layer_norm` without a mean and a bias, which models since LLaMA prefer.
+    As `layer_norm` without a mean and a bias, which models since LLaMA prefer. Raises ValueError for another weight.
     """
+    x = as_tensor(x)
+    if not x.ndim or (weight is not None and as_tensor(weight).shape != x.shape[-1:]):
+        given = "" if weight is None else f" and weight {as_tensor(weight).shape}"
+        raise ValueError(f"rms_norm: x has shape {x.shape}{given}: must be (..., C) and (C,)")
     return RMSNorm(eps)(x, weight)
 
 

@@ -106,19 +106,15 @@ def _losses_of_rows(
 ) -> tuple[Tensor, Tensor]:
     """The loss of each row of logits (N, V), and what it weighs in the mean; both (N,), and 0 where it is ignored."""
     counted = targets.data != ignore_index
-    classes = Tensor(targets.data * counted)  # a class also where there is none, to pick with
+    classes = Tensor(targets.data * counted)  # a valid class also where there is none, so that it can be an index
     log_p = log_softmax(rows)  # (N, V)
+    log_p_target = reshape(take(log_p, 1, unsqueeze(classes, 1)), len(classes))  # (N,)
     shares = Tensor(counted) if weight is None else where(counted, getitem(weight, classes), 0.0)  # (N,)
-    losses = -_picked(log_p, classes) * shares
+    losses = -log_p_target * shares
     if label_smoothing:
-        spread = -mean(log_p if weight is None else log_p * weight, axis=-1)  # 1 / V for every class
-        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+        uniform = -mean(log_p if weight is None else log_p * weight, axis=-1)  # the loss of a target of 1 / V for each
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
     return where(counted, losses, 0.0), shares
-
-
-def _picked(x: Tensor, classes: Tensor) -> Tensor:
-    """x (N, V) at each row's class (N,) -> (N,)."""
-    return reshape(take(x, 1, unsqueeze(classes, 1)), len(classes))
 
 
 def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike, ignore_index: int = IGNORE) -> Tensor:
@@ -147,7 +143,7 @@ def mse_loss(x: TensorLike, targets: TensorLike, reduction: str = "mean") -> Ten
 
     Raises ValueError for two shapes, which would broadcast to a loss that nobody means, and for another reduction.
     """
-    x, targets = (as_tensor(t) for t in (x, targets))
+    x, targets = as_tensor(x), as_tensor(targets)
     if x.shape != targets.shape:
         raise ValueError(f"mse_loss: x has shape {x.shape} and targets {targets.shape}: must be one shape")
     _require_reduction("mse_loss", reduction)

@@ -85,7 +85,7 @@ class Roll(Function):
         return array_module(x).roll(x, self.shift, self.axis)
 
     def vjp(self, g):
-        return (array_module(g).roll(g, [-n for n in self.shift], self.axis),)
+        return (array_module(g).roll(g, tuple([-n for n in self.shift]), self.axis),)
 
 
 class Pad(Function):
@@ -96,7 +96,8 @@ class Pad(Function):
 
     def forward(self, x):
         self.inner = tuple([slice(before, before + n) for (before, _), n in zip(self.widths, x.shape, strict=True)])
-        y = array_module(x).full([n + sum(w) for w, n in zip(self.widths, x.shape, strict=True)], self.value, x.dtype)
+        shape = tuple([before + n + after for (before, after), n in zip(self.widths, x.shape, strict=True)])
+        y = array_module(x).full(shape, self.value, dtype=x.dtype)
         y[self.inner] = x
         return y
 
@@ -119,14 +120,14 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
     return Reshape(flat("reshape", shape))(x)
 
 
-def flatten(x: TensorLike, start: int = 0, end: int = -1) -> Tensor:
-    """x with the axes `start` to `end`, both included, made one."""
+def flatten(x: TensorLike, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """x with the axes `start_dim` to `end_dim`, both included, made one."""
     x = as_tensor(x)
     if x.ndim == 0:
         return reshape(x, 1)
-    start, end = one_axis("flatten", start, x.ndim), one_axis("flatten", end, x.ndim)
+    start, end = one_axis("flatten", start_dim, x.ndim), one_axis("flatten", end_dim, x.ndim)
     if start > end:
-        raise ValueError(f"flatten: start {start} comes after end {end}")
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     return reshape(x, *x.shape[:start], int(np.prod(x.shape[start : end + 1])), *x.shape[end + 1 :])
 
 
@@ -313,7 +314,7 @@ def roll(x: TensorLike, shift: int | Sequence[int], axis: Any = None) -> Tensor:
     shifts = flat("roll", (shift,))
     if axis is None:
         return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
-    axes = [one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))]
+    axes = tuple([one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))])
     if len(axes) != len(shifts):
         raise ValueError(f"roll: shift {shift} and axis {axis}: must be as many of one as of the other")
     return Roll(shifts, axes)(x) if x.ndim else x
