@@ -381,7 +381,7 @@ def _flat(arrays):
 
 def _owner(array: Array) -> Array:
     """The array that owns the memory `array` is a view of."""
-    while hasattr(array.base, "shape"):
+    while is_array(array.base):
         array = array.base
     return array
 

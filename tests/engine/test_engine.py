@@ -868,3 +868,23 @@ def test_augmented_assignment_of_a_result_goes_out_of_place():
     assert y is not kept
     y.sum().backward()
     np.testing.assert_allclose(x.grad, np.exp(x.data))
+
+
+def test_an_array_over_foreign_memory_is_shared():
+    """Its base is no array of ours: a buffer here, PyTorch's tensor elsewhere."""
+
+    class Memory:
+        shape = (8,)  # as a PyTorch tensor's, which has no `base`
+
+        def __init__(self):
+            self.kept = np.arange(8.0)
+            self.__array_interface__ = self.kept.__array_interface__
+
+    x = tt.Tensor(np.asarray(Memory()), requires_grad=True)
+    y = x[2:].exp().sum()
+    y.backward()
+    np.testing.assert_allclose(x.grad[2:], np.exp(x.data[2:]))
+    z = (x * x).sum()
+    x.detach().mark_changed()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        z.backward()
