@@ -87,8 +87,8 @@ class Linear(Function):
     """y = x w + b, w of shape (in, out);  gx = g w^T,  gw = x^T g,  gb = sum g"""
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(floating(x), weight)
-        return kernels_for(x).linear_forward(self.x, weight, bias)
+        self.x, self.weight = self.save(floating(x), floating(weight))
+        return kernels_for(x).linear_forward(self.x, self.weight, floating(bias))
 
     def vjp(self, g):
         return kernels_for(g).linear_backward(g, self.x, self.weight, self.needs_grad[2])
@@ -101,9 +101,9 @@ class GELULinear(Function):
     """
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(floating(x), weight)
+        self.x, self.weight = self.save(floating(x), floating(weight))
         k = kernels_for(x)
-        return k.linear_forward(k.gelu_forward(self.x), weight, bias)
+        return k.linear_forward(k.gelu_forward(self.x), self.weight, floating(bias))
 
     def vjp(self, g):
         k = kernels_for(g)
