@@ -19,7 +19,7 @@ import heapq
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -251,7 +251,7 @@ class Function:
 
     def save(self, *arrays: Array) -> Any:
         """Keep arrays (anything else passes through) for the VJP; returns them, or the one if there is one."""
-        self._saved += arrays
+        self._saved += tuple(_flat(arrays))
         return arrays[0] if len(arrays) == 1 else arrays
 
     def __call__(self, *inputs: TensorLike) -> Tensor:
@@ -265,7 +265,7 @@ class Function:
         except (ValueError, TypeError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{type(self).__name__} of {' and '.join(map(_describe, arrays))}: {error}") from error
-        if not is_array(result) and not isinstance(result, np.generic):
+        if not isinstance(result, np.generic) and not is_array(result):
             raise TypeError(f"{type(self).__name__}.forward returned a {type(result).__name__}: must be an array")
         y = Tensor(result)
         tensors = [x for x in inputs if isinstance(x, Tensor)]
@@ -286,16 +286,19 @@ class Function:
         name = type(self).__name__
         if self._applied:
             raise RuntimeError(f"{name}: was applied before; a Function object holds what one application saved")
-        if taken := _RESERVED & vars(self).keys():
-            raise TypeError(f"{name}: has an option named {min(taken)!r}, which is the engine's; choose another name")
+        if not _RESERVED.isdisjoint(vars(self)):
+            taken = min(_RESERVED & vars(self).keys())
+            raise TypeError(f"{name}: has an option named {taken!r}, which is the engine's; choose another name")
 
     def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
         """What to compare before the VJP for each array that was saved: its version now, and words to name it."""
         if not self._saved:
             return []
-        saved = {id(_owner(a)) for a in _flat(self._saved) if is_array(a)}
-        roles = [(x, "an input") for x in inputs] + [(y, "the result")]
-        return [(x.version, x.version.changes, role, x.shape) for x, role in roles if id(_owner(x._data)) in saved]
+        saved = {id(_owner(a)) for a in self._saved}
+        guards = [(x.version, x.version.changes, "an input", x.shape) for x in inputs if id(_owner(x._data)) in saved]
+        if id(_owner(y._data)) in saved:
+            guards.append((y.version, y.version.changes, "the result", y.shape))
+        return guards
 
     def _check(self) -> None:
         """Raise RuntimeError if what was saved is no longer there, or was changed in place."""
@@ -325,7 +328,7 @@ _RESERVED = {name for name in vars(Function) if not name.startswith("__")}
 
 def is_array(x: object) -> bool:
     """Whether x is a raw array of any device."""
-    return isinstance(x, np.ndarray) or (hasattr(x, "dtype") and array_module(x) is not np)
+    return type(x) is np.ndarray or isinstance(x, np.ndarray) or (hasattr(x, "dtype") and array_module(x) is not np)
 
 
 def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
@@ -355,11 +358,13 @@ def raw(x: TensorLike) -> Array:
 def _raw_arrays(inputs: tuple) -> list:
     """What `forward` gets: arrays, and beside an array also None and Python numbers, which take its dtype."""
     arrays = [x._data if isinstance(x, Tensor) else _plain(x) for x in inputs]
-    if not any(map(is_array, arrays)):
-        arrays = [x if x is None else as_array(x) for x in arrays]
     for array in arrays:
-        if type(array) is not np.ndarray:
-            require_current(array)  # CuPy would compute on the wrong GPU
+        if type(array) is np.ndarray:
+            return arrays
+    if not any(map(is_array, arrays)):
+        return [x if x is None else as_array(x) for x in arrays]
+    for array in arrays:
+        require_current(array)  # CuPy would compute on the wrong GPU
     return arrays
 
 
@@ -370,19 +375,19 @@ def _plain(x: object) -> Any:
     return as_array(x) if isinstance(x, (list, tuple)) else x
 
 
-def _flat(arrays):
-    """The arrays in tuples and lists, however deep."""
-    for a in arrays:
-        if isinstance(a, (tuple, list)):
-            yield from _flat(a)
-        else:
-            yield a
+def _flat(values: Iterable) -> Iterator[Array]:
+    """The arrays among values, and in tuples and lists of them, however deep."""
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _flat(value)
+        elif is_array(value):
+            yield value
 
 
 def _owner(array: Array) -> Array:
     """The array that owns the memory `array` is a view of."""
-    while is_array(array.base):
-        array = array.base
+    while (base := array.base) is not None and is_array(base):
+        array = base
     return array
 
 
@@ -486,7 +491,9 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     g, _ = walk.sums.pop(function)
     gradients = _require_tuple(function, function.vjp(g))
     # g itself, a view, a saved array, or one array for two inputs may be held elsewhere: not ours to add into
-    uses = Counter(map(id, (g, *gradients, *_flat(function._saved))))
+    held, ids = {id(g), *map(id, function._saved)}, [id(gx) for gx in gradients if gx is not None]
+    if len(set(ids)) < len(ids):
+        held.update(i for i, uses in Counter(ids).items() if uses > 1)
     reached = []
     for i, (edge, gx) in enumerate(zip(function._edges or (), gradients, strict=True)):
         if edge is None:
@@ -497,8 +504,9 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
         if isinstance(gx, ScatterAdd):
             walk.scatter_add(node, gx, shape, dtype, array_module(g))
         else:
-            gx = _require_gradient(function, i, gx, shape, g.shape)
-            fresh = uses[id(gx)] <= 1 and gx.base is None
+            if type(gx) is not np.ndarray or gx.shape != shape:
+                gx = _require_gradient(function, i, gx, shape, g.shape)
+            fresh = id(gx) not in held and gx.base is None
             walk.add(node, *_fit(gx, shape, dtype, fresh))
     return reached
 
@@ -532,7 +540,7 @@ def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_
 def _fit(gx: Array, shape: tuple, dtype: Any, fresh: bool) -> tuple[Array, bool]:
     """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
     if gx.shape != shape:
-        gx, fresh = unbroadcast(gx, shape), True
+        gx, fresh = as_array(unbroadcast(gx, shape)), True  # a sum may be a NumPy scalar
     if gx.dtype != dtype:
         gx, fresh = gx.astype(dtype), True
-    return (np.asarray(gx) if isinstance(gx, np.generic) else gx), fresh
+    return gx, fresh
