@@ -167,8 +167,6 @@ from tinytensor.tensor import Function, ScatterAdd, Tensor, is_grad_enabled, no_
 
 __version__ = "0.2.0"
 
-__version__ = "0.2.0"
-
 cat = concat
 
 # what `from tinytensor import *` brings: nothing that hides a builtin (tt.sum, tt.max and the like need the prefix)

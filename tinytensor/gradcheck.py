@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinytensor.tensor import Tensor, TensorLike, raw
+from tinytensor.tensor import Function, Tensor, TensorLike, raw
 
 FULL_SIZE = 64  # inputs of up to this many elements are checked one element at a time
 DIRECTIONS = 8
@@ -27,17 +27,23 @@ class GradientMismatch(AssertionError):
 
 
 def gradcheck(
-    fn: Callable, *inputs: TensorLike, rtol: float = 1e-5, atol: float = 1e-7, step: float = 1e-5, seed: int = 0
-) -> None:
-    """Raise GradientMismatch unless the gradients of `fn` at `inputs` agree with central differences.
+    fn: Callable, *inputs: TensorLike, rtol: float = 1e-5, atol: float = 1e-7, eps: float = 1e-5, seed: int = 0
+) -> bool:
+    """Raise GradientMismatch unless the gradients of `fn` at `inputs` agree with central differences; returns True.
 
-    fn: takes one Tensor per input and returns one Tensor, of any shape.
+    fn: takes one Tensor per input and returns one Tensor, of any shape. It is called many times.
     inputs: floating-point arrays, Tensors or lists, checked in float64 whatever their dtype (finite differences need
-        it); anything else is passed on unchanged, as a constant. Keep them off kinks and poles.
+        it), one after the other or in one tuple; anything else is passed on unchanged, as a constant. Keep them off
+        kinks and poles.
     rtol, atol: the bound on |numeric - analytic|, relative to the larger of the two and absolute.
-    step: the h of the central difference, relative to 1; its error is of the order of h^2 + 1e-16 / h.
-    Raises ValueError if there is nothing to check, TypeError if `fn` does not return a Tensor.
+    eps: the h of the central difference, an absolute step; its error is of the order of h^2 + 1e-16 / h.
+    Raises ValueError if there is nothing to check, TypeError if `fn` does not return a Tensor or is a Function object.
     """
+    if isinstance(fn, Function):
+        name = type(fn).__name__
+        raise TypeError(f"gradcheck: fn is called many times, a Function applied once: pass lambda x: {name}(...)(x)")
+    if len(inputs) == 1 and isinstance(inputs[0], tuple):
+        inputs = inputs[0]
     rng = np.random.default_rng(seed)
     arrays = [_checked(x) for x in inputs]
     if not any(map(_is_checked, arrays)):
@@ -56,13 +62,14 @@ def gradcheck(
             grad = tensors[i].grad
             analytic = np.zeros_like(x) if grad is None else grad
             for u in _directions(x, rng):
-                numeric = _central_difference(fn, arrays, i, step * u, g) / step
+                numeric = _central_difference(fn, arrays, i, eps * u, g) / eps
                 along = float(np.sum(analytic * u))
                 if not abs(numeric - along) <= atol + rtol * max(abs(numeric), abs(along)):  # NaN is a mismatch too
                     raise GradientMismatch(
                         f"{_describe(fn, arrays)}: the gradient of input {i} at {_place(u)} is "
                         f"{numeric:.10g} by finite differences but {along:.10g} by backward"
                     )
+    return True
 
 
 def _checked(x):

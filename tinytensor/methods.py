@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinytensor.backend import array_module, device
+from tinytensor.backend import Device, array_module, device
 from tinytensor.ops import activations, elementwise, fused, indexing, linalg, logic, order, reduce, scan, shape
 from tinytensor.ops.arguments import torch_names
 from tinytensor.tensor import Tensor, TensorLike, is_grad_enabled, raw
@@ -143,8 +143,10 @@ class Methods:
     def __setitem__(self, index: Any, value: TensorLike) -> None:
         """x[index] = value, in place. Raises RuntimeError if the tensor requires a gradient."""
         x: Any = self
-        if x.requires_grad and is_grad_enabled():
+        if is_grad_enabled() and x.requires_grad:
             raise RuntimeError("in-place assignment to a tensor that requires a gradient; use where or masked_fill")
+        if is_grad_enabled() and getattr(value, "requires_grad", False):
+            raise RuntimeError("in-place assignment would lose the value's gradient; use where, concat or stack")
         x.data[tuple(map(raw, index)) if isinstance(index, tuple) else raw(index)] = raw(value)
         x.mark_changed()
 
@@ -487,7 +489,7 @@ class Methods:
         Raises ValueError for what names neither, DeviceError for a device that is not there.
         """
         x: Any = self
-        if isinstance(where, str) and where.partition(":")[0] in ("auto", "cpu", "cuda", "emulated"):
+        if isinstance(where, Device) or str(where).partition(":")[0] in ("auto", "cpu", "cuda", "emulated"):
             array = device(where).put(x.data)
             return x if array is x.data else Tensor(array, x.requires_grad)
         try:
@@ -499,20 +501,25 @@ class Methods:
     # ---- NumPy's functions ----
 
     def __array_function__(self, function: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
-        """`np.sum(x)` is `x.sum()`, with its gradient; functions not in NUMPY_FUNCTIONS get the values alone."""
+        """`np.sum(x)` is `x.sum()`, with its gradient; other functions get the values, unless a gradient would be lost.
+
+        Raises TypeError if it would.
+        """
         if function.__name__ in NUMPY_FUNCTIONS and args and isinstance(args[0], Tensor):
             return getattr(Methods, function.__name__)(*args, **kwargs)
-        return function(*_to_numpy(args), **_to_numpy(kwargs))
+        return function(*_to_numpy(args, function), **_to_numpy(kwargs, function))
 
 
 def _in_place(x: Any, ufunc: str, operation: Callable, other: TensorLike) -> Tensor:
     """x changed by a ufunc in its own memory; out of place for a result that gradients flow through."""
-    if x.requires_grad and is_grad_enabled():
-        if x.function is None:
+    if is_grad_enabled() and (x.requires_grad or getattr(other, "requires_grad", False)):
+        if x.requires_grad and x.function is None:
             raise RuntimeError(
                 "in-place change of a leaf that requires a gradient; inside no_grad it is allowed, or write x = x + y"
             )
         return operation(x, other)
+    if x.dtype.kind != "f" and getattr(raw(other), "dtype", np.dtype(type(other))).kind == "f":
+        raise TypeError(f"in-place {ufunc} of floats to {x.dtype}: the result would not fit; write x = x + y")
     getattr(array_module(x.data), ufunc)(x.data, raw(other), out=x.data)
     x.mark_changed()
     return x
@@ -522,14 +529,22 @@ def _compare(ufunc: str, x: Any, other: TensorLike) -> Tensor:
     return Tensor(getattr(array_module(x.data), ufunc)(x.data, raw(other)))
 
 
-def _to_numpy(value: Any) -> Any:
+def _to_numpy(value: Any, function: Callable) -> Any:
+    """`value` with its Tensors, also those in lists and dicts, as NumPy arrays, for a function of NumPy."""
     if isinstance(value, Tensor):
+        if value.requires_grad and is_grad_enabled():
+            name = function.__name__
+            raise TypeError(f"np.{name} would lose the gradient; use an operation of tt, or x.detach()")
         return value.numpy()
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_to_numpy, value))
-    return {name: _to_numpy(v) for name, v in value.items()} if isinstance(value, dict) else value
+        return type(value)([_to_numpy(item, function) for item in value])
+    if isinstance(value, dict):
+        return {name: _to_numpy(item, function) for name, item in value.items()}
+    return value
 
 
 for _name, _method in vars(Methods).items():
     if _name not in ("__module__", "__qualname__", "__doc__", "__slots__", "__hash__"):
+        if callable(_method):
+            _method.__qualname__ = f"Tensor.{_name}"  # for error messages
         setattr(Tensor, _name, _method)

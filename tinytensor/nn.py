@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tinytensor.backend import Device, array_module, device, device_of
+from tinytensor.backend import array_module, device_of
 from tinytensor.creation import ones, randn, zeros
 from tinytensor.ops import activations, fused
 from tinytensor.tensor import Tensor, TensorLike, as_array
@@ -30,8 +30,16 @@ class Module:
 
     training = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign an attribute; TypeError where a Parameter would be replaced by what is none, which nothing trains."""
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter) and value is not None:
+            kind = type(value).__name__
+            raise TypeError(f"{name} is a Parameter, and a {kind} is not: assign an nn.Parameter, or {name}.data")
+        super().__setattr__(name, value)
+
     def forward(self, *args: Any) -> Any:
-        raise NotImplementedError
+        """What calling the module does; a subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -112,12 +120,15 @@ class Module:
         """Switch dropout off."""
         return self.train(False)
 
-    def to(self, where: str | Device) -> Module:
-        """Move all parameters to a device."""
-        target = device(where)
+    def to(self, where: Any) -> Module:
+        """Move all parameters to a device, or cast them to a dtype; before an optimizer is made. Returns self.
+
+        Raises ValueError for what names neither, DeviceError for a device that is not there.
+        """
         for parameter in self.parameters():
-            parameter.data = target.put(parameter.data)
-            parameter.grad = None if parameter.grad is None else target.put(parameter.grad)
+            moved = Tensor(parameter.data).to(where).data
+            grad = None if parameter.grad is None else Tensor(parameter.grad).to(where).data
+            parameter.data, parameter.grad = moved, grad
         return self
 
     def state_dict(self) -> dict:
@@ -148,8 +159,8 @@ class Module:
 class Linear(Module):
     """y = x w + b: x (..., inputs) -> (..., outputs), with weight (inputs, outputs), the layout of GPT-2's Conv1D.
 
-    The weight starts normal with standard deviation `std`, by default 1 / sqrt(inputs), which keeps the variance of
-    y that of x; the bias starts at zero.
+    The weight starts normal with standard deviation `std`, by default 1 / sqrt(inputs), which gives y the
+    variance of x; the bias starts at zero.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float | None = None):

@@ -7,8 +7,15 @@ The engine knows of no particular operation. A forward pass records a graph as i
     Tensor w --+
 
 The loss is one number L, and each Function holds a vector-Jacobian product (VJP): given g = dL/dy it returns dL/dx
-for each of its inputs x. `backward` calls the VJPs in reverse topological order and sums what reaches a tensor along
-several paths, which is the chain rule. First-order gradients only: VJPs compute on raw arrays and are not recorded.
+for each of its inputs x. A Function is deeper than all that made its inputs, so taking the deepest from a heap visits
+the graph in reverse topological order: when a Function's turn comes, all uses of its result have added to g.
+
+    take the deepest Function and the sum g of what reached it
+    add each gradient of vjp(g) to the sum of the input it belongs to          this sum over paths is the chain rule
+    put the Functions on the heap that were reached for the first time
+
+First-order gradients only: VJPs compute on raw arrays and are not recorded. On a first reading, skip what guards
+against mistakes: `Version`, `save`'s guards, and the functions named `_require_...`.
 
 Read `ops/elementwise.py` next, where each operation is a forward and a VJP side by side.
 """
@@ -19,10 +26,10 @@ import heapq
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,7 +37,7 @@ from numpy.typing import DTypeLike
 from kernels.namespace import require_current
 from tinytensor.backend import array_module, device_of, to_numpy
 
-if TYPE_CHECKING:  # methods call operations, which are made of Tensors: `methods.py` adds them once all of it exists
+if TYPE_CHECKING:  # Tensor's methods need the operations, which need Tensor: `methods.py` adds the methods last
     from tinytensor.methods import Methods
 else:
     Methods = object
@@ -49,7 +56,11 @@ _leaf_lock = threading.Lock()  # two threads may run backward into one leaf
 
 
 class no_grad(ContextDecorator):
-    """Inside `with no_grad():`, or in a function under `@no_grad()`, no graph is recorded (in this thread)."""
+    """Inside `with no_grad():`, or in a function under `@no_grad`, no graph is recorded (in this thread)."""
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        """A context manager; or, for a decorator without parentheses, the decorated function."""
+        return super().__new__(cls) if function is None else cls()(function)
 
     def __enter__(self) -> None:
         self._before = _grad_mode.enabled
@@ -58,8 +69,8 @@ class no_grad(ContextDecorator):
     def __exit__(self, *exception: object) -> None:
         _grad_mode.enabled = self._before
 
-    def _recreate_cm(self) -> no_grad:
-        return no_grad()  # a fresh one for each call of a decorated function, which may call itself
+    def _recreate_cm(self) -> no_grad:  # called by ContextDecorator: recursive calls must not share `_before`
+        return no_grad()
 
 
 def is_grad_enabled() -> bool:
@@ -68,7 +79,7 @@ def is_grad_enabled() -> bool:
 
 
 class Version:
-    """Counts the in-place changes of some memory; all views of it share one, so none can go stale unnoticed."""
+    """Counts in-place changes to a block of memory; all views share one, so a change through any of them is noticed."""
 
     __slots__ = ("changes",)
 
@@ -77,7 +88,7 @@ class Version:
 
 
 class Tensor(Methods):
-    """An array, and how it came to be.
+    """An array and the Function that computed it.
 
     data: the raw array (NumPy, CuPy or emulated), of any shape and dtype.
     grad: None, or dL/d(this tensor) as a raw array of the same shape and dtype, after `backward` (leaves only).
@@ -87,34 +98,56 @@ class Tensor(Methods):
     Raises TypeError for data that is not numeric, and for requires_grad of anything but floats.
     """
 
-    __slots__ = ("__weakref__", "_data", "function", "grad", "requires_grad", "version")
-    __array_ufunc__ = None  # makes `ndarray * Tensor` call Tensor.__rmul__
+    __slots__ = ("__weakref__", "_data", "_grad", "_requires_grad", "function", "version")
+    __array_ufunc__ = None  # makes `ndarray * Tensor` call Tensor.__rmul__, for NumPy's and CuPy's arrays
     __hash__ = object.__hash__  # the engine keys dictionaries by identity, whatever == says
 
     def __init__(self, data: TensorLike, requires_grad: bool = False):
         self._data = data if type(data) is np.ndarray and data.dtype.kind in "fiub" else as_array(data)
-        if requires_grad and self._data.dtype.kind != "f":
-            raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
-        self.requires_grad = requires_grad
-        self.grad: Array | None = None
+        self._requires_grad = False
+        if requires_grad is not False:
+            self.requires_grad = requires_grad
+        self._grad: Array | None = None
         self.function: Function | None = None
         self.version = Version()
 
     @property
     def data(self) -> Array:
-        """The raw array; assigning another one leaves graphs of the old one valid."""
+        """The raw array. Replacing it leaves recorded graphs valid; writing into it is seen only by `mark_changed`."""
         return self._data
 
     @data.setter
-    def data(self, array: Array) -> None:
+    def data(self, array: TensorLike) -> None:
         if array is self._data:  # as after `t.data -= step`: Python assigns what the in-place operation returned
             self.mark_changed()
         else:
-            self._data, self.version = array, Version()
+            self._data, self.version = as_array(array), Version()
 
     def mark_changed(self) -> None:
-        """Say that the array was changed in place; graphs that need its old values will refuse to run backward."""
+        """Record an in-place change: backward raises if a graph still needs the old values."""
         self.version.changes += 1
+
+    @property
+    def grad(self) -> Array | None:
+        """None, or the gradient that `backward` has accumulated, a raw array of this shape and dtype."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: TensorLike) -> None:
+        self._grad = None if gradient is None else as_array(gradient)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded. Setting it raises TypeError for anything but floats."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, required: bool) -> None:
+        if not isinstance(required, bool):
+            raise TypeError(f"requires_grad {required!r}: must be True or False (for a shape, use tt.zeros)")
+        if required and self._data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
+        self._requires_grad = required
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,6 +205,9 @@ class Tensor(Methods):
         """The value of a tensor with one element, as a Python number (synchronizes the device)."""
         return self._data.item()
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and not self.ndim else format(str(self), spec)
+
     def __bool__(self) -> bool:
         return bool(self._data)
 
@@ -187,7 +223,7 @@ class Tensor(Methods):
         return int(self.item())
 
     def detach(self) -> Tensor:
-        """The same memory as a constant: gradients stop here."""
+        """A tensor that shares this memory but is not part of the graph: gradients stop here."""
         constant = Tensor(self._data)
         constant.version = self.version
         return constant
@@ -196,13 +232,22 @@ class Tensor(Methods):
         """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
 
         gradient: dL/d(this tensor), an array or Tensor of this shape; may be left out for a scalar, where it is 1.
-        Raises RuntimeError if nothing here requires a gradient, if part of the graph was freed by an earlier call or an
-        array in it changed in place (no `grad` changes then, but run forward again); ValueError for a gradient of the
-        wrong shape; TypeError for a VJP that returns something else than a tuple of arrays.
+        Raises RuntimeError if nothing here requires a gradient, if part of the graph was freed by an earlier call, or
+        if an array in it was changed in place; in that case no grad has changed: run forward again. Raises ValueError
+        for a gradient of the wrong shape, TypeError for a VJP that returns other than a tuple of arrays.
         """
-        if not self.requires_grad:
+        if not self._requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient (set requires_grad=True)")
         _propagate(self, _seed_gradient(self, gradient))
+
+
+class Guard(NamedTuple):
+    """The version of saved memory when it was saved, and words to name it."""
+
+    version: Version
+    changes: int
+    role: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -215,11 +260,11 @@ class ScatterAdd:
 class Function:
     """One application of a differentiable operation; subclass it to make your own, and apply each object once.
 
-    `forward(*arrays)` computes the result from raw arrays. What the VJP will need of them goes through `save`, which
-    lets the engine notice if it is changed in place before it is used.
-    `vjp(g)` gets dL/dy and returns a tuple with dL/dx for each input: arrays it has just made, or views of g, but g is
-    never changed in place; None where `self.needs_grad[i]` is false. Where an input was broadcast, a gradient of the
-    result's shape will do: the engine sums it down. A sparse gradient is a `ScatterAdd`. Options go to `__init__`:
+    `forward(*arrays)` computes the result from raw arrays, which it never changes. What the VJP will need it passes
+    through `save`, so that in-place changes are detected.
+    `vjp(g)` gets dL/dy and returns a tuple with dL/dx for each input, None where `self.needs_grad[i]` is false: new
+    arrays or views of g, which it never changes. For an input that was broadcast it may return a gradient of the
+    result's shape; the engine sums it to the input's. A sparse gradient is a `ScatterAdd`. Options go to `__init__`:
 
         class Square(Function):
             '''y = c x^2;  gx = 2 c g x'''
@@ -236,30 +281,31 @@ class Function:
     _applied = False
     _saved: tuple = ()
     _depth = 0  # topological depth: 1 + the largest depth of the Functions that made the inputs
-    # when recorded, (Function or leaf, shape, dtype) for each input that needs a gradient; None when not, or once freed
-    _edges: list | None = None
-    _guards: list = []  # noqa: RUF012  replaced, never changed
+    # one (Function or leaf, shape, dtype) per input, None where no gradient is needed; empty if nothing was recorded,
+    # or once freed
+    _edges: Sequence[tuple | None] = ()
+    _guards: Sequence[Guard] = ()
     _freed_by: _Backward | None = None
 
     def forward(self, *arrays: Array) -> Array:
         """The result for raw arrays; a subclass defines it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def vjp(self, g: Array) -> tuple:
         """(dL/dx for each input x) for g = dL/dy; a subclass defines it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define vjp")
 
     def save(self, *arrays: Array) -> Any:
-        """Keep arrays (anything else passes through) for the VJP; returns them, or the one if there is one."""
+        """Save arrays for the VJP and return them, one alone, several as a tuple; other values pass through."""
         self._saved += tuple(_flat(arrays))
         return arrays[0] if len(arrays) == 1 else arrays
 
     def __call__(self, *inputs: TensorLike) -> Tensor:
         """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
         self._require_new()
-        arrays = _raw_arrays(inputs)
+        arrays = _raw_arrays(type(self).__name__, inputs)
         self._applied = True
-        self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x._requires_grad for x in inputs])
         try:
             result = self.forward(*arrays)
         except (ValueError, TypeError) as error:
@@ -269,10 +315,10 @@ class Function:
             raise TypeError(f"{type(self).__name__}.forward returned a {type(result).__name__}: must be an array")
         y = Tensor(result)
         tensors = [x for x in inputs if isinstance(x, Tensor)]
-        if y._data.base is not None:
+        if y._data.base is not None or any(y._data is array for array in arrays):
             _share_version(y, tensors)
         if True in self.needs_grad:
-            y.function, y.requires_grad = self, True
+            y.function, y._requires_grad = self, True
             self._guards = self._make_guards(tensors, y)
             self._depth = 1 + max([x.function._depth for x in tensors if x.function], default=0)
             # not the Tensors themselves, which would keep all their arrays alive
@@ -290,28 +336,32 @@ class Function:
             taken = min(_RESERVED & vars(self).keys())
             raise TypeError(f"{name}: has an option named {taken!r}, which is the engine's; choose another name")
 
-    def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[tuple]:
-        """What to compare before the VJP for each array that was saved: its version now, and words to name it."""
+    def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[Guard]:
+        """A guard for each input, and the result, whose memory was saved."""
         if not self._saved:
             return []
         saved = {id(_owner(a)) for a in self._saved}
-        guards = [(x.version, x.version.changes, "an input", x.shape) for x in inputs if id(_owner(x._data)) in saved]
+        guards = [
+            Guard(x.version, x.version.changes, "an input", x.shape) for x in inputs if id(_owner(x._data)) in saved
+        ]
         if id(_owner(y._data)) in saved:
-            guards.append((y.version, y.version.changes, "the result", y.shape))
+            guards.append(Guard(y.version, y.version.changes, "the result", y.shape))
         return guards
 
     def _check(self) -> None:
         """Raise RuntimeError if what was saved is no longer there, or was changed in place."""
         name = type(self).__name__
-        if self._edges is None:
+        if not self._edges:
             failure = self._freed_by.failure if self._freed_by else ""
             ending = f" that failed in {failure}" if failure else ""
             raise RuntimeError(
                 f"backward: the graph through this {name} was freed by an earlier backward{ending}; run forward again"
             )
-        for version, changes, role, shape in self._guards:
-            if version.changes != changes:
-                raise RuntimeError(f"backward: {role} of {name}, shape {shape}, was changed in place after it was used")
+        for guard in self._guards:
+            if guard.version.changes != guard.changes:
+                raise RuntimeError(
+                    f"backward: {guard.role} of {name}, shape {guard.shape}, was changed in place after it was used"
+                )
 
     def _free(self, walk: _Backward) -> None:
         """Drop the saved arrays and the graph."""
@@ -321,6 +371,137 @@ class Function:
 
 # what a subclass must leave alone
 _RESERVED = {name for name in vars(Function) if not name.startswith("__")}
+
+
+# ---- backward ----
+
+
+class _Backward:
+    """One walk over a graph: the gradients accumulated so far but not yet propagated, and how it ended."""
+
+    def __init__(self) -> None:
+        self.sums: dict = {}  # Function or leaf -> (sum so far, whether that array is ours to add into)
+        self.failure = ""  # the Function whose VJP raised
+
+    def add(self, node: Function | Tensor, g: Array, owned: bool) -> None:
+        """Add g to the sum; `owned`: nobody else holds this array, so it may be added into."""
+        if node not in self.sums:
+            self.sums[node] = g, owned
+            return
+        total, total_owned = self.sums[node]
+        if total_owned:
+            out = total
+        else:  # never into an array that another node may hold; without out=, 0-d sums would be NumPy scalars
+            out = g if owned else array_module(g).empty_like(g)
+        self.sums[node] = array_module(g).add(total, g, out=out), True
+
+    def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
+        """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
+        total, owned = self.sums[node] if node in self.sums else (xp.zeros(shape, dtype=dtype), True)
+        if not owned or not total.flags.c_contiguous:
+            total = total.copy(order="C")
+        sparse.add_into(total)
+        self.sums[node] = total, True
+
+
+def _seed_gradient(y: Tensor, gradient: TensorLike) -> Array:
+    xp = array_module(y.data)
+    if gradient is None:
+        if y.data.size != 1:
+            raise RuntimeError(f"backward: a tensor of shape {y.shape} is not a scalar; pass gradient=, its dL/dy")
+        return xp.ones(y.shape, dtype=y.dtype)
+    g = xp.asarray(raw(gradient), dtype=y.dtype)
+    if g.shape != y.shape:
+        raise ValueError(f"backward: gradient has shape {g.shape}, the tensor has {y.shape}")
+    return g
+
+
+def _propagate(root: Tensor, g: Array) -> None:
+    """Visit Functions in reverse topological order: when one is visited, all uses of its result have been."""
+    walk, tiebreak = _Backward(), itertools.count()
+    walk.add(root.function or root, g, owned=False)
+    # a max-heap on depth; the counter breaks ties deterministically
+    heap: list[tuple[int, int, Function]] = []
+    if root.function:
+        heap.append((-root.function._depth, next(tiebreak), root.function))
+    while heap:
+        function = heapq.heappop(heap)[-1]
+        try:
+            reached = _pull_back(function, walk)
+        except BaseException:
+            walk.failure = type(function).__name__
+            raise
+        function._free(walk)
+        for parent in reached:
+            heapq.heappush(heap, (-parent._depth, next(tiebreak), parent))
+    for leaf, (total, owned) in walk.sums.items():
+        with _leaf_lock:
+            if leaf._grad is None:
+                leaf._grad = total if owned else total.copy()
+            else:
+                leaf._grad = as_array(array_module(total).add(leaf._grad, total, out=total if owned else None))
+    walk.sums.clear()  # freed Functions keep a reference to the walk; it must not keep the gradients alive
+
+
+def _pull_back(function: Function, walk: _Backward) -> list[Function]:
+    """Call one Function's VJP and add its gradients to the inputs' sums; returns the parents now reached first."""
+    function._check()
+    g, _ = walk.sums.pop(function)
+    gradients = _require_tuple(function, function.vjp(g))
+    # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs
+    held, ids = {id(g), *map(id, function._saved)}, [id(gx) for gx in gradients if gx is not None]
+    if len(set(ids)) < len(ids):
+        held.update(i for i, uses in Counter(ids).items() if uses > 1)
+    reached = []
+    for i, (edge, gx) in enumerate(zip(function._edges, gradients, strict=True)):
+        if edge is None:
+            continue
+        node, shape, dtype = edge
+        if isinstance(node, Function) and node not in walk.sums:
+            reached.append(node)
+        if isinstance(gx, ScatterAdd):
+            walk.scatter_add(node, gx, shape, dtype, array_module(g))
+        else:
+            if type(gx) is not np.ndarray or gx.shape != shape:
+                gx = _require_gradient(function, i, gx, shape, g.shape)
+            owned = id(gx) not in held and gx.base is None
+            walk.add(node, *_fit(gx, shape, dtype, owned))
+    return reached
+
+
+def _require_tuple(function: Function, gradients: object) -> tuple:
+    """What a VJP returned, if it is one gradient for each input."""
+    name, count = type(function).__name__, len(function._edges)
+    if not isinstance(gradients, tuple):
+        kind = type(gradients).__name__
+        raise TypeError(f"backward: {name}.vjp returned a {kind}: must be a tuple, such as `return (gx,)`")
+    if len(gradients) != count:
+        raise TypeError(f"backward: {name}.vjp returned {len(gradients)} gradients: must be {count}, one per input")
+    return gradients
+
+
+def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_shape: tuple) -> Array:
+    """Gradient number i of a VJP, if it is an array of its input's shape, or of the result's where that broadcast."""
+    name = type(function).__name__
+    if gx is None:
+        raise RuntimeError(f"backward: {name}.vjp gave no gradient for input {i}, of shape {shape}")
+    if isinstance(gx, np.generic):  # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
+        gx = np.asarray(gx)
+    if not is_array(gx):
+        kind = type(gx).__name__
+        raise TypeError(f"backward: {name}.vjp gave a {kind} as the gradient of input {i}: must be an array")
+    if gx.shape != shape and not (gx.shape == result_shape and _broadcasts(shape, result_shape)):
+        raise ValueError(f"backward: {name}.vjp gave input {i}, of shape {shape}, a gradient of shape {gx.shape}")
+    return gx
+
+
+def _fit(gx: Array, shape: tuple, dtype: Any, owned: bool) -> tuple[Array, bool]:
+    """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
+    if gx.shape != shape:
+        gx, owned = as_array(unbroadcast(gx, shape)), True  # a sum may be a NumPy scalar
+    if gx.dtype != dtype:
+        gx, owned = gx.astype(dtype), True
+    return gx, owned
 
 
 # ---- arrays ----
@@ -355,15 +536,22 @@ def raw(x: TensorLike) -> Array:
     return x._data if isinstance(x, Tensor) else x
 
 
-def _raw_arrays(inputs: tuple) -> list:
-    """What `forward` gets: arrays, and beside an array also None and Python numbers, which take its dtype."""
+def _raw_arrays(name: str, inputs: tuple) -> list:
+    """What `forward` receives: beside an array, None and Python numbers stay, as numbers take its dtype.
+
+    Raises ValueError for arrays on different devices, DeviceError for those of a GPU that is not current.
+    """
     arrays = [x._data if isinstance(x, Tensor) else _plain(x) for x in inputs]
-    for array in arrays:
-        if type(array) is np.ndarray:
-            return arrays
-    if not any(map(is_array, arrays)):
+    on_host = [type(array) is np.ndarray for array in arrays]
+    if False not in on_host:
+        return arrays
+    elsewhere = [x for x, here in zip(arrays, on_host, strict=True) if not here and is_array(x)]
+    if elsewhere and (True in on_host or len({device_of(x).name for x in elsewhere}) > 1):
+        names = dict.fromkeys(device_of(x).name for x in arrays if is_array(x))
+        raise ValueError(f"{name}: inputs are on different devices, {' and '.join(names)}: move one with x.to(...)")
+    if not elsewhere and True not in on_host:
         return [x if x is None else as_array(x) for x in arrays]
-    for array in arrays:
+    for array in elsewhere:
         require_current(array)  # CuPy would compute on the wrong GPU
     return arrays
 
@@ -415,132 +603,3 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
     return g.sum(axis=axes).reshape(shape)
-
-
-# ---- backward ----
-
-
-class _Backward:
-    """One walk over a graph: the gradients accumulated so far but not yet propagated, and how it ended."""
-
-    def __init__(self) -> None:
-        self.sums: dict = {}  # Function or leaf -> (sum so far, whether that array is ours to add into)
-        self.failure = ""  # the Function whose VJP raised
-
-    def add(self, node: Function | Tensor, g: Array, fresh: bool) -> None:
-        """Add g to the sum; `fresh`: nobody else holds this array."""
-        if node not in self.sums:
-            self.sums[node] = g, fresh
-            return
-        total, owned = self.sums[node]
-        # never into an array that another node may hold; 0-d sums come back as NumPy scalars without out=
-        out = total if owned else g if fresh else array_module(g).empty_like(g)
-        self.sums[node] = array_module(g).add(total, g, out=out), True
-
-    def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
-        """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
-        total, owned = self.sums[node] if node in self.sums else (xp.zeros(shape, dtype=dtype), True)
-        if not owned or not total.flags.c_contiguous:
-            total = total.copy(order="C")
-        sparse.add_into(total)
-        self.sums[node] = total, True
-
-
-def _seed_gradient(y: Tensor, gradient: TensorLike) -> Array:
-    xp = array_module(y.data)
-    if gradient is None:
-        if y.data.size != 1:
-            raise RuntimeError(f"backward: a tensor of shape {y.shape} is not a scalar; pass gradient=, its dL/dy")
-        return xp.ones(y.shape, dtype=y.dtype)
-    g = xp.asarray(raw(gradient), dtype=y.dtype)
-    if g.shape != y.shape:
-        raise ValueError(f"backward: gradient has shape {g.shape}, the tensor has {y.shape}")
-    return g
-
-
-def _propagate(root: Tensor, g: Array) -> None:
-    """Visit Functions in reverse topological order: when one is visited, all uses of its result have been."""
-    walk, order = _Backward(), itertools.count()
-    walk.add(root.function or root, g, fresh=False)
-    # a heap, deepest Function first; the count settles ties, in the same order every time
-    heap: list[tuple[int, int, Function]] = []
-    if root.function:
-        heap.append((-root.function._depth, next(order), root.function))
-    while heap:
-        function = heapq.heappop(heap)[-1]
-        try:
-            reached = _pull_back(function, walk)
-        except BaseException:
-            walk.failure = type(function).__name__
-            raise
-        function._free(walk)
-        for parent in reached:
-            heapq.heappush(heap, (-parent._depth, next(order), parent))
-    for leaf, (total, owned) in walk.sums.items():
-        with _leaf_lock:
-            if leaf.grad is None:
-                leaf.grad = total if owned else total.copy()
-            else:
-                leaf.grad = array_module(total).add(leaf.grad, total, out=total if owned else None)
-    walk.sums.clear()  # freed Functions remember the walk, for how it ended
-
-
-def _pull_back(function: Function, walk: _Backward) -> list[Function]:
-    """Call one Function's VJP and add its gradients to those of the inputs; returns the Functions reached first."""
-    function._check()
-    g, _ = walk.sums.pop(function)
-    gradients = _require_tuple(function, function.vjp(g))
-    # g itself, a view, a saved array, or one array for two inputs may be held elsewhere: not ours to add into
-    held, ids = {id(g), *map(id, function._saved)}, [id(gx) for gx in gradients if gx is not None]
-    if len(set(ids)) < len(ids):
-        held.update(i for i, uses in Counter(ids).items() if uses > 1)
-    reached = []
-    for i, (edge, gx) in enumerate(zip(function._edges or (), gradients, strict=True)):
-        if edge is None:
-            continue
-        node, shape, dtype = edge
-        if isinstance(node, Function) and node not in walk.sums:
-            reached.append(node)
-        if isinstance(gx, ScatterAdd):
-            walk.scatter_add(node, gx, shape, dtype, array_module(g))
-        else:
-            if type(gx) is not np.ndarray or gx.shape != shape:
-                gx = _require_gradient(function, i, gx, shape, g.shape)
-            fresh = id(gx) not in held and gx.base is None
-            walk.add(node, *_fit(gx, shape, dtype, fresh))
-    return reached
-
-
-def _require_tuple(function: Function, gradients: object) -> tuple:
-    """What a VJP returned, if it is one gradient for each input."""
-    name, count = type(function).__name__, len(function._edges or ())
-    if not isinstance(gradients, tuple):
-        kind = type(gradients).__name__
-        raise TypeError(f"backward: {name}.vjp returned a {kind}: must be a tuple, such as `return (gx,)`")
-    if len(gradients) != count:
-        raise RuntimeError(f"backward: {name}.vjp returned {len(gradients)} gradients: must be {count}, one per input")
-    return gradients
-
-
-def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_shape: tuple) -> Array:
-    """Gradient number i of a VJP, if it is an array of its input's shape, or of the result's where that broadcast."""
-    name = type(function).__name__
-    if gx is None:
-        raise RuntimeError(f"backward: {name}.vjp gave no gradient for input {i}, of shape {shape}")
-    if isinstance(gx, np.generic):  # NumPy's arithmetic on 0-d arrays gives scalars, which nothing can be added into
-        gx = np.asarray(gx)
-    if not is_array(gx):
-        kind = type(gx).__name__
-        raise TypeError(f"backward: {name}.vjp gave a {kind} as the gradient of input {i}: must be an array")
-    if gx.shape != shape and not (gx.shape == result_shape and _broadcasts(shape, result_shape)):
-        raise ValueError(f"backward: {name}.vjp gave input {i}, of shape {shape}, a gradient of shape {gx.shape}")
-    return gx
-
-
-def _fit(gx: Array, shape: tuple, dtype: Any, fresh: bool) -> tuple[Array, bool]:
-    """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
-    if gx.shape != shape:
-        gx, fresh = as_array(unbroadcast(gx, shape)), True  # a sum may be a NumPy scalar
-    if gx.dtype != dtype:
-        gx, fresh = gx.astype(dtype), True
-    return gx, fresh

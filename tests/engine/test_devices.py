@@ -75,8 +75,19 @@ def test_creation_is_the_same_on_every_device(device):
 
 def test_a_tensor_from_elsewhere_does_not_mix_in():
     pytest.importorskip("kernels.emulator.cupy_like")
-    with pytest.raises(TypeError, match=r"^Add of \(3,\) float32 and \(3,\) float32: add: Unsupported type"):
-        tt.ones(3, device="emulated") + tt.ones(3)
+    x, elsewhere = tt.ones(3, 3), tt.ones(3, 3, device="emulated")
+    words = "inputs are on different devices, emulated and cpu: move one with x.to"
+    for operation in (lambda: elsewhere + x, lambda: tt.layer_norm(elsewhere, x[0]), lambda: tt.concat([elsewhere, x])):
+        with pytest.raises(ValueError, match=words):
+            operation()
+    second = tt.ones(3, 3, device="emulated:1")
+    with pytest.raises(ValueError, match="different devices, emulated and emulated:1"):
+        elsewhere + second
+    layer = tt.nn.Linear(3, 3)
+    optimizer = tt.optim.AdamW(layer.parameters())
+    layer.to("emulated")(elsewhere).sum().backward()
+    with pytest.raises(ValueError, match="moved after its optimizer was made"):
+        optimizer.step()
 
 
 # ---- optimisers and state -------------------------------------------------------------------------------------------

@@ -130,3 +130,9 @@ def test_nothing_to_check_is_an_error():
         tt.gradcheck(tt.exp, np.arange(3))
     with pytest.raises(TypeError, match="returned a ndarray: must be a Tensor"):
         tt.gradcheck(lambda x: x.data, SMALL)
+
+
+def test_it_is_called_as_pytorchs_is():
+    assert tt.gradcheck(tt.mul, (SMALL, SMALL + 1), eps=1e-6)
+    with pytest.raises(TypeError, match=r"a Function applied once: pass lambda x: MissingTerm\(\.\.\.\)\(x\)"):
+        tt.gradcheck(MissingTerm(), SMALL)

@@ -217,3 +217,26 @@ def test_a_state_may_come_as_lists_or_tensors():
     assert model(tt.ones(2)).tolist() == [6.0]
     with pytest.raises(TypeError, match="real numbers"):
         model.load_state_dict({"weight": "abc", "bias": [1.0]})
+
+
+def test_a_parameter_is_not_lost_to_a_plain_tensor():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="weight is a Parameter, and a Tensor is not: assign an nn.Parameter"):
+        layer.weight = tt.zeros(2, 2)
+    layer.weight = nn.Parameter(np.ones((2, 2)))
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
+
+
+def test_to_takes_devices_and_dtypes():
+    layer = nn.Linear(2, 2).to(np.float64)
+    assert layer.weight.dtype == np.float64
+    assert layer.to(tt.device("cpu")) is layer
+    assert tt.ones(2).to(tt.device("cpu")).device == "cpu"
+    with pytest.raises(ValueError, match="is neither a device"):
+        layer.to("gpu")
+
+
+def test_a_module_without_forward_is_named():
+    with pytest.raises(NotImplementedError, match="ModuleList does not define forward"):
+        nn.ModuleList()(1)

@@ -238,3 +238,16 @@ def test_clip_grad_norm_scales_in_place_and_returns_the_norm():
     assert all(p.grad is grad for p, grad in zip(params, grads, strict=True))
     tt.clip_grad_norm_(params, 100.0)
     assert tt.grad_norm(params) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ([], "params holds nothing: must be Parameters"),
+        ([np.zeros(3)], "params holds ndarray: must be Parameters"),
+        (tt.nn.ReLU(), "params is a ReLU: pass its parameters"),
+    ],
+)
+def test_what_is_no_parameter_is_refused(params, words):
+    with pytest.raises(TypeError, match=f"AdamW: {words}"):
+        AdamW(params)

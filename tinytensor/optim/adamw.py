@@ -13,7 +13,8 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2).
 
     m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2, and with their bias-corrected m' = m / (1 - beta1^t),
-    v' = v / (1 - beta2^t):  p = p - lr (m' / (sqrt(v') + eps) + weight_decay p),  t the updates of p so far.
+    v' = v / (1 - beta2^t):  p = p - lr (m' / (sqrt(v') + eps) + weight_decay p),  where t is the number of updates of
+    p so far.
     """
 
     state_names = ("m", "v")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module, device_of
-from tinytensor.nn import Parameter
+from tinytensor.nn import Module, Parameter
+from tinytensor.tensor import Tensor
 
 
 class Optimizer:
@@ -18,21 +19,27 @@ class Optimizer:
 
     params: Parameters, or a list of groups, dicts with "params" and options that override the defaults,
     e.g. [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "lr": 1e-4}].
-    lr: the learning rate of every group without one of its own; it may be changed between steps.
+    lr: the learning rate of every group without one of its own; it may be changed between steps, here or in a group.
 
     Raises ValueError for an option that the optimizer does not have, a parameter given twice, and a learning rate that
-    is negative or not a number.
+    is negative or not a number; TypeError for params that are not Parameters, or none.
     """
 
-    state_names: tuple[str, ...] = ()  # one array for each parameter and name
+    state_names: tuple[str, ...] = ()  # one array per parameter for each name
 
     def __init__(self, params: Iterable, lr: float, **defaults: Any):
+        if isinstance(params, Module):
+            raise TypeError(f"{type(self).__name__}: params is a {type(params).__name__}: pass its parameters()")
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
-        self.param_groups = [self._make_group(group, defaults) for group in groups]
-        self.lr = lr
         _require_rate(lr)
+        self.param_groups = [self._make_group({"lr": lr, **group}, defaults) for group in groups]
+        self._follows_lr = ["lr" not in group for group in groups]
+        self._lr = lr
         parameters = self.parameters()
+        if not parameters or not all(isinstance(p, Tensor) for p in parameters):
+            kinds = ", ".join(sorted({type(p).__name__ for p in parameters})) or "nothing"
+            raise TypeError(f"{type(self).__name__}: params holds {kinds}: must be Parameters")
         if len({id(p) for p in parameters}) < len(parameters):
             raise ValueError("a parameter is given twice; each must be in one group, once")
         self.steps = [0] * len(parameters)  # updates of each parameter so far
@@ -45,8 +52,20 @@ class Optimizer:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {close[0]}?)" if close else f"; it has {', '.join(sorted(known))}"
                 raise ValueError(f"{type(self).__name__}: no group option {name!r}{hint}")
-        _require_rate(group.get("lr", 0.0))
+        _require_rate(group["lr"])
         return {**defaults, **group, "params": list(group["params"])}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of every group that was not made with one of its own; setting it sets theirs."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = lr
+        for group, follows in zip(self.param_groups, self._follows_lr, strict=True):
+            if follows:
+                group["lr"] = lr
 
     def parameters(self) -> list[Parameter]:
         """All parameters, group after group."""
@@ -64,12 +83,13 @@ class Optimizer:
         """
         i = 0
         for group in self.param_groups:
-            options = {"lr": self.lr, **group}
             for p in group["params"]:
                 if p.grad is not None:
-                    self.steps[i] += 1
                     state = [arrays[i] for arrays in self.state.values()]
-                    self._update(p, options, self.steps[i], grad_scale, *state)
+                    if any(type(array) is not type(p.data) for array in state):
+                        raise ValueError("a parameter was moved after its optimizer was made: make it after model.to")
+                    self.steps[i] += 1
+                    self._update(p, group, self.steps[i], grad_scale, *state)
                     p.mark_changed()
                 i += 1
 

@@ -6,7 +6,7 @@ import math
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, lr: float, min_lr: float) -> float:
-    """The learning rate at `step`: up to lr in `warmup` steps, then half a cosine to min_lr at `steps`."""
+    """Linear warm-up to lr over `warmup` steps, then cosine decay to min_lr at `steps`."""
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
     if step >= steps:

@@ -1,11 +1,11 @@
 """Divides a training step among the cores of a CPU: a process for each share of the batch.
 
-Threads of one Python contend for the GIL in whatever is not arithmetic; processes do not wait for each other until the
-end of the step. They are forks of this process, so they begin with a copy of the model, and the parameters lie in
+Threads of one process contend for the GIL outside NumPy's arithmetic; processes synchronize only at the end of a step.
+They are forks of this process, so they begin with a copy of the model, and the parameters lie in
 shared memory. Each puts its gradients into shared memory too, where they are added in a fixed order, so the result for
 a given number of processes is bit-identical every time. Dropout is keyed by the row of the whole batch, and every part
-of the loss is weighted by the targets that count in it, so another number of processes changes only the rounding. The
-parts of a share are kept small, which bounds the memory of a step.
+of the loss is weighted by the targets that count in it, so another number of processes changes only the rounding. Each
+process works through its rows in small parts, which bounds its memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tinytensor.ops.losses import IGNORE
 from tinytensor.random import batch_rows, first_row, get_rng_state, set_rng_state
 
 PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
-CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not survive a fork
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # macOS's libraries are not fork-safe
 
 
 def available_cores() -> int:
@@ -126,7 +126,7 @@ class _Worker:
 
 def _serve(connection: Any, model: Module, parameters: list, gradients: list) -> None:
     """The loop of a forked process, until the first one closes the connection or exits."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # whole groups of processes get these; the first one decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
@@ -142,7 +142,7 @@ def _serve(connection: Any, model: Module, parameters: list, gradients: list) ->
             for p, gradient in zip(parameters, gradients, strict=True):
                 if p.grad is not None:
                     np.copyto(gradient, p.grad)
-                    p.grad = None  # as early as possible: it is held twice
+                    p.grad = None  # the values are in shared memory now
             reply = loss, present
         except Exception as error:
             reply = error
@@ -166,7 +166,7 @@ class _Options:
 
 
 def _backward(model: Module, ids: np.ndarray, targets: np.ndarray, rows: slice, options: _Options) -> Any:
-    """Add the gradients of some rows' share in scale * loss, part by part; returns their share in the loss."""
+    """Backpropagate the part of scale * loss that these rows contribute; returns that part of the loss."""
     if model.training != options.training:
         model.train(options.training)
     if not options.count:
@@ -180,13 +180,13 @@ def _backward(model: Module, ids: np.ndarray, targets: np.ndarray, rows: slice, 
         with batch_rows(options.first_row + part.start):
             loss = model(ids[part], targets[part])
         share = loss.dtype.type(count / options.count)
-        loss.backward((share * loss.dtype.type(options.scale)).reshape(()))
+        loss.backward(share * loss.dtype.type(options.scale))
         total += share * loss.data
     return total
 
 
 def _parts(rows: slice, time: int) -> list[slice]:
-    """Some rows of T tokens in even parts of about PART_TOKENS."""
+    """`rows`, of `time` tokens each, split evenly into parts of about PART_TOKENS tokens."""
     most = max(1, PART_TOKENS // max(1, time))
     return split_evenly(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 

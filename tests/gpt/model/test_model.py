@@ -166,7 +166,7 @@ def test_every_gradient_of_every_variant(options):
         with tt.seeded("dropout"):
             return with_parameters(owners, replaced, lambda: model(ids, targets))
 
-    tt.gradcheck(loss, *[p.data for p in parameters], rtol=1e-4, atol=1e-6, step=1e-6)
+    tt.gradcheck(loss, *[p.data for p in parameters], rtol=1e-4, atol=1e-6, eps=1e-6)
 
 
 def with_parameters(owners, replaced, function):
