@@ -1,6 +1,6 @@
 """GPT-2: embeddings, blocks, a final layer norm, and a head that scores every token of the vocabulary.
 
-Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Parameter names, shapes and initialization are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
 Shape letters: B batch, T time, C channels (n_embd), V vocabulary.
 """
 

@@ -1,6 +1,6 @@
 """The parts of GPT-2's transformer: attention, MLP, and the block that joins them.
 
-Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Parameter names, shapes and initialization are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
 Shape letters: B batch, T time, C channels (n_embd), H heads, D = C / H.
 """
 
@@ -48,7 +48,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream x.
 
-    norm "pre" (GPT-2) normalises the input of each sublayer; "post" (the original transformer) the sum after each.
+    norm "pre" (GPT-2) normalizes the input of each sublayer; "post" (the original transformer) the sum after each.
     """
 
     def __init__(self, config: GPTConfig):

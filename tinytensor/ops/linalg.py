@@ -51,7 +51,6 @@ def _mismatch(a: tuple[int, ...], b: tuple[int, ...]) -> str:
     if not a or not b:
         return "each must have at least one axis"
     if a[-1] != b[-2:][0]:
-        return (
-            f"the last axis of a, {a[-1]}, must equal the {'second-last' if b[1:] else 'only'} axis of b, {b[-2:][0]}"
-        )
+        which = "second-last" if len(b) > 1 else "only"
+        return f"the last axis of a, {a[-1]}, must equal the {which} axis of b, {b[-2:][0]}"
     return f"the leading axes of a, {a[:-2]}, and b, {b[:-2]}, must broadcast"
