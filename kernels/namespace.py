@@ -1,4 +1,4 @@
-"""Which library an array comes from, and on which device it lies.
+"""Which library an array comes from, and which device it is on.
 
 Shared by both kinds of kernels and by `tinytensor/backend.py`.
 """
@@ -48,7 +48,7 @@ def _has_several_gpus(xp: ModuleType) -> bool:
 
 
 def require_current(x) -> None:
-    """Raise DeviceError if the array `x` lies on a GPU other than this thread's current one.
+    """Raise DeviceError if the array `x` is on a GPU other than this thread's current one.
 
     CuPy allocates results on the current GPU, wherever the operands are, so an operation on such an array would fail
     or leave its result on the wrong GPU. NumPy arrays and numbers always pass.

@@ -1,4 +1,4 @@
-"""The bigram table: the simplest language model, and the one that courses start with."""
+"""The bigram table: the simplest language model, with which courses start."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""The KV cache: each new token reads the keys and values of the tokens before it instead of computing them again.
+"""The KV cache: the keys and values of earlier tokens are stored, so that a new token does not recompute them.
 
-In causal attention nothing that was computed for a token depends on the tokens after it, so the cache is exact: the
+In causal attention nothing that is computed for a token depends on the tokens after it, so the cache is exact: the
 logits differ from those of `model(ids)` by rounding only. The buffers are allocated once.
 
 GPT-2 adds a learned vector for each absolute position, so cached keys and values are valid at their position in the
-window only, and a full window cannot slide: `Context` then drops all but its newest half, which is read again from
-position 0. That is one such pass for every half window of text. Shape letters as in `layers`; S counts the tokens seen
-so far.
+window only, and a full window cannot slide: `Context` then drops all but its newest half, which is run through the
+model again from position 0. That is one such pass for every half window of text. Shape letters as in `layers`; S counts
+the tokens in the cache.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import tinytensor as tt
 from gpt.model.gpt import GPT
 from tinytensor import nn
 
-CHUNK = 128  # tokens read at once, so that the scores (B,H,CHUNK,S) of a long prompt stay small
+PREFILL_CHUNK = 128  # tokens per forward pass, so that the scores (B,H,PREFILL_CHUNK,S) of a long prompt stay small
 
 
 class Cache:
@@ -34,29 +35,24 @@ class Cache:
         self.layers = [tuple(self.device.xp.empty(shape, weight.dtype) for _ in "kv") for _ in range(config.n_layer)]
 
     def logits(self, ids: np.ndarray) -> Any:
-        """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens have been read before."""
+        """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
         with tt.no_grad():
             while self.length < ids.shape[1]:
-                x = self._read(ids[:, self.length : self.length + CHUNK])
+                x = self._forward(ids[:, self.length : self.length + PREFILL_CHUNK])
             newest = self.model.transformer.ln_f(x[:, -1]).data
         return self.kernels.linear_forward(newest, self.model.lm_head.weight.data.T, None)  # (B,C) @ (C,V) -> (B,V)
 
-    def _read(self, ids: np.ndarray) -> tt.Tensor:
+    def _forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
         transformer: Any = self.model.transformer
         end = self.length + ids.shape[1]
         x = transformer.wte(self.device.put(ids)) + transformer.wpe.weight[self.length : end]  # (B,T,C) + (T,C)
         for block, layer in zip(transformer.h, self.layers, strict=True):
-            if block.pre_norm:
-                x = x + self._attend(block.attn, block.ln_1(x), *layer)
-                x = x + block.mlp(block.ln_2(x))
-            else:
-                x = block.ln_1(x + self._attend(block.attn, x, *layer))
-                x = block.ln_2(x + block.mlp(x))
+            x = block(x, functools.partial(self._attend, block.attn, *layer))
         self.length = end
         return x
 
-    def _attend(self, attention, x, keys, values) -> tt.Tensor:
+    def _attend(self, attention, keys, values, x) -> tt.Tensor:
         """`Attention.forward` for tokens x (B, T, C); appends to the layer's keys and values (B, H, block_size, D)."""
         batch, time, channels = x.shape
         end = self.length + time
@@ -69,8 +65,8 @@ class Cache:
         return attention.c_proj(tt.Tensor(self.device.xp.ascontiguousarray(y).reshape(batch, time, channels)))
 
 
-class Recomputation:
-    """The same logits without a cache, by reading all tokens again: for other models, and to test `Cache` against."""
+class NoCache:
+    """The same logits from all tokens, run through the model each time: for other models, and to test `Cache`."""
 
     def __init__(self, model: nn.Module, batch: int):
         self.model, self.length = model, 0
@@ -85,19 +81,18 @@ class Recomputation:
 class Context:
     """The newest tokens of a batch of texts that grow together, never more than the model's block size.
 
-    reader: `Cache` or `Recomputation`; by default, `Cache` if the model supports it. The model must be in evaluation
-    mode.
+    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. The model must be in evaluation mode.
     """
 
     def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None):
         self.block_size = model.config.block_size
         self.ids = np.empty((batch, 0), np.int64)
-        self.reader = (reader or (Cache if isinstance(model, GPT) else Recomputation))(model, batch)
+        self.reader = (reader or (Cache if isinstance(model, GPT) else NoCache))(model, batch)
 
     def append(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Add tokens (B, T) or, the same for every text, (T,). They are read when `logits` is called.
+        """Add tokens: (B, T), or (T,) for the same in every text. `logits` runs them through the model.
 
-        When they do not fit, the newest half of the window stays, or of a longer addition as much as fits.
+        If the window overflows, its newest half is kept, or all the new tokens if they are more, as far as they fit.
         """
         new = np.broadcast_to(np.asarray(ids, dtype=np.int64), (len(self.ids), np.shape(ids)[-1]))
         text = np.concatenate([self.ids, new], axis=1)
@@ -113,6 +108,6 @@ class Context:
 
     def logits(self) -> np.ndarray:
         """The model's logits for the next token, (B, V). The context must hold at least one token."""
-        # After `drop`, the last token is read again, since its logits were not kept.
+        # After `drop`, the last token is run through the model again, since its logits were not saved.
         self.reader.length = min(self.reader.length, self.ids.shape[1] - 1)
         return tt.to_numpy(self.reader.logits(self.ids))

@@ -1,4 +1,4 @@
-"""The shape of a model."""
+"""A model's hyperparameters."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from gpt.options import check_options, option
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a model. Raises UserError for an impossible one."""
+    """A model's hyperparameters. Raises UserError for impossible ones."""
 
     vocab_size: int = option(0, "size of the vocabulary; 0 takes the tokenizer's", at_least=0)
     block_size: int = option(128, "longest context, in tokens", at_least=1)

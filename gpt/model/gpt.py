@@ -1,6 +1,6 @@
 """GPT-2: embeddings, blocks, a final layer norm, and a head that scores every token of the vocabulary.
 
-Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Parameter names, shapes and initialization are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
 Shape letters: B batch, T time, C channels (n_embd), V vocabulary.
 """
 
@@ -48,7 +48,13 @@ class GPT(nn.Module):
         self.lm_head = LMHead(tied if config.tied else nn.Parameter(tt.randn(*shape) * INIT_STD))
 
     def forward(self, ids, targets=None) -> tt.Tensor:
-        """ids (B, T) integers, T at most block_size -> logits (B, T, V), or with targets (B, T) the mean loss ()."""
+        """ids (B, T) integers, T at most block_size -> logits (B, T, V), or with targets (B, T) the mean loss ().
+
+        ids and targets may be Tensors, arrays or nested lists. Raises ValueError for ids of another shape.
+        """
+        ids = ids if isinstance(ids, tt.Tensor) else tt.Tensor(ids)
+        if ids.ndim != 2:
+            raise ValueError(f"ids has shape {ids.shape}: must be (B, T)")
         if ids.shape[1] > self.config.block_size:
             raise ValueError(f"{ids.shape[1]} tokens do not fit the model's block size of {self.config.block_size}")
         x = self.transformer(ids)

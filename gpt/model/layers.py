@@ -1,10 +1,12 @@
 """The parts of GPT-2's transformer: attention, MLP, and the block that joins them.
 
-Parameter names, shapes and initialisation are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
+Parameter names, shapes and initialization are GPT-2's (Radford et al. 2019), so weights move in and out unchanged.
 Shape letters: B batch, T time, C channels (n_embd), H heads, D = C / H.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import tinytensor as tt
 from gpt.model.config import GPTConfig
@@ -35,20 +37,20 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, INIT_STD)
-        self.gelu = config.activation == "gelu"
+        self.use_gelu = config.activation == "gelu"
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, _residual_std(config))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         x = self.c_fc(x)  # (B,T,C) -> (B,T,4C)
-        y = tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias) if self.gelu else self.c_proj(x.relu())
+        y = tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias) if self.use_gelu else self.c_proj(x.relu())
         return self.dropout(y)
 
 
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream x.
 
-    norm "pre" (GPT-2) normalises the input of each sublayer; "post" (the original transformer) the sum after each.
+    norm "pre" (GPT-2) normalizes the input of each sublayer; "post" (the original transformer) the sum after each.
     """
 
     def __init__(self, config: GPTConfig):
@@ -58,11 +60,13 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: tt.Tensor) -> tt.Tensor:
+    def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:
+        """x (B, T, C) -> (B, T, C). attend: what to call instead of `attn`; the KV cache has its own."""
+        attend = attend or self.attn
         if self.pre_norm:
-            x = x + self.attn(self.ln_1(x))
+            x = x + attend(self.ln_1(x))
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x))
+        x = self.ln_1(x + attend(x))
         return self.ln_2(x + self.mlp(x))
 
 

@@ -1,10 +1,9 @@
 """Causal self-attention in blocks: memory grows with T, not T^2.
 
 The queries, keys and values come packed as qkv (B, T, 3, H, D), the layout in which one matrix product yields them.
-A block of queries is multiplied only with the keys up to its last one, and a block of keys only with the queries from
-its first one on, so few of the scores that the causal mask removes are computed, and one block's scores are all that
-is ever held. The backward pass computes the probabilities again from the scores and the log-sum-exp of each row (Dao
-et al. 2022, arXiv:2205.14135, algorithm 4):
+In forward a block of queries meets only the keys up to its last query, in backward a block of keys only the queries
+from its first on: few masked scores are computed, and only one block is held at a time. The backward pass recomputes
+the probabilities from the scores and the log-sum-exp of each row (Dao et al. 2022, arXiv:2205.14135, algorithm 4):
 
     p = exp(s - lse),  dp = g v^T,  ds = p (dp - rowsum(g y)),  gq = ds k,  gk = ds^T q,  gv = p^T g
 
@@ -27,8 +26,8 @@ from kernels.cpu.softmax import softmax_pass
 from kernels.cpu.threads import parallel_map
 from kernels.options import NO_DROPOUT
 
-BLOCK = 32  # queries or keys at a time: enough for BLAS to be fast, and little is wasted above the diagonal
-LONG_BLOCK = 64  # the same for long sequences, which waste less
+BLOCK = 32  # queries or keys at a time: enough for BLAS to be fast, with few masked scores
+LONG_BLOCK = 64  # for long sequences, of which masked scores are a smaller part
 LONG = 512  # tokens
 SCORES_BYTES = 256 * 1024  # of one block's scores, over several heads
 
@@ -48,7 +47,7 @@ class Part(NamedTuple):
 
 
 class PassOptions(NamedTuple):
-    """`scale` and DropoutOptions, in types that do not change from call to call, as a loop is compiled for each."""
+    """`scale` and DropoutOptions. numba compiles one specialization per argument type, so the types are fixed here."""
 
     scale: float
     p: float
@@ -90,7 +89,7 @@ def attention_forward_pass(qkv, part, options, y, lse):
         visible = slice(queries.stop)
         p = q[:, :, queries] @ kt[..., visible]  # scores: (b, h, n, D) @ (b, h, D, j) -> (b, h, n, j)
         fits, rows = _exp_fits(p), as_rows(p)
-        p[..., queries] += _causal_mask(queries.stop - queries.start, p.dtype)
+        p[..., queries] += _causal_bias(queries.stop - queries.start, p.dtype)
         lse[:, :, queries] = softmax_pass(rows, None if fits else rows.max(axis=1)).reshape(p.shape[:-1])
         if options.p:
             p *= _dropout_factors(qkv, part, options, queries, visible)
@@ -106,12 +105,12 @@ def attention_backward_pass(g, qkv, part, options, saved, gqkv):
     g, y = (a[batches, :, heads].swapaxes(1, 2) for a in (g, saved[0]))
     lse = saved[1][part.slices]
     delta = np.vecdot(g, y) * options.scale  # (b, h, T)
-    # scores and ds are scaled then
+    # the scale folded into k^T and v^T scales both scores and ds
     gq, kt, vt = np.zeros_like(q), _transposed(k, options.scale), _transposed(v, options.scale)
     for keys in _blocks(time):
         queries, n = slice(keys.start, time), keys.stop - keys.start  # those that see some of these keys
         p = q[:, :, queries] @ kt[..., keys]  # scores: (b, h, i, D) @ (b, h, D, n) -> (b, h, i, n)
-        p[:, :, :n] += _causal_mask(n, p.dtype)
+        p[:, :, :n] += _causal_bias(n, p.dtype)
         p -= lse[:, :, queries, None]
         np.exp(p, out=p)
         ds = g[:, :, queries] @ vt[..., keys]  # dp, to begin with
@@ -133,7 +132,7 @@ def _pass_options(scale, dropout) -> PassOptions:
 
 
 def _parts(qkv) -> list[Part]:
-    """Heads to be worked on together, so that a block of their scores has bounded size."""
+    """The heads in groups whose blocks of scores are of bounded size."""
     batch, time, _, heads, _ = qkv.shape
     together = max(1, SCORES_BYTES // max(1, _block_size(time) * time * qkv.itemsize))
     b, h = max(1, together // max(1, heads)), max(1, min(together, heads))
@@ -160,7 +159,7 @@ def _exp_fits(scores) -> bool:
 
 
 @functools.cache
-def _causal_mask(n, dtype):
+def _causal_bias(n, dtype):
     """What to add to a diagonal block of scores: -inf where the key comes after the query, (n, n)."""
     return np.triu(np.full((n, n), -np.inf, dtype), 1)
 

@@ -12,7 +12,7 @@ import functools
 from threadpoolctl import ThreadpoolController
 
 SGEMM = "scipy_cblas_sgemm64_"  # the name in NumPy's wheels, with sizes of 64 bits
-# the processors for which OpenBLAS multiplies small matrices where they lie, without copying them into another order
+# the processors for which OpenBLAS multiplies small matrices in place, without packing copies of them first
 WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 

@@ -1,9 +1,9 @@
 """Chooses, for a pass over a block, between NumPy and the same pass compiled to one loop.
 
 A pass of ten NumPy calls reads and writes its block ten times, and acquires the GIL ten times; a loop does each once.
-The loops (`loops/`) need numba, which the extra `fast` brings, and float32. The NumPy pass that stands beside its
-primitive says what is computed, runs where numba is missing and for float64 (gradient checks), and is what its loop is
-tested against.
+The loops (`loops/`) need numba, which the extra `fast` brings, and float32. The NumPy pass next to its
+primitive documents what is computed, runs where numba is missing and for float64 (gradient checks), and is what its
+loop is tested against.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DTYPES = (np.float32, np.uint32)  # the latter are dropout's random bits
 
 
 def compiled(numpy_pass):
-    """`numpy_pass`, or the loop of its name if the first argument has one of `DTYPES` and there are loops."""
+    """`numpy_pass`, or the loop of the same name if the first argument has one of `DTYPES` and loops can be used."""
 
     @functools.wraps(numpy_pass)
     def run(x, *rest):

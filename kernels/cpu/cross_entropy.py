@@ -1,7 +1,7 @@
-"""Cross-entropy of logits against integer targets, alone and fused with the linear layer before it.
+"""Cross-entropy of logits against integer targets, on its own and fused with the linear layer before it.
 
 For a row x with target t the loss is lse - x_t, lse = log sum_v exp(x_v), and its gradient is
-softmax(x) - [v = t]; softmax(x) = exp(x - lse) is never stored beside the gradient. Rows whose target is
+softmax(x) - [v = t]; softmax(x) = exp(x - lse) is never stored in addition to the gradient. Rows whose target is
 `ignore_index` have loss and gradient 0.
 """
 

@@ -18,7 +18,7 @@ B = 0.044715
 
 
 def gelu_forward(x):
-    """y of the same shape, elementwise."""
+    """x of any shape -> y = gelu(x)."""
     shapes.check_gelu(x)
     y = np.empty(x.shape, x.dtype)
     xs, ys = x.reshape(-1), y.reshape(-1)
@@ -37,7 +37,7 @@ def gelu_pass(x, y):
 
 
 def gelu_backward(g, x):
-    """gx = g (s + x s'), with s' = 2 s (1 - s) u' and u' = A (1 + 3 B x^2)."""
+    """g, x of one shape -> gx = g (s + x s'), with s' = 2 s (1 - s) u' and u' = A (1 + 3 B x^2)."""
     shapes.check_gelu_backward(g, x)
     gx = np.empty(x.shape, x.dtype)
     gs, xs, out = g.reshape(-1), x.reshape(-1), gx.reshape(-1)

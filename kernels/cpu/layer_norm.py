@@ -1,8 +1,8 @@
-"""Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450).
+"""Layer normalization over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
 With n = (x - mean) * rstd, rstd = 1 / sqrt(var + eps), the result is y = n * weight + bias. Sums along either
 axis are products with a vector, which BLAS is two to four times as fast at as `sum`. The backward pass needs n. Without
-a bias it is y / weight, and y is what the next layer keeps anyway, so n is kept only where that division would lose it.
+a bias it is y / weight, and the next layer saves y anyway, so n is saved only where that division would lose it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def layer_norm_pass(x, weight, bias, eps, y, normed):
     """x (N, C) -> rstd (N, 1), and written to y and normed (N, C), which may be None."""
     width = x.shape[1]
     n = np.subtract(x, x @ np.ones((width, 1), x.dtype) / width, out=y if normed is None else normed)
-    variance = np.vecdot(n, n)[:, None] / width  # of centred values: no cancellation
+    variance = np.vecdot(n, n)[:, None] / width  # of centered values: no cancellation
     rstd = 1 / np.sqrt(variance + eps)
     n *= rstd
     np.multiply(n, weight, out=y)
@@ -73,9 +73,9 @@ def layer_norm_backward_pass(g, weight, stored, inverse, rstd, gx):
     width, ones, column = g.shape[1], np.ones(len(g), g.dtype), weight[:, None]
     n = stored if inverse is None else stored * inverse
     gn = np.multiply(g, n, out=gx)
-    sums, along = (ones @ gn, ones @ g), gn @ column / width
+    sums, mean_hn = (ones @ gn, ones @ g), gn @ column / width
     h = np.multiply(g, weight, out=gx)
     h -= g @ column / width
-    h -= n * along
+    h -= n * mean_hn
     h *= rstd
     return sums

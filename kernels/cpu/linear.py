@@ -88,7 +88,7 @@ def _is_blas_layout(x):
 def _vector_product(x, b, out):
     """out = x @ b for a matrix that has to come from main memory: (K,) @ (K, N) -> (N,).
 
-    Each thread runs through a part of the matrix in the order it lies in, which keeps the memory busier than BLAS does.
+    Each thread reads a part of the matrix in the order of its memory, which uses more of its bandwidth than BLAS does.
     """
     parallel = b.nbytes >= READ_BYTES
     if b.strides[0] < b.strides[1]:  # a transposed matrix, as the output layer's

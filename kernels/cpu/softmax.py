@@ -92,7 +92,7 @@ def log_softmax_backward(g, y):
 
 
 def _extent(rows):
-    """How many rows there are to do, and the bytes of one."""
+    """(number of rows, bytes per row)."""
     return len(rows) if rows.size else 0, rows.shape[1] * rows.itemsize
 
 

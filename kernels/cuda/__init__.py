@@ -1,7 +1,7 @@
 """The fused primitives as CUDA C, run by CuPy on a GPU or by the emulator on a CPU.
 
 The same functions as `kernels.cpu`, on float32 arrays. Each `.cu` file is complete and begins with its derivation;
-the `.py` file beside it checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then `launch.py`;
+the `.py` file of the same name checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then `launch.py`;
 `docs/cuda.md` explains, and `kernels.cuda.analysis` shows what the kernels need of each architecture.
 
 CuPy compiles every kernel, these and its own, with `-ftz=true`: on a GPU, denormal float32 numbers (below 1.18e-38) are

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from kernels import shapes
-from kernels.cuda.launch import array_module, contiguous, launch_elements
+from kernels.cuda.launch import contiguous, device_namespace, launch_elements
 
 
 def adamw_update(param, grad, m, v, options):
@@ -17,7 +17,7 @@ def adamw_update(param, grad, m, v, options):
     (grad,) = contiguous(grad)
     if not param.size:
         return
-    on_device = isinstance(options.grad_scale, array_module(param).ndarray)
+    on_device = isinstance(options.grad_scale, device_namespace(param).ndarray)
     kernel = "adamw_update_scaled_on_device" if on_device else "adamw_update"
     decay, beta1, beta2 = 1 - options.lr * options.weight_decay, options.beta1, options.beta2
     rate, v_scale = options.lr / (1 - beta1**options.step), 1 / math.sqrt(1 - beta2**options.step)

@@ -13,7 +13,7 @@
 //   A block owns BLOCK_M queries and walks over the keys in tiles of BLOCK_N. It holds, per query, the running maximum
 //   m, the running sum l of exp(s_ij - m), and the sum o of exp(s_ij - m) r_ij v_j. When a tile raises the maximum from
 //   m to m', both sums are rescaled by exp(m - m'). At the end y = o / l and lse = m + log l. Dropout does not change
-//   l: it acts on the normalised probabilities.
+//   l: it acts on the normalized probabilities.
 //
 // Backward, with g = dL/dy:
 //     dv_j  = sum_i p_ij r_ij g_i
@@ -23,9 +23,9 @@
 //     dk_j  = scale * sum_i ds_ij q_i
 //
 //   delta_i needs no sum over keys: sum_j p_ij r_ij (g_i . v_j) = g_i . sum_j p_ij r_ij v_j = g_i . y_i.
-//   The scores are computed again, and p_ij = exp(s_ij - lse_i) needs neither maximum nor sum. They must have the
-//   same bits as in forward: near 1e4 the last one counts 1e-3, in an exponent. So all kernels scale the queries as
-//   they load them and add over d in the same order.
+//   The scores are recomputed, and p_ij = exp(s_ij - lse_i) needs neither a maximum nor a sum. They must have the same
+//   bits as in forward: near 1e4 one unit in the last place is 1e-3, and it is in an exponent. So all kernels scale the
+//   queries while loading them and accumulate over d in the same order.
 //   attention_backward_queries owns BLOCK_M queries and walks over keys; attention_backward_keys owns BLOCK_M keys and
 //   walks over queries. Each result has one owner, who adds in a fixed order: no atomics, so the same bits every time.
 //
@@ -37,6 +37,7 @@
 //     BLOCK_M * HEAD per owned tile (one in forward, two in backward) + BLOCK_N * HEAD + BLOCK_M * BLOCK_N
 
 #include "random.cuh"
+#include "warp.cuh"
 
 #define LANES 16                       // threads that share the rows of a score tile: half a warp
 #define ROWS 4                         // rows of a score tile per thread
@@ -44,8 +45,7 @@
 #define WIDTH (HEAD / LANES)           // columns of an output tile per thread
 #define THREADS (BLOCK_M / ROWS * LANES)
 #define CHUNKS (HEAD / 4)              // float4s in a tile's row
-#define ALL_LANES 0xffffffffu
-#define LOWEST -3.402823466e38f
+#define NEG_INF (-__int_as_float(0x7f800000))
 
 // Registers allow 512 threads of 128 each on a multiprocessor, two blocks of 256. Wide heads' backward needs more.
 #define FORWARD_BOUNDS __launch_bounds__(THREADS, 512 / THREADS)
@@ -53,14 +53,14 @@
 
 // ---- a thread's place ----------------------------------------------------------------------------------------------
 // Score tiles are BLOCK_M x BLOCK_N; the thread (lane, group) holds rows group * ROWS + r and columns lane + c * LANES.
-// The 16 lanes of a group lie in one warp, so a row is reduced by shuffles and passed on without a block barrier.
+// The 16 lanes of a group are in one warp, so a row is reduced by shuffles and passed on without a block barrier.
 
 __device__ inline int lane() { return threadIdx.x % LANES; }
 __device__ inline int group() { return threadIdx.x / LANES; }
 __device__ inline int tile_row(int r) { return group() * ROWS + r; }
 __device__ inline int tile_col(int c) { return lane() + c * LANES; }
 
-// Output tiles are BLOCK_M x HEAD; the same thread holds the same rows and WIDTH / 2 pairs of neighbouring columns.
+// Output tiles are BLOCK_M x HEAD; the same thread holds the same rows and WIDTH / 2 pairs of neighboring columns.
 __device__ inline int output_col(int pair) { return 32 * pair + 2 * lane(); }
 
 __device__ inline float group_sum(float value)
@@ -79,8 +79,8 @@ __device__ inline float group_max(float value)
 // ---- tiles in shared memory ----------------------------------------------------------------------------------------
 // A tile holds rows of HEAD floats, as CHUNKS float4s each. Where lanes read different rows at the same column, rows of
 // a multiple of 32 floats would all start in the same bank; so a streamed tile keeps chunk c of row t at chunk
-// c ^ (t & 7) ("swizzled"): eight neighbouring rows then cover the 32 banks, as they would with padding, but in no more
-// memory. Owned tiles are read one row at a time by a whole group and lie plainly.
+// c ^ (t & 7) ("swizzled"): eight neighboring rows then cover the 32 banks, as they would with padding, but in no more
+// memory. Owned tiles are not swizzled: all lanes of a group read the same row of them.
 
 template <class Number>  // float, or const float where it is only read
 struct Matrix {           // rows of D numbers in device memory: one of q, k, v, g, y of one head
@@ -99,7 +99,7 @@ __device__ inline float4 load4(const float *p, int left, bool aligned)
     return make_float4(left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f);
 }
 
-// Copy `count` rows from `first` on; what lies outside the matrix becomes 0, which adds nothing to any product.
+// Copy `count` rows from `first` on; what is outside the matrix becomes 0, which adds nothing to any product.
 template <int count, bool swizzled>
 __device__ inline void load_tile(float *tile, const Matrix<const float> &source, int first)
 {
@@ -179,6 +179,7 @@ __device__ inline void accumulate_output(float (&output)[ROWS][WIDTH], const flo
 #pragma unroll
         for (int u = 0; u < 4; u++) {
             int row = col + u;
+            // where load_tile's swizzle put columns 2 * lane() and 2 * lane() + 1 of each pair's 32
             int place = 4 * ((lane() / 2) ^ (row & 7)) + 2 * (lane() % 2);
 #pragma unroll
             for (int pair = 0; pair < WIDTH / 2; pair++) {
@@ -267,8 +268,8 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
     const auto out = unpacked(y, T, H, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;           // of this head in lse
-    const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;  // the longest walks start first
-    const int end_key = min(first_query + BLOCK_M, T);               // later keys lie above the diagonal
+    const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;  // blocks with the most keys start first
+    const int end_key = min(first_query + BLOCK_M, T);               // no query here sees a later key
 
     float row_max[ROWS], sum[ROWS], output[ROWS][WIDTH];  // m, this thread's part of l, o
     for (int r = 0; r < ROWS; r++) row_max[r] = LOWEST, sum[r] = 0.0f;
@@ -286,7 +287,7 @@ attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *_
 #pragma unroll
             for (int c = 0; c < COLS; c++) {
                 int j = first_key + tile_col(c);
-                scores[r][c] = j <= i ? scores[r][c] : -__int_as_float(0x7f800000);  // exp(-inf) = 0
+                scores[r][c] = j <= i ? scores[r][c] : NEG_INF;  // exp(-inf) = 0
                 new_max = fmaxf(new_max, scores[r][c]);
             }
             new_max = group_max(new_max);
@@ -326,7 +327,7 @@ attention_delta(const float *__restrict__ g, const float *__restrict__ y, float 
     if (row >= rows) return;
     float sum = 0.0f;
     for (int d = threadIdx.x % 32; d < D; d += 32) sum = fmaf(g[row * D + d], y[row * D + d], sum);
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    sum = warp_sum(sum);
     long long b = row / H / T, t = row / H % T, h = row % H;
     if (threadIdx.x % 32 == 0) delta[(b * H + h) * T + t] = sum;
 }
@@ -421,9 +422,9 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
             for (int r = 0; r < ROWS; r++) {
                 int j = first_key + tile_row(r);
                 float p = j <= i && i < T ? __expf(scores[r][c] - col_lse) : 0.0f;
-                float kept = dropout_factor(dropout, head_row + i, j);
-                weights[tile_row(r) * BLOCK_N + tile_col(c)] = p * kept;
-                scores[r][c] = p * (products[r][c] * kept - col_delta);  // ds
+                float keep_factor = dropout_factor(dropout, head_row + i, j);
+                weights[tile_row(r) * BLOCK_N + tile_col(c)] = p * keep_factor;
+                scores[r][c] = p * (products[r][c] * keep_factor - col_delta);  // ds
             }
         }
         accumulate_output(output_values, weights, stream);

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kernels import shapes
 from kernels.cuda.dropout import dropout_args
-from kernels.cuda.launch import SharedMemory, array_module, check, contiguous, launch, shared_memory
+from kernels.cuda.launch import SharedMemory, check, contiguous, device_namespace, launch, shared_memory
 from kernels.options import NO_DROPOUT
 
 MAX_HEAD_SIZE = 128
@@ -56,7 +56,7 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT):
     """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
     shapes.check_attention(qkv)
     B, T, H, D = _sizes(qkv)
-    xp = array_module(qkv)
+    xp = device_namespace(qkv)
     (qkv,) = contiguous(qkv)
     y = xp.empty((B, T, H, D), dtype=qkv.dtype)
     lse = xp.empty((B, H, T), dtype=qkv.dtype)
@@ -70,7 +70,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
     shapes.check_attention_backward(g, qkv, y, lse)
     B, T, H, D = _sizes(qkv)
-    xp = array_module(qkv)
+    xp = device_namespace(qkv)
     g, qkv, y, lse = contiguous(g, qkv, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
     if not g.size:

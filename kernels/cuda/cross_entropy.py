@@ -1,4 +1,4 @@
-"""Cross-entropy of logits against integer targets, alone (`cross_entropy.cu`) and fused with the linear layer before.
+"""Cross-entropy against integer targets, on its own (`cross_entropy.cu`) and fused with the linear layer before.
 
 Same functions as `kernels/cpu/cross_entropy.py`, but for one thing: a target outside 0 ... V - 1 gives a loss
 and gradients of NaN where the CPU raises IndexError, since finding out would mean waiting for the GPU.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import array_module, contiguous, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch_rows
 
 LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows to fill the largest GPU
 
@@ -18,7 +18,7 @@ def cross_entropy_forward(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), 0 where the target is `ignore_index`, and lse (N,)."""
     shapes.check_cross_entropy(logits, targets)
     logits, targets = contiguous(logits, _as_int64(targets))
-    losses, lse = (array_module(logits).empty(len(logits), dtype=logits.dtype) for _ in range(2))
+    losses, lse = (device_namespace(logits).empty(len(logits), dtype=logits.dtype) for _ in range(2))
     if logits.size:
         args = (logits, targets, losses, lse, *logits.shape, ignore_index)
         launch_rows("cross_entropy.cu", "cross_entropy_forward", *logits.shape, args)
@@ -29,7 +29,7 @@ def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     """g () -> (N, V): g times the gradient of each counted row's loss."""
     shapes.check_cross_entropy_backward(g, logits, targets, lse)
     logits, targets, lse = contiguous(logits, _as_int64(targets), lse)
-    glogits = array_module(logits).empty_like(logits)
+    glogits = device_namespace(logits).empty_like(logits)
     _backward_into(glogits, g, logits, targets, lse, ignore_index)
     return glogits
 
@@ -41,7 +41,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
     """
     shapes.check_linear_cross_entropy(x, weight, targets)
-    xp, targets = array_module(x), _as_int64(targets)
+    xp, targets = device_namespace(x), _as_int64(targets)
     count = (targets != ignore_index).sum().astype(x.dtype)
     total = xp.zeros((), dtype=x.dtype)
     gx, gweight = (xp.empty_like(x), xp.zeros_like(weight)) if with_grad else (None, None)
@@ -64,7 +64,7 @@ def _as_int64(targets):
 
 def _backward_into(glogits, g, logits, targets, lse, ignore_index) -> None:
     if logits.size:
-        g = array_module(logits).asarray(g, dtype=logits.dtype)
+        g = device_namespace(logits).asarray(g, dtype=logits.dtype)
         args = (g, logits, targets, lse, glogits, *logits.shape, ignore_index)
         rows, columns = logits.shape
         launch_rows("cross_entropy.cu", "cross_entropy_backward", rows, columns, args)

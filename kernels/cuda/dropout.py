@@ -6,14 +6,14 @@ Same function, and the same mask to the bit, as `kernels/cpu/dropout.py`.
 from __future__ import annotations
 
 from kernels import shapes
-from kernels.cuda.launch import array_module, contiguous, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch_rows
 
 
 def dropout(x, options):
     """x (..., C) with each element zeroed with probability p, the others divided by 1 - p. Its own VJP."""
     shapes.check_dropout(x)
     (x,) = contiguous(x)
-    y = array_module(x).empty_like(x)
+    y = device_namespace(x).empty_like(x)
     if x.size:
         columns = x.shape[-1] if x.ndim else 1
         rows = x.size // columns

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import array_module, check, contiguous, launch
+from kernels.cuda.launch import check, contiguous, device_namespace, launch
 
 
 def embedding_backward(g, ids, gweight):
@@ -20,7 +20,7 @@ def embedding_backward(g, ids, gweight):
     shapes.check_embedding_backward(g, ids, gweight)
     check(gweight.flags.c_contiguous, "embedding_backward: gweight must be contiguous to be changed in place")
     (g,) = contiguous(g)
-    xp, (rows, columns) = array_module(g), gweight.shape
+    xp, (rows, columns) = device_namespace(g), gweight.shape
     if g.size and rows:
         ids = ids.reshape(-1).astype(np.int64) % rows
         order = xp.argsort(ids)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed

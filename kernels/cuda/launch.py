@@ -3,7 +3,7 @@
 A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the namespace that
 the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own signature in the
 .cu file says what each argument must be, so arrays are checked against it and Python's numbers (which CuPy would pass
-as 64-bit) are cast to its types; there is no second list of types to keep in step.
+as 64-bit) are cast to its types; no second list of types has to be kept in sync.
 
 Kernels run on the current device and stream. Read `softmax.py` next: the smallest use.
 """
@@ -23,7 +23,7 @@ from kernels import namespace
 SOURCES = Path(__file__).parent
 SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
-DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without asking
+DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
 
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 _KERNEL = re.compile(r'extern "C" __global__ void.*?(\w+)\(([^()]*)\)\s*\{', re.DOTALL)
@@ -37,7 +37,7 @@ class KernelArgumentError(ValueError):
 class SharedMemory:
     """A device's shared memory in bytes."""
 
-    per_block: int  # the most that one block may ask for
+    per_block: int  # the most that one block may have, after opting in
     per_multiprocessor: int
     reserved: int = 0  # taken from each block by the system
 
@@ -51,11 +51,11 @@ class Parameter:
     pointer: bool
 
 
-def array_module(x):
-    """The namespace that `x` comes from: cupy, or the emulated device's substitute for it.
+def device_namespace(x):
+    """The namespace of an array on a GPU: cupy, or the emulated device's substitute for it.
 
-    Every launcher allocates its results through this. Raises KernelArgumentError for a NumPy array, DeviceError for an
-    array of a GPU that is not current.
+    `namespace.array_module` with two checks; every launcher allocates its results through it. Raises
+    KernelArgumentError for a NumPy array, DeviceError for an array of a GPU that is not current.
     """
     xp = namespace.array_module(x)
     if xp is np:
@@ -130,7 +130,7 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     Raises KernelArgumentError for an array of the wrong type, layout or device, a number that does not fit its
     parameter, and a grid beyond the hardware's limits.
     """
-    xp, device = array_module(args[0]), args[0].device.id
+    xp, device = device_namespace(args[0]), args[0].device.id
     args = _checked(kernel, signatures(name)[kernel], args, xp)
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
@@ -188,8 +188,8 @@ def check(condition: bool, message: str) -> None:
 
 
 def contiguous(*arrays):
-    """The arrays, copied where their elements do not lie in C order (a transposed or broadcast gradient)."""
-    return tuple(a if a.flags.c_contiguous else array_module(a).ascontiguousarray(a) for a in arrays)
+    """The arrays, with a copy of each that is not C-contiguous (a transposed or broadcast gradient)."""
+    return tuple(a if a.flags.c_contiguous else device_namespace(a).ascontiguousarray(a) for a in arrays)
 
 
 def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple) -> None:

@@ -1,4 +1,4 @@
-// Layer normalisation over the last axis, forward and backward (Ba, Kiros and Hinton, 2016).
+// Layer normalization over the last axis, forward and backward (Ba, Kiros and Hinton, 2016).
 //
 //     n = (x - mean) * rstd,  rstd = 1 / sqrt(mean((x - mean)^2) + eps),  y = n * weight + bias
 //

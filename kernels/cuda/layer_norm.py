@@ -1,4 +1,4 @@
-"""Layer normalisation over the last axis, as `layer_norm.cu` computes it.
+"""Layer normalization over the last axis, as `layer_norm.cu` computes it.
 
 Same functions as `kernels/cpu/layer_norm.py`.
 """
@@ -6,7 +6,7 @@ Same functions as `kernels/cpu/layer_norm.py`.
 from __future__ import annotations
 
 from kernels import shapes
-from kernels.cuda.launch import array_module, contiguous, launch, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows
 
 STRIP_ROWS = 64  # rows per strip at least, STRIPS strips at most: the two stages of the sum over rows
 STRIPS = 256
@@ -17,7 +17,7 @@ def layer_norm_forward(x, weight, bias, eps):
     shapes.check_layer_norm(x, weight, bias)
     added = weight if bias is None else bias  # never read without a bias
     x, weight, added = contiguous(x, weight, added)
-    xp, columns = array_module(x), x.shape[-1]
+    xp, columns = device_namespace(x), x.shape[-1]
     y = xp.empty_like(x)
     mean, rstd = (xp.empty((*x.shape[:-1], 1), dtype=x.dtype) for _ in range(2))
     if x.size:
@@ -32,7 +32,7 @@ def layer_norm_backward(g, weight, saved):
     x, mean, rstd = saved
     shapes.check_layer_norm_backward(g, weight, x, mean, rstd)
     g, weight, x, mean, rstd = contiguous(g, weight, x, mean, rstd)
-    xp, columns = array_module(x), x.shape[-1]
+    xp, columns = device_namespace(x), x.shape[-1]
     gx = xp.empty_like(x)
     if not x.size:
         return gx, xp.zeros_like(weight), xp.zeros_like(weight)
@@ -44,7 +44,7 @@ def layer_norm_backward(g, weight, saved):
 
 def _sums_over_rows(g, x, mean, rstd):
     """gweight and gbias (C,)."""
-    xp, columns = array_module(x), x.shape[-1]
+    xp, columns = device_namespace(x), x.shape[-1]
     rows = x.size // columns
     strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
     strips = -(-rows // strip_rows)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 
 from kernels import shapes
-from kernels.cuda.launch import array_module
+from kernels.cuda.launch import device_namespace
 
 
 def linear_forward(x, weight, bias):
     """x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
     shapes.check_linear(x, weight, bias)
-    y = array_module(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
+    y = device_namespace(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[1])
@@ -23,7 +23,7 @@ def linear_forward(x, weight, bias):
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     shapes.check_linear_backward(g, x, weight)
-    xp = array_module(x)
+    xp = device_namespace(x)
     rows, inputs = _rows(g), _rows(x)
     gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)
     return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None

@@ -1,5 +1,5 @@
-// Random bits that are a pure function of (seed, row, column): nothing is stored, backward asks again and gets the
-// same answer, and the CPU kernels compute the same bits. All arithmetic is modulo 2^32.
+// Random bits that are a pure function of (seed, row, column): nothing is stored, backward recomputes
+// the same bits, and so do the CPU kernels. All arithmetic is modulo 2^32.
 
 // A bijection of 32-bit words that flips each output bit with probability close to 1/2 for each input bit: two rounds
 // of xor-shift and multiply (constants from Wellons' hash-prospector search).

@@ -9,12 +9,12 @@
 // A row's first CACHED * ROW_THREADS values are cached in registers from the first pass over the row (which finds its
 // maximum, sum, mean ...) to the second (which writes the result), so rows up to that length are read once.
 
-#define ALL_LANES 0xffffffffu
+#include "warp.cuh"
+
 #define CACHED 8
 #define WARPS_PER_ROW (ROW_THREADS / 32)
 #define BLOCK_THREADS (ROW_THREADS > 128 ? ROW_THREADS : 128)
 #define ROW_BOUNDS __launch_bounds__(BLOCK_THREADS, 1024 / BLOCK_THREADS)  // at most 64 registers: half occupancy
-#define LOWEST -3.402823466e38f  // the smallest finite float: a maximum to start from that is safe to subtract
 
 __device__ inline long long this_row() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
 
@@ -45,12 +45,6 @@ __device__ inline void second_pass(int columns, Value (&cached)[CACHED], Fetch f
 }
 
 // ---- sums -----------------------------------------------------------------------------------------------------
-
-__device__ inline float warp_sum(float value)
-{
-    for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(ALL_LANES, value, offset);
-    return value;
-}
 
 // The sum over the row's threads, the same bits in each of them: the warps' sums are added in a fixed order.
 static __device__ float row_sum(float value)

@@ -72,7 +72,7 @@ NO_CONVERSION = "Implicit conversion to a NumPy array is not allowed. Please use
 
 
 class HiddenSynchronization(RuntimeError):
-    """The host waited for the device inside `no_synchronization`; the traceback shows where."""
+    """The device was synchronized inside `no_synchronization`; the traceback shows where."""
 
 
 _thread = threading.local()
@@ -80,7 +80,7 @@ _thread = threading.local()
 
 @contextmanager
 def no_synchronization():
-    """Inside, whatever makes the host wait for the device (item, float, if, get, a boolean index) raises."""
+    """Inside, whatever synchronizes the device (item, float, if, get, a boolean index) raises."""
     outer, _thread.forbidden = getattr(_thread, "forbidden", False), True
     try:
         yield
@@ -89,13 +89,13 @@ def no_synchronization():
 
 
 def synchronized(reason: str) -> None:
-    """Note that the host now waits for the device."""
+    """Note that the host synchronizes the device now."""
     if getattr(_thread, "forbidden", False):
         raise HiddenSynchronization(f"{reason} makes the host wait for the device")
 
 
 class ndarray:
-    """`cupy.ndarray(shape, dtype)` on the host: uninitialised memory, here filled with NaN or 0xCC bytes.
+    """`cupy.ndarray(shape, dtype)` on the host: uninitialized memory, here filled with NaN or 0xCC bytes.
 
     host: the values. base: None, or the array that owns the memory this one looks into. written: None, or one byte for
     each of the memory, 0 where it was never written (only during the emulator's checked launches).
@@ -182,7 +182,7 @@ class ndarray:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
-    # ---- to the host: each of these waits for the device ----
+    # ---- to the host: each of these synchronizes the device ----
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         """A copy as a NumPy array."""

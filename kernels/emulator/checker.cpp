@@ -301,7 +301,7 @@ using namespace emulator::checker;
     void __tsan_unaligned_volatile_write##size(void* p) { touch(p, size, CALLER, WRITE); }
 
 namespace {
-// The undefined-behaviour sanitizer's descriptions of a place and of a type, fixed by its interface.
+// The undefined-behavior sanitizer's descriptions of a place and of a type, fixed by its interface.
 struct SourceLocation {
     const char* file;
     uint32_t line, column;

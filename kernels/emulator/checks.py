@@ -4,8 +4,8 @@
         kernel(grid, block, args)
     launches[0].bytes_read
 
-The kernel works on copies of its arrays, laid far apart, so that an index just past one array never lands in another;
-the copies go back when the launch ends well. Builds on record.py; checker.cpp watches the accesses.
+The kernel works on copies of its arrays, far apart in memory, so that an index just past one array never lands in
+another; the copies go back when the launch ends well. Builds on record.py; checker.cpp watches the accesses.
 """
 
 import re
@@ -121,7 +121,7 @@ class Group:
         self.start, self.stop, self.members = start, stop, []
 
     def slices(self):
-        """(argument, where its bytes lie in the group) of each member."""
+        """(argument, the slice of the group that its bytes are) of each member."""
         for argument in self.members:
             offset = argument.memory.ctypes.data - self.start
             yield argument, slice(offset, offset + argument.memory.nbytes)

@@ -28,7 +28,7 @@ LINK = ["-shared", "-pthread", "-o", "built.so"]
 FAST = ["-O3", "-fstack-clash-protection"]
 # The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
 # Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
-# Vectorising would merge the accesses of several source lines.
+# Vectorizing would merge the accesses of several source lines.
 CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment"]
 # clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.

@@ -56,7 +56,7 @@ def check_current(device: int) -> None:
 
 
 class MemoryPool:
-    """Counts the bytes of all live arrays, of each device apart as CuPy does."""
+    """Counts the bytes of all live arrays, for each device separately as CuPy does."""
 
     def __init__(self):
         # reentrant: the garbage collector may free an array in the middle of `_take`
@@ -100,7 +100,7 @@ def track_peak():
 
 
 class MemoryPointer:
-    """Where an array's first element lies."""
+    """The address of an array's first element."""
 
     def __init__(self, ptr: int, device: int):
         self.ptr = ptr

@@ -82,13 +82,13 @@ def asarray(a, dtype=None, order="K"):
 
 
 def ascontiguousarray(a, dtype=None):
-    """`a` itself if it lies in C order, else a copy that does."""
+    """`a` itself if it is C-contiguous, else a copy that is."""
     a = asarray(a, dtype)
     return a if a.flags.c_contiguous else a.copy()
 
 
 def asnumpy(a, stream=None, order="C", out=None):
-    """A copy as a NumPy array, which waits for the device; anything else is passed to NumPy."""
+    """A copy as a NumPy array, which synchronizes the device; anything else is passed to NumPy."""
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
 
 

@@ -26,7 +26,7 @@ class UninitializedRead(EmulatorError):
 
 
 class DataRace(EmulatorError):
-    """Two threads touch the same byte, at least one writes, and no barrier lies between."""
+    """Two threads touch the same byte, at least one writes, and no barrier is between them."""
 
 
 class DivergentBarrier(EmulatorError):

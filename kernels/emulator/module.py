@@ -24,7 +24,7 @@ MAX_THREADS_PER_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
 SHARED_MEMORY_PER_BLOCK = 48 << 10  # what any kernel may use
-SHARED_MEMORY_PER_BLOCK_OPTIN = 99 << 10  # what a kernel may ask for; compute capability 8.6 and 8.9
+SHARED_MEMORY_PER_BLOCK_OPTIN = 99 << 10  # what a kernel may opt in to; compute capability 8.6 and 8.9
 KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}  # NumPy's dtype.kind to device.h's
 THREADS_PER_WORKER = 1024  # fewer CUDA threads than this are not worth another operating-system thread
 
@@ -120,7 +120,7 @@ class RawKernel:
 
     @property
     def max_dynamic_shared_size_bytes(self):
-        """Bytes of dynamic shared memory a launch may ask for; set it to go beyond 48 KiB in all."""
+        """Bytes of dynamic shared memory a launch may use; set it to go beyond 48 KiB in all."""
         return self._max_dynamic
 
     @max_dynamic_shared_size_bytes.setter

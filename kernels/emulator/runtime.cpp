@@ -217,7 +217,7 @@ static uint3 unravel(int64_t index, const uint32_t* size) {
             (unsigned)(index / ((int64_t)size[0] * size[1]))};
 }
 
-// A runnable thread, or -1: the neighbour, then others of its warp, whose stacks are still in the cache, then the
+// A runnable thread, or -1: the neighbor, then others of its warp, whose stacks are still in the cache, then the
 // next warps. To roam is to try the next warps first. A checked launch takes a random one.
 int Worker::pick(bool roam) {
     roam |= launch->checked;

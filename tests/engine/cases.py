@@ -436,8 +436,8 @@ def packed_attention(qkv, dropout):
 
 
 def layer_norm(x, weight, bias=0, eps=1e-5):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * weight + bias
 
 
 def cross_entropy(logits, targets, ignore_index):

@@ -90,7 +90,7 @@ def test_a_tensor_from_elsewhere_does_not_mix_in():
         optimizer.step()
 
 
-# ---- optimisers and state -------------------------------------------------------------------------------------------
+# ---- optimizers and state -------------------------------------------------------------------------------------------
 
 OPTIMIZERS = {
     "sgd": lambda params: tt.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -99,7 +99,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimisers_take_the_cpus_steps(device, optimizer):
+def test_optimizers_take_the_cpus_steps(device, optimizer):
     ours, reference = (_regression(optimizer, where) for where in (device, tt.device("cpu")))
     np.testing.assert_allclose(ours, reference, rtol=2e-5, atol=2e-6)
 

@@ -17,6 +17,7 @@ PAIRS = [
     (tt.softmax, composed.softmax, (X,)),
     (tt.log_softmax, composed.log_softmax, (X,)),
     (tt.layer_norm, composed.layer_norm, (X, W[0], B)),
+    (tt.rms_norm, composed.rms_norm, (X, W[0])),
     (tt.gelu, composed.gelu, (X,)),
     (tt.linear, composed.linear, (X, W, B)),
     (tt.gelu_linear, composed.gelu_linear, (X, W, B)),
@@ -85,6 +86,7 @@ OTHER_FORMS = {
     "softmax of axis 0": lambda ops: ops.softmax(tt.Tensor(X), axis=0),
     "log_softmax of axis 0": lambda ops: ops.log_softmax(tt.Tensor(X), axis=0),
     "layer_norm without a bias": lambda ops: ops.layer_norm(tt.Tensor(X), W[0], eps=0.1),
+    "rms_norm without a weight": lambda ops: ops.rms_norm(tt.Tensor(X), eps=0.1),
     "linear without a bias": lambda ops: ops.linear(tt.Tensor(X), tt.Tensor(W)),
     "gelu_linear without a bias": lambda ops: ops.gelu_linear(tt.Tensor(X), tt.Tensor(W)),
     "cross_entropy of a batch": lambda ops: ops.cross_entropy(

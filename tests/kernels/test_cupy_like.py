@@ -92,7 +92,7 @@ def test_every_name_used_in_the_source_is_here(cupy):
 
 
 def _names_used(folder):
-    """The NAME of each `xp.NAME` and `array_module(x).NAME`, dots included."""
+    """The NAME of each `xp.NAME`, `array_module(x).NAME` and `device_namespace(x).NAME`, dots included."""
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             parts = []
@@ -101,10 +101,15 @@ def _names_used(folder):
                 node = node.value
             if "xp" in parts:  # self.xp.NAME
                 parts = parts[parts.index("xp") + 1 :]
-            elif not (_is_name(node, "xp") or (isinstance(node, ast.Call) and _is_name(node.func, "array_module"))):
+            elif not (_is_name(node, "xp") or _is_namespace_call(node)):
                 continue
             if parts and not parts[0].startswith("__"):
                 yield ".".join(parts)
+
+
+def _is_namespace_call(node):
+    functions = ("array_module", "device_namespace")
+    return isinstance(node, ast.Call) and any(_is_name(node.func, name) for name in functions)
 
 
 def _is_name(node, name):
@@ -273,7 +278,7 @@ def test_moves_to_the_host_and_back():
     assert out.tolist() == x.tolist()
 
 
-# ---- the device: synchronisation, memory ----------------------------------------------------------------------------
+# ---- the device: synchronization, memory ----------------------------------------------------------------------------
 
 WAITS = {
     "item": lambda x: x[0].item(),
@@ -290,14 +295,14 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_synchronisation_can_be_forbidden(wait):
+def test_synchronization_can_be_forbidden(wait):
     x = device_array(3)
     with pytest.raises(HiddenSynchronization), no_synchronization():
         wait(x)
     wait(x)
 
 
-def test_computing_does_not_synchronise():
+def test_computing_does_not_synchronize():
     x = device_array(3)
     with no_synchronization():
         y = xp.where(x > 1, x, 0) / x.sum() + xp.asarray(np.ones(3, np.float32))

@@ -24,7 +24,7 @@ from kernels.cpu.attention import Part, PassOptions
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install -e '.[fast]'")
 import numba  # noqa: E402
 
-from kernels.cpu.loops import fastmath, jit  # noqa: E402
+from kernels.cpu.loops import fastmath, jit, products  # noqa: E402
 
 ROWS, COLUMNS = st.integers(1, 40), st.sampled_from([1, 2, 15, 16, 17, 64, 100])
 
@@ -321,3 +321,13 @@ def test_strided_and_read_only_arrays():
     x.flags.writeable = False
     y = kernels.cpu.gelu_forward(x)
     np.testing.assert_allclose(y, kernels.cpu.gelu_forward(x.astype(np.float64)), atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [products.BLOCK_N, products.BLOCK_K])
+def test_tiles_cover_a_side_in_whole_vectors_within_the_limit(limit):
+    for length in range(1, 5000):
+        size = products.tile_size(length, limit)
+        assert 0 < size <= limit
+        assert size % 16 == 0
+        assert -(-length // size) == -(-length // limit)  # as few tiles as the limit allows
+    assert products.BLOCK_M * products.BLOCK_N * products.BLOCK_K <= products.MAX_SMALL_PRODUCT

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from tinytensor.backend import array_module, kernels_for
-from tinytensor.ops.elementwise import floating
+from tinytensor.ops.dtypes import floating
 from tinytensor.tensor import Function, Tensor, TensorLike
 
 

@@ -38,7 +38,7 @@ def as_tensor(x: TensorLike) -> Tensor:
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
-def one_axis(name: str, axis: Any, ndim: int) -> int:
+def normalize_axis(name: str, axis: Any, ndim: int) -> int:
     """`axis`, counted from either end, as 0 ... ndim - 1 (0-d tensors have an axis 0, as in PyTorch).
 
     Raises numpy.exceptions.AxisError, an IndexError and a ValueError, where it is out of range, and TypeError where it
@@ -53,19 +53,18 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
     return axis % max(ndim, 1)
 
 
-def all_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """The axes that None (all), an integer or a sequence of integers means, each once; none of a 0-d tensor."""
     if axis is None:
         return tuple(range(ndim))
-    axes = [
-        one_axis(name, a, ndim) for a in (axis if isinstance(axis, Iterable) and not isinstance(axis, str) else (axis,))
-    ]
+    given = axis if isinstance(axis, Iterable) and not isinstance(axis, str) else (axis,)
+    axes = [normalize_axis(name, a, ndim) for a in given]
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: axis {axis} names an axis twice")
     return tuple(axes) if ndim else ()
 
 
-def flat(name: str, arguments: tuple) -> tuple[int, ...]:
+def as_ints(name: str, arguments: tuple) -> tuple[int, ...]:
     """Lengths or axes given as f(x, 2, 3) or f(x, (2, 3)), as integers."""
     given = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Iterable) else arguments
     try:

@@ -25,7 +25,7 @@ class CausalAttention(Function):
     """y_i = sum_{j <= i} p_ij v_j,  p_i = softmax_j(q_i . k_j / sqrt(D)), for every head (Vaswani et al. 2017)
 
     gv_j = sum_i p_ij g_i,  ds_ij = p_ij (g_i . v_j - g_i . y_i) / sqrt(D),  gq_i = sum_j ds_ij k_j,
-    gk_j = sum_i ds_ij q_i.  p is not kept but computed again from the log-sum-exp of each row, so memory grows with T
+    gk_j = sum_i ds_ij q_i.  p is recomputed from the log-sum-exp of each row rather than saved, so memory grows with T
     and not with T^2 (Dao et al. 2022, arXiv:2205.14135). Dropout multiplies p by m / (1 - p_drop).
     """
 
@@ -60,7 +60,7 @@ def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
 
 
 def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(D), over past and present) v for q, k, v (B, H, T, D) -> (B, H, T, D).
+    """softmax(q k^T / sqrt(D), causal mask) v for q, k, v (B, H, T, D) -> (B, H, T, D).
 
     Composed: `composed.causal_attention`. It is `scaled_dot_product_attention(q, k, v, is_causal=True)`.
     """

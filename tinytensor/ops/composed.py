@@ -14,7 +14,7 @@ import numpy as np
 
 from tinytensor.backend import array_module
 from tinytensor.ops.arguments import as_tensor
-from tinytensor.ops.elementwise import exp, masked_fill, sqrt, tanh
+from tinytensor.ops.elementwise import exp, masked_fill, sqrt, square, tanh
 from tinytensor.ops.indexing import getitem
 from tinytensor.ops.linalg import matmul
 from tinytensor.ops.reduce import logsumexp, mean, sum, var
@@ -41,6 +41,12 @@ def layer_norm(x: TensorLike, weight: TensorLike, bias: TensorLike = None, eps: 
     centered = x - mean(x, -1, keepdims=True)  # (..., C)
     y = centered / sqrt(var(x, -1, keepdims=True) + eps) * weight
     return y if bias is None else y + bias
+
+
+def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
+    """x (..., C) divided by its root mean square along C, times weight (C,). Fused: `tinytensor.ops.fused.rms_norm`."""
+    y = x / sqrt(mean(square(x), -1, keepdims=True) + eps)
+    return y if weight is None else y * weight
 
 
 def gelu(x: TensorLike) -> Tensor:

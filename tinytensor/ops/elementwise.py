@@ -34,7 +34,7 @@ class Sub(Function):
         return a - b
 
     def vjp(self, g):
-        return g, -g if self.needs_grad[1] else None
+        return g, (-g if self.needs_grad[1] else None)
 
 
 class Mul(Function):
@@ -45,7 +45,7 @@ class Mul(Function):
         return self.a * self.b
 
     def vjp(self, g):
-        return g * self.b if self.needs_grad[0] else None, g * self.a if self.needs_grad[1] else None
+        return (g * self.b if self.needs_grad[0] else None), (g * self.a if self.needs_grad[1] else None)
 
 
 class Div(Function):
@@ -58,7 +58,7 @@ class Div(Function):
 
     def vjp(self, g):
         ga = g / self.b
-        return ga, -ga * self.y if self.needs_grad[1] else None
+        return ga, (-ga * self.y if self.needs_grad[1] else None)
 
 
 class Remainder(Function):
@@ -69,7 +69,7 @@ class Remainder(Function):
         return module_of(a, b).remainder(self.a, self.b)
 
     def vjp(self, g):
-        return g, -g * array_module(g).floor_divide(self.a, self.b) if self.needs_grad[1] else None
+        return g, (-g * array_module(g).floor_divide(self.a, self.b) if self.needs_grad[1] else None)
 
 
 class Pow(Function):
@@ -84,7 +84,7 @@ class Pow(Function):
         a, b, xp = self.a, self.b, array_module(g)
         # the exponent is b - 1, but 0 for b = 0: a^0 is constant, and 0 a^-1 would be NaN at a = 0
         ga = g * b * a ** (b - (b != 0)) if self.needs_grad[0] else None
-        return ga, g * self.y * xp.log(xp.where(xp.equal(a, 0), 1, a)) if self.needs_grad[1] else None
+        return ga, (g * self.y * xp.log(xp.where(xp.equal(a, 0), 1, a)) if self.needs_grad[1] else None)
 
 
 class Neg(Function):
@@ -175,30 +175,30 @@ class Abs(Function):
 
 
 class Maximum(Function):
-    """y = max(a, b);  g goes to the larger one, half to each where they are equal, and to a NaN, which y is then"""
+    """y = max(a, b);  g goes to the larger input, split equally on ties; an input that is NaN makes y NaN, gets g"""
+
+    ufunc = "maximum"
 
     def forward(self, a, b):
         self.a, self.b = self.save(*promoted(a, b))
-        return module_of(a, b).maximum(self.a, self.b)
+        return getattr(module_of(a, b), self.ufunc)(self.a, self.b)
 
-    def wins(self, a, b):
+    def _wins(self, a, b):
         """Where y is a. A NaN is the only number that differs from itself."""
         return (a >= b) | (a != a)
 
     def vjp(self, g):
-        a_wins, b_wins = self.wins(self.a, self.b), self.wins(self.b, self.a)
+        a_wins, b_wins = self._wins(self.a, self.b), self._wins(self.b, self.a)
         share = a_wins / (a_wins.astype(g.dtype) + b_wins)
         return g * share, g * (1 - share)
 
 
 class Minimum(Maximum):
-    """y = min(a, b);  g goes to the smaller one, half to each where they are equal, and to a NaN, which y is then"""
+    """y = min(a, b);  g goes to the smaller input, split equally on ties; an input that is NaN makes y NaN, gets g"""
 
-    def forward(self, a, b):
-        self.a, self.b = self.save(*promoted(a, b))
-        return module_of(a, b).minimum(self.a, self.b)
+    ufunc = "minimum"
 
-    def wins(self, a, b):
+    def _wins(self, a, b):
         return (a <= b) | (a != a)
 
 
@@ -208,7 +208,7 @@ class Where(Function):
     def forward(self, condition, a, b):
         self.condition = self.save(condition)
         y = module_of(condition, a, b).where(condition, *promoted(a, b))
-        if not (hasattr(a, "dtype") or hasattr(b, "dtype")):  # two Python numbers, whose floats would be float64
+        if not (hasattr(a, "dtype") or hasattr(b, "dtype")):  # a and b are both numbers: `where` would give float64
             y = y.astype(as_array([a, b]).dtype, copy=False)
         return y
 
@@ -252,7 +252,7 @@ def div(a: TensorLike, b: TensorLike) -> Tensor:
 
 
 def remainder(a: TensorLike, b: TensorLike) -> Tensor:
-    """a % b, elementwise: what a leaves when divided by b, with the sign of b, as in Python."""
+    """a % b, elementwise: the remainder of a / b, with the sign of b, as in Python."""
     return Remainder()(a, b)
 
 
@@ -340,6 +340,9 @@ clamp = clip
 
 
 def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
-    """A copy of x in another dtype; gradients come back in x's own. Anything but floats is a constant."""
+    """A copy of x in another dtype.
+
+    Gradients are cast back to x's dtype. A result that is not floating-point is detached.
+    """
     y = Cast(dtype)(x)
     return y if y.dtype.kind == "f" else y.detach()

@@ -13,7 +13,7 @@ from functools import partial
 
 from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
-from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
 from tinytensor.ops.dtypes import floating
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
@@ -53,12 +53,12 @@ class LayerNorm(Function):
         self.eps = eps
 
     def forward(self, x, weight, bias):
-        y, kept = kernels_for(x).layer_norm_forward(floating(x), weight, bias, self.eps)
-        self.weight, self.kept = self.save(weight, kept)
+        y, for_backward = kernels_for(x).layer_norm_forward(floating(x), weight, bias, self.eps)
+        self.weight, self.for_backward = self.save(weight, for_backward)
         return y
 
     def vjp(self, g):
-        return kernels_for(g).layer_norm_backward(g, self.weight, self.kept)
+        return kernels_for(g).layer_norm_backward(g, self.weight, self.for_backward)
 
 
 class RMSNorm(Function):
@@ -97,7 +97,7 @@ class Linear(Function):
 class GELULinear(Function):
     """y = gelu(x) w + b;  gx = (g w^T) gelu'(x),  gw = gelu(x)^T g,  gb = sum g
 
-    gelu(x) is not kept but computed again, which saves a quarter of what a GPT's layers would hold for backward.
+    gelu(x) is recomputed rather than saved, which saves a quarter of what a GPT's layers would hold for backward.
     """
 
     def forward(self, x, weight, bias):
@@ -165,7 +165,8 @@ def layer_norm(x: TensorLike, weight: TensorLike, bias: TensorLike = None, eps: 
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """Divide x (..., C) by the root of its mean square over the last axis, then scale by weight (C,), if there is one.
 
-    As `layer_norm` without a mean and a bias, which models since LLaMA prefer. Raises ValueError for another weight.
+    As `layer_norm` without a mean and a bias, which models since LLaMA prefer. Composed: `composed.rms_norm`.
+    Raises ValueError for another weight.
     """
     x = as_tensor(x)
     if not x.ndim or (weight is not None and as_tensor(weight).shape != x.shape[-1:]):
@@ -219,9 +220,9 @@ def require_probability(name: str, p: float) -> None:
 def _along_last(name: str, function: Function, x: TensorLike, axis: int) -> Tensor:
     """Apply a Function of the last axis along `axis`."""
     x = as_tensor(x)
-    place = one_axis(name, axis, x.ndim)
+    axis = normalize_axis(name, axis, x.ndim)
     if not x.ndim:
         return reshape(function(reshape(x, 1)), ())
-    if place == x.ndim - 1:
+    if axis == x.ndim - 1:
         return function(x)
-    return swapaxes(function(swapaxes(x, place, -1)), place, -1)
+    return swapaxes(function(swapaxes(x, axis, -1)), axis, -1)

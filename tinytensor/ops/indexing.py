@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module, device_of, kernels_for
-from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
-from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, as_array, raw
+from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
+from tinytensor.tensor import Array, Function, ScatterAdd, Tensor, TensorLike, as_array, raw
 
 
 class GetItem(Function):
@@ -28,7 +28,8 @@ class GetItem(Function):
         self.index = index
 
     def forward(self, x, *arrays):
-        rest = iter(self.save(x.shape, *arrays)[1:])
+        self.save(*arrays)
+        rest = iter(arrays)
         self.selected = tuple([next(rest) if part is GetItem.ARRAY else part for part in self.index])
         return x[self.selected]
 
@@ -69,14 +70,14 @@ def gather(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
     IndexError for an integer outside 0 ... n - 1, TypeError for others than integers, ValueError for another shape.
     """
     x = as_tensor(x)
-    place, ids = one_axis("gather", axis, x.ndim), as_array(index)
-    others = [n >= m for i, (n, m) in enumerate(zip(x.shape, ids.shape, strict=False)) if i != place]
+    axis, ids = normalize_axis("gather", axis, x.ndim), as_array(index)
+    others = [n >= m for i, (n, m) in enumerate(zip(x.shape, ids.shape, strict=False)) if i != axis]
     if ids.ndim != x.ndim or not all(others):
         raise ValueError(
             f"gather: index has shape {ids.shape}: must have the {x.ndim} axes of x, {x.shape}, "
-            f"none of them longer but axis {place}"
+            f"none of them longer but axis {axis}"
         )
-    return take(x, place, checked_ids("gather", "index", index, x, x.shape[place] if x.ndim else 1))
+    return take(x, axis, checked_ids("gather", "index", index, x, x.shape[axis] if x.ndim else 1))
 
 
 def take(x: Tensor, axis: int, index: TensorLike) -> Tensor:
@@ -94,11 +95,7 @@ def checked_ids(
     name: str, what: str, ids: TensorLike, like: TensorLike, limit: int, ignore: int | None = None
 ) -> Tensor:
     """Integer ids, each in 0 ... limit - 1 or `ignore`, on the device of `like`: a Tensor there stays itself."""
-    array = as_array(ids)
-    if array.dtype.kind not in "iu":
-        if array.size:  # an empty list has no integers to tell by
-            raise TypeError(f"{name}: {what} of dtype {array.dtype}: must be integers")
-        array = array.astype(np.int64)
+    array = integers(name, what, ids)
     counted = array if ignore is None else array[array != ignore]
     if counted.size:
         low, high = int(counted.min()), int(counted.max())
@@ -106,6 +103,16 @@ def checked_ids(
             raise IndexError(f"{name}: {what} from {low} to {high}: must lie in 0..{limit - 1}")
     moved = device_of(raw(like)).put(array)
     return ids if isinstance(ids, Tensor) and moved is ids.data else Tensor(moved)
+
+
+def integers(name: str, what: str, ids: TensorLike) -> Array:
+    """ids as an array of integers. Raises TypeError for another dtype, unless there are none, as in an empty list."""
+    array = as_array(ids)
+    if array.dtype.kind in "iu":
+        return array
+    if array.size:
+        raise TypeError(f"{name}: {what} of dtype {array.dtype}: must be integers")
+    return array.astype(np.int64)
 
 
 def _index_part(part):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tinytensor.ops.dtypes import promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, unbroadcast
 
@@ -19,7 +21,10 @@ class MatMul(Function):
 
     def forward(self, a, b):
         self.a, self.b = self.save(*promoted(a, b))
-        return self.a @ self.b
+        try:
+            return self.a @ self.b
+        except ValueError:
+            raise ValueError(_mismatch(np.shape(a), np.shape(b))) from None
 
     def vjp(self, g):
         row, column = self.a.ndim == 1, self.b.ndim == 1
@@ -39,3 +44,13 @@ class MatMul(Function):
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     """a @ b: vectors, matrices and batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N)."""
     return MatMul()(a, b)
+
+
+def _mismatch(a: tuple[int, ...], b: tuple[int, ...]) -> str:
+    """Why arrays of these shapes have no product."""
+    if not a or not b:
+        return "each must have at least one axis"
+    if a[-1] != b[-2:][0]:
+        which = "second-last" if len(b) > 1 else "only"
+        return f"the last axis of a, {a[-1]}, must equal the {which} axis of b, {b[-2:][0]}"
+    return f"the leading axes of a, {a[:-2]}, and b, {b[:-2]}, must broadcast"

@@ -12,7 +12,7 @@ from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
 from tinytensor.ops.elementwise import square, sub, where
 from tinytensor.ops.fused import log_softmax
-from tinytensor.ops.indexing import checked_ids, getitem, take
+from tinytensor.ops.indexing import checked_ids, getitem, integers, take
 from tinytensor.ops.reduce import mean, sum
 from tinytensor.ops.shape import reshape, unsqueeze
 from tinytensor.tensor import Function, Tensor, TensorLike, raw
@@ -23,7 +23,7 @@ IGNORE = -100  # a target that does not count, as in PyTorch
 class CrossEntropy(Function):
     """y = mean_n (log sum_v exp(x_nv) - x_nt), t the target of row n;  gx_nv = g (softmax(x_n)_v - [v = t]) / count
 
-    A row whose target is `ignore_index` does not count. Only the log-sum-exp of each row is kept, no probabilities.
+    A row whose target is `ignore_index` does not count. Only the log-sum-exp of each row is saved, no probabilities.
     """
 
     def __init__(self, ignore_index):
@@ -89,8 +89,7 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing {label_smoothing}: must be from 0 to 1")
     shape, classes = logits.shape[:-1], logits.shape[-1]
     rows = reshape(logits, math.prod(shape), classes)  # (..., V) -> (N, V)
-    targets = checked_ids("cross_entropy", "targets", targets, logits, classes, ignore_index)
-    targets = _one_per_row("cross_entropy", targets, shape)
+    targets = _checked_targets("cross_entropy", targets, logits, shape, classes, ignore_index)
     if reduction == "mean" and weight is None and not label_smoothing:
         return CrossEntropy(ignore_index)(rows, targets)
     if weight is not None and raw(weight).shape != (classes,):
@@ -112,8 +111,8 @@ def _losses_of_rows(
     shares = Tensor(counted) if weight is None else where(counted, getitem(weight, classes), 0.0)  # (N,)
     losses = -log_p_target * shares
     if label_smoothing:
-        uniform = -mean(log_p if weight is None else log_p * weight, axis=-1)  # the loss of a target of 1 / V for each
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+        uniform_loss = -mean(log_p if weight is None else log_p * weight, axis=-1)  # of targets 1 / V for every class
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform_loss
     return where(counted, losses, 0.0), shares
 
 
@@ -128,24 +127,31 @@ def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike,
             f"linear_cross_entropy: x has shape {x.shape} and weight {vocabulary}: must be (..., C) and (V, C)"
         )
     rows = reshape(x, math.prod(x.shape[:-1]), x.shape[-1])  # (..., C) -> (N, C)
-    targets = checked_ids("linear_cross_entropy", "targets", targets, x, vocabulary[0], ignore_index)
-    return LinearCrossEntropy(ignore_index)(rows, weight, _one_per_row("linear_cross_entropy", targets, x.shape[:-1]))
+    targets = _checked_targets("linear_cross_entropy", targets, x, x.shape[:-1], vocabulary[0], ignore_index)
+    return LinearCrossEntropy(ignore_index)(rows, weight, targets)
 
 
-def _one_per_row(name: str, targets: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if targets.shape != shape:
-        raise ValueError(f"{name}: targets have shape {targets.shape}: must be {shape}, one for each row of logits")
-    return reshape(targets, math.prod(shape))
+def _checked_targets(
+    name: str, targets: TensorLike, like: Tensor, shape: tuple[int, ...], classes: int, ignore_index: int
+) -> Tensor:
+    """The targets (N,), one for each row of logits (*shape, classes), on the device of `like`."""
+    given = integers(name, "targets", targets).shape
+    if given != shape:  # before the values: with the classes on another axis, those are out of range too
+        raise ValueError(
+            f"{name}: targets have shape {given}: must be {shape}, one for each row of logits, "
+            "as classes are the last axis"
+        )
+    return reshape(checked_ids(name, "targets", targets, like, classes, ignore_index), math.prod(shape))
 
 
 def mse_loss(x: TensorLike, targets: TensorLike, reduction: str = "mean") -> Tensor:
     """(x - targets)^2, of one shape: its "mean" or "sum" -> (), or with reduction "none" itself.
 
-    Raises ValueError for two shapes, which would broadcast to a loss that nobody means, and for another reduction.
+    Raises ValueError for different shapes, which would broadcast to an unintended loss, and for another reduction.
     """
     x, targets = as_tensor(x), as_tensor(targets)
     if x.shape != targets.shape:
-        raise ValueError(f"mse_loss: x has shape {x.shape} and targets {targets.shape}: must be one shape")
+        raise ValueError(f"mse_loss: x has shape {x.shape} and targets {targets.shape}: must be the same")
     _require_reduction("mse_loss", reduction)
     squares = square(sub(x, targets))
     return {"mean": mean, "sum": sum, "none": lambda y: y}[reduction](squares)

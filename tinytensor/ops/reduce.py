@@ -1,7 +1,7 @@
 """Reductions over one, several or all axes, with NumPy's meaning of `axis` and `keepdims`.
 
-Every VJP first gives g its reduced axes back with length 1 (`_keep`), after which the rest is broadcasting. All take
-PyTorch's `dim` and `keepdim` as well. Read `shape.py` next.
+Every VJP first restores the reduced axes of g with length 1 (`keep`); broadcasting does the rest. All take PyTorch's
+`dim` and `keepdim` as well. Read `shape.py` next.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import all_axes, as_tensor, torch_names
+from tinytensor.ops.arguments import as_tensor, normalize_axes, torch_names
 from tinytensor.ops.dtypes import floating, sum_dtype
 from tinytensor.ops.elementwise import cast, sqrt
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
 
 class _Reduction(Function):
-    """Options common to all reductions. axes: those that are reduced, counted from the front; None means all."""
+    """Options common to all reductions. axes: those that are reduced, counted from the front."""
 
     def __init__(self, axes, keepdims):
         self.axes, self.keepdims = axes, keepdims
 
     def keep(self, g, shape):
         """g with the reduced axes of `shape` as axes of length 1."""
-        return g.reshape([1 if self.axes is None or i in self.axes else n for i, n in enumerate(shape)])
+        return g.reshape([1 if i in self.axes else n for i, n in enumerate(shape)])
 
 
 class Sum(_Reduction):
@@ -50,16 +50,18 @@ class Prod(_Reduction):
         x, xp, axes = self.x, array_module(g), self.axes
         is_zero = xp.equal(x, 0)
         nonzero = xp.where(is_zero, 1, x)
-        # the product of the others is 0 but where all the zeros, one or none, are at i itself
-        only_zero = xp.equal(is_zero.sum(axis=axes, keepdims=True), is_zero)
-        return (self.keep(g, x.shape) * only_zero * (nonzero.prod(axis=axes, keepdims=True) / nonzero),)
+        # the product of the other elements is nonzero only where no other element is 0
+        others_nonzero = xp.equal(is_zero.sum(axis=axes, keepdims=True), is_zero)
+        return (self.keep(g, x.shape) * others_nonzero * (nonzero.prod(axis=axes, keepdims=True) / nonzero),)
 
 
 class Max(_Reduction):
-    """y = max_i x_i;  g goes to the largest x_i, in equal parts where several are, and to a NaN, which y is then"""
+    """y = max_i x_i;  g goes to the largest x_i, split equally on ties; an x_i that is NaN makes y NaN and gets g"""
+
+    method = "max"
 
     def forward(self, x):
-        y = x.max(axis=self.axes, keepdims=self.keepdims)
+        y = getattr(x, self.method)(axis=self.axes, keepdims=self.keepdims)
         self.x, self.y = self.save(x, as_array(y))
         return y
 
@@ -71,12 +73,9 @@ class Max(_Reduction):
 
 
 class Min(Max):
-    """y = min_i x_i;  g goes to the smallest x_i, in equal parts where several are, and to a NaN, which y is then"""
+    """y = min_i x_i;  g goes to the smallest x_i, split equally on ties; an x_i that is NaN makes y NaN and gets g"""
 
-    def forward(self, x):
-        y = x.min(axis=self.axes, keepdims=self.keepdims)
-        self.x, self.y = self.save(x, as_array(y))
-        return y
+    method = "min"
 
 
 class Norm(_Reduction):
@@ -97,7 +96,7 @@ class LogSumExp(_Reduction):
 
     def forward(self, x):
         xp, x, axes = array_module(x), floating(x), self.axes
-        # subtract the maximum first: exp overflows float32 above 88; if it is infinite there is nothing to subtract
+        # subtract the maximum first: exp overflows float32 above 88; but not an infinite one: inf - inf is NaN
         top = x.max(axis=axes, keepdims=True)
         top = xp.where(xp.isfinite(top), top, 0).astype(x.dtype)
         self.x, self.y = self.save(x, xp.log(xp.exp(x - top).sum(axis=axes, keepdims=True)) + top)
@@ -121,7 +120,7 @@ def prod(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 @torch_names
 def mean(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The mean over `axis`; integers give float32, float16 is added up in float32."""
+    """The mean over `axis`; integers give float32, float16 is accumulated in float32."""
     wide = _wide(x)
     total = _reduced("mean", Sum, wide, axis, keepdims)
     return _narrow(total / _count(wide, total), x)
@@ -130,12 +129,14 @@ def mean(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
 @torch_names
 def max(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The maximum over `axis`, NaN where there is one."""
+    _require_no_tensor("max", axis)
     return _reduced("max", Max, x, axis, keepdims)
 
 
 @torch_names
 def min(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The minimum over `axis`, NaN where there is one."""
+    _require_no_tensor("min", axis)
     return _reduced("min", Min, x, axis, keepdims)
 
 
@@ -146,7 +147,7 @@ def var(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) 
     The default is NumPy's, ddof = 0; PyTorch's is 1. With n <= ddof the result is infinite or NaN, as in both.
     """
     wide = _wide(x)
-    axis = None if axis is None else all_axes("var", axis, wide.ndim)
+    axis = normalize_axes("var", axis, wide.ndim)
     centered = wide - mean(wide, axis, keepdims=True)
     total = sum(centered * centered, axis, keepdims)
     count = _count(wide, total)
@@ -168,8 +169,13 @@ def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False) 
     if p not in (1, 2, np.inf):
         raise ValueError(f"norm: p {p!r}: must be 1, 2 or math.inf")
     wide = _wide(x)
-    operation, wide = (Norm, wide) if p == 2 else (Sum if p == 1 else Max, abs(wide))
-    return _narrow(_reduced("norm", operation, wide, axis, keepdims), x)
+    if p == 2:
+        y = _reduced("norm", Norm, wide, axis, keepdims)
+    elif p == 1:
+        y = _reduced("norm", Sum, abs(wide), axis, keepdims)
+    else:
+        y = _reduced("norm", Max, abs(wide), axis, keepdims)
+    return _narrow(y, x)
 
 
 @torch_names
@@ -191,27 +197,35 @@ def any(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 
 def _reduced(name: str, operation: type[_Reduction], x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
-    """Apply a reduction over what `axis` means: None (everything), an integer or a sequence of integers."""
+    """Apply a reduction over the axes that `axis` names: all if None, an integer or a sequence of integers."""
     x = as_tensor(x)
-    return operation(None if axis is None else all_axes(name, axis, x.ndim), keepdims)(x)
+    return operation(normalize_axes(name, axis, x.ndim), keepdims)(x)
+
+
+def _require_no_tensor(name: str, axis: Any) -> None:
+    """Raise TypeError for f(a, b) of two tensors, which in PyTorch is elementwise."""
+    if isinstance(axis, Tensor):
+        raise TypeError(
+            f"{name}: axis is a tensor of shape {axis.shape}: must be integers; for two tensors use {name}imum"
+        )
 
 
 def _truth(name: str, x: TensorLike, axis: Any, keepdims: bool) -> Tensor:
     array = as_array(x)
-    return Tensor(getattr(array, name)(axis=all_axes(name, axis, array.ndim), keepdims=keepdims))
+    return Tensor(getattr(array, name)(axis=normalize_axes(name, axis, array.ndim), keepdims=keepdims))
 
 
 def _wide(x: TensorLike) -> Tensor:
-    """x in a dtype that sums do not overflow: float32 for float16 and integers."""
+    """x in the dtype that its sums are accumulated in: float32 for float16 and integers, else its own."""
     x = as_tensor(x)
     return cast(x, np.float32) if x.dtype == np.float16 or x.dtype.kind != "f" else x
 
 
 def _narrow(y: Tensor, x: TensorLike) -> Tensor:
-    """y in float16 if x is."""
+    """y, cast back to float16 if x is float16."""
     return cast(y, np.float16) if getattr(raw(x), "dtype", None) == np.float16 else y
 
 
 def _count(x: Tensor, total: Tensor) -> int:
-    """How many elements of x each element of `total` is the sum of."""
+    """The number of elements of x that are summed in each element of `total`."""
     return x.data.size // (total.data.size or 1)

@@ -1,6 +1,6 @@
 """Running sums and products along an axis.
 
-Where y_i depends on the elements up to i, gx_i depends on g from i on: VJPs add up from the back.
+As y_i depends on the elements up to i, gx_i depends on g from i on: VJPs accumulate from the end.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import as_tensor, one_axis, torch_names
+from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
 from tinytensor.ops.dtypes import sum_dtype
 from tinytensor.ops.shape import reshape
 from tinytensor.tensor import Function, Tensor, TensorLike
@@ -68,8 +68,8 @@ def _along(name: str, operation: type, x: TensorLike, axis: int | None) -> Tenso
     x = as_tensor(x)
     if axis is None:
         return operation(0)(reshape(x, x.numel()))
-    place = one_axis(name, axis, x.ndim)
-    return operation(place)(x) if x.ndim else reshape(operation(0)(reshape(x, 1)), ())
+    axis = normalize_axis(name, axis, x.ndim)
+    return operation(axis)(x) if x.ndim else reshape(operation(0)(reshape(x, 1)), ())
 
 
 def _sum_from_the_back(g: Any, axis: int):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import all_axes, as_tensor, flat, one_axis, torch_names
+from tinytensor.ops.arguments import as_ints, as_tensor, normalize_axes, normalize_axis, torch_names
 from tinytensor.ops.elementwise import where
 from tinytensor.ops.indexing import getitem
 from tinytensor.tensor import Function, Tensor, TensorLike
@@ -42,7 +42,7 @@ class Transpose(Function):
         return x.transpose(self.axes)
 
     def vjp(self, g):
-        # the inverse permutation lists where each axis went
+        # the inverse permutation: argsort of the axes, without an array
         return (g.transpose(sorted(range(g.ndim), key=self.axes.__getitem__)),)
 
 
@@ -60,7 +60,7 @@ class Expand(Function):
 
 
 class Concat(Function):
-    """y = the inputs one after the other along `axis`;  each gx is its slice of g"""
+    """y = the inputs joined along `axis`;  each gx is its slice of g"""
 
     def __init__(self, axis):
         self.axis = axis
@@ -76,7 +76,7 @@ class Concat(Function):
 
 
 class Roll(Function):
-    """y = x moved along `axis`, what leaves at one end coming in at the other;  gx = g moved back"""
+    """y = x shifted along `axis`, wrapping around;  gx = g shifted back"""
 
     def __init__(self, shift, axis):
         self.shift, self.axis = shift, axis
@@ -89,7 +89,7 @@ class Roll(Function):
 
 
 class Pad(Function):
-    """y = x between constants along each axis;  gx = the part of g that x became"""
+    """y = x padded with a constant;  gx = the slice of g that holds x"""
 
     def __init__(self, widths, value):
         self.widths, self.value = widths, value
@@ -106,7 +106,7 @@ class Pad(Function):
 
 
 class Contiguous(Function):
-    """y = x in row-major order;  gx = g"""
+    """y = x in C-contiguous memory;  gx = g"""
 
     def forward(self, x):
         return array_module(x).ascontiguousarray(x)
@@ -117,15 +117,15 @@ class Contiguous(Function):
 
 def reshape(x: TensorLike, *shape: Any) -> Tensor:
     """x with another shape of the same size: reshape(x, 2, 3) or reshape(x, (2, 3)); one length may be -1."""
-    return Reshape(flat("reshape", shape))(x)
+    return Reshape(as_ints("reshape", shape))(x)
 
 
 def flatten(x: TensorLike, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """x with the axes `start_dim` to `end_dim`, both included, made one."""
+    """x with the axes `start_dim` to `end_dim`, both included, merged into one."""
     x = as_tensor(x)
     if x.ndim == 0:
         return reshape(x, 1)
-    start, end = one_axis("flatten", start_dim, x.ndim), one_axis("flatten", end_dim, x.ndim)
+    start, end = normalize_axis("flatten", start_dim, x.ndim), normalize_axis("flatten", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     return reshape(x, *x.shape[:start], int(np.prod(x.shape[start : end + 1])), *x.shape[end + 1 :])
@@ -134,30 +134,30 @@ def flatten(x: TensorLike, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 def permute(x: TensorLike, *axes: Any) -> Tensor:
     """x with its axes in the order `axes`: permute(x, 0, 2, 1) or permute(x, (0, 2, 1))."""
     x = as_tensor(x)
-    order, ndim = flat("permute", axes), x.ndim
+    order, ndim = as_ints("permute", axes), x.ndim
     if len(order) != ndim:
         raise ValueError(f"permute: axes {order}: must name each of the {ndim} axes once")
-    return Transpose(all_axes("permute", order, ndim))(x)
+    return Transpose(normalize_axes("permute", order, ndim))(x)
 
 
 def transpose(x: TensorLike, axis1: int | None = None, axis2: int | None = None) -> Tensor:
-    """x with two axes exchanged; without axes, all of them reversed."""
+    """x with two axes swapped; without axes, all of them reversed."""
     if axis1 is None or axis2 is None:
-        if axis1 is not axis2:
-            raise TypeError("transpose: give both axes to exchange, or none to reverse all; permute takes an order")
+        if (axis1 is None) != (axis2 is None):
+            raise TypeError("transpose: give both axes to swap, or none to reverse all; permute takes an order")
         return permute(x, *range(as_tensor(x).ndim)[::-1])
-    return _exchanged("transpose", x, axis1, axis2)
+    return _swapped("transpose", x, axis1, axis2)
 
 
 def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
-    """x with two axes exchanged."""
-    return _exchanged("swapaxes", x, axis1, axis2)
+    """x with two axes swapped."""
+    return _swapped("swapaxes", x, axis1, axis2)
 
 
-def _exchanged(name: str, x: TensorLike, axis1: int, axis2: int) -> Tensor:
+def _swapped(name: str, x: TensorLike, axis1: int, axis2: int) -> Tensor:
     x = as_tensor(x)
     ndim = x.ndim
-    first, second = one_axis(name, axis1, ndim), one_axis(name, axis2, ndim)
+    first, second = normalize_axis(name, axis1, ndim), normalize_axis(name, axis2, ndim)
     axes = list(range(ndim))
     if ndim:
         axes[first], axes[second] = axes[second], axes[first]
@@ -167,7 +167,7 @@ def _exchanged(name: str, x: TensorLike, axis1: int, axis2: int) -> Tensor:
 def expand(x: TensorLike, *shape: Any) -> Tensor:
     """x broadcast to `shape`; -1 keeps a length."""
     x = as_tensor(x)
-    lengths, own = flat("expand", shape), x.shape
+    lengths, own = as_ints("expand", shape), x.shape
     if len(lengths) < len(own):
         raise ValueError(f"expand: {lengths} has fewer axes than {own}")
     own = (1,) * (len(lengths) - len(own)) + own
@@ -181,7 +181,7 @@ def squeeze(x: TensorLike, axis: Any = None) -> Tensor:
     shape = x.shape
     if axis is None:
         return Reshape(tuple(n for n in shape if n != 1))(x)
-    axes = all_axes("squeeze", axis, len(shape))
+    axes = normalize_axes("squeeze", axis, len(shape))
     if wrong := [a for a in axes if shape[a] != 1]:
         raise ValueError(f"squeeze: axis {wrong[0]} of {shape} has length {shape[wrong[0]]}: must be 1")
     return Reshape(tuple(n for a, n in enumerate(shape) if a not in axes))(x)
@@ -192,27 +192,29 @@ def unsqueeze(x: TensorLike, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`."""
     x = as_tensor(x)
     shape = x.shape
-    place = one_axis("unsqueeze", axis, len(shape) + 1)
-    return Reshape((*shape[:place], 1, *shape[place:]))(x)
+    axis = normalize_axis("unsqueeze", axis, len(shape) + 1)
+    return Reshape((*shape[:axis], 1, *shape[axis:]))(x)
 
 
 @torch_names
 def concat(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
-    """The tensors `xs`, at least one, in a row along `axis`; other lengths must agree."""
+    """The tensors `xs`, at least one, joined along `axis`; the other axes must agree."""
     xs = list(map(as_tensor, xs))
     if not xs:
         raise ValueError("concat: no tensors given; it needs at least one")
     if not (ndim := xs[0].ndim):
         raise ValueError("concat: 0-d tensors have no axis to be joined along; use stack")
-    return Concat(one_axis("concat", axis, ndim))(*xs)
+    return Concat(normalize_axis("concat", axis, ndim))(*xs)
 
 
 @torch_names
 def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
-    """The tensors `xs`, of one shape, along a new axis."""
+    """The tensors `xs`, at least one and of one shape, joined along a new axis."""
     xs = list(map(as_tensor, xs))
-    place = one_axis("stack", axis, xs[0].ndim + 1) if xs else 0
-    return concat([unsqueeze(x, place) for x in xs], place)
+    if not xs:
+        raise ValueError("stack: no tensors given; it needs at least one")
+    axis = normalize_axis("stack", axis, xs[0].ndim + 1)
+    return concat([unsqueeze(x, axis) for x in xs], axis)
 
 
 @torch_names
@@ -222,15 +224,13 @@ def split(x: TensorLike, size: int | Sequence[int], axis: int = 0) -> tuple[Tens
     shape = x.shape
     if not shape:
         raise ValueError("split: a 0-d tensor has no axis to be split along")
-    axis = one_axis("split", axis, len(shape))
+    axis = normalize_axis("split", axis, len(shape))
     length = shape[axis]
-    if isinstance(size, Iterable):
-        sizes = list(flat("split", (size,)))
-    else:
-        (size,) = flat("split", (size,))
+    sizes = list(as_ints("split", (size,)))
+    if not isinstance(size, Iterable):
         if size < 1:
             raise ValueError(f"split: size {size}: must be at least 1")
-        sizes = [min(size, length - start) for start in range(0, length, size)] or [0]
+        sizes = [min(sizes[0], length - start) for start in range(0, length, sizes[0])] or [0]
     if sum(sizes) != length or min(sizes, default=0) < 0:
         raise ValueError(f"split: sizes {sizes} must not be negative and add up to {length}, the length of axis {axis}")
     before = (slice(None),) * axis
@@ -246,28 +246,28 @@ def chunk(x: TensorLike, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
     shape = x.shape
     if not shape:
         raise ValueError("chunk: a 0-d tensor has no axis to be split along")
-    place = one_axis("chunk", axis, len(shape))
-    return split(x, max(1, -(-shape[place] // chunks)), place)
+    axis = normalize_axis("chunk", axis, len(shape))
+    return split(x, max(1, -(-shape[axis] // chunks)), axis)
 
 
 @torch_names
 def unbind(x: TensorLike, axis: int = 0) -> tuple[Tensor, ...]:
-    """The slices of x along `axis`, which they lack."""
+    """The slices of x along `axis`, without that axis."""
     x = as_tensor(x)
     shape = x.shape
     if not shape:
-        raise ValueError("unbind: a 0-d tensor has no axis to be taken apart along")
-    before = (slice(None),) * one_axis("unbind", axis, len(shape))
+        raise ValueError("unbind: a 0-d tensor has no axis to unbind")
+    before = (slice(None),) * normalize_axis("unbind", axis, len(shape))
     return tuple(getitem(x, (*before, i)) for i in range(shape[len(before)]))
 
 
 def repeat(x: TensorLike, *counts: Any) -> Tensor:
-    """x again and again along each axis: repeat(x, 2, 3) or repeat(x, (2, 3)), as PyTorch's `repeat`, NumPy's `tile`.
+    """x tiled along each axis: repeat(x, 2, 3) or repeat(x, (2, 3)), as PyTorch's `repeat`, NumPy's `tile`.
 
-    A count for each axis of x, from the last on; more of them make new leading axes. Raises ValueError for fewer.
+    One count per axis, aligned with the last; extra counts add leading axes. Raises ValueError for fewer.
     """
     x = as_tensor(x)
-    times, shape = flat("repeat", counts), x.shape
+    times, shape = as_ints("repeat", counts), x.shape
     if len(times) < len(shape) or min(times, default=0) < 0:
         raise ValueError(
             f"repeat: counts {times}: must be at least one for each axis of {shape}, none of them negative"
@@ -280,7 +280,7 @@ def repeat(x: TensorLike, *counts: Any) -> Tensor:
 
 
 def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
-    """x with `value` added around it: a pair (before, after) for each axis of x, as NumPy's `pad`.
+    """x padded with `value`: a pair of widths (before, after) for each axis of x, as NumPy's `pad`.
 
     Raises ValueError for anything else, such as PyTorch's flat list of widths, which starts with the last axis.
     """
@@ -289,7 +289,7 @@ def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -
     pairs = list(pad_width)
     if len(pairs) != len(shape) or not all(isinstance(w, Sequence) and len(w) == 2 for w in pairs):
         raise ValueError(f"pad: pad_width {pad_width!r}: must be a pair (before, after) for each axis of {shape}")
-    widths = [flat("pad", tuple(pair)) for pair in pairs]
+    widths = [as_ints("pad", tuple(pair)) for pair in pairs]
     if any(n < 0 for pair in widths for n in pair):
         raise ValueError(f"pad: pad_width {pad_width!r}: must not be negative; slice x instead")
     return Pad(widths, value)(x)
@@ -297,31 +297,31 @@ def pad(x: TensorLike, pad_width: Sequence[tuple[int, int]], value: float = 0) -
 
 @torch_names
 def flip(x: TensorLike, axis: Any = None) -> Tensor:
-    """x read backwards along `axis`: one, several, or all if None."""
+    """x reversed along `axis`: one, several, or all if None."""
     x = as_tensor(x)
     ndim = x.ndim
-    axes = all_axes("flip", axis, ndim)
+    axes = normalize_axes("flip", axis, ndim)
     return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(ndim)))
 
 
 @torch_names
 def roll(x: TensorLike, shift: int | Sequence[int], axis: Any = None) -> Tensor:
-    """x with its elements moved by `shift` along `axis`, those that leave at one end coming in at the other.
+    """x shifted by `shift` along `axis`, wrapping around.
 
-    Both may be sequences of one length; without an axis, x is moved as if it were flat.
+    Both may be sequences of one length; without an axis, x is shifted as if it were flat.
     """
     x = as_tensor(x)
-    shifts = flat("roll", (shift,))
+    shifts = as_ints("roll", (shift,))
     if axis is None:
         return reshape(Roll(shifts, (0,))(reshape(x, x.numel())), x.shape)
-    axes = tuple([one_axis("roll", a, x.ndim) for a in flat("roll", (axis,))])
+    axes = tuple([normalize_axis("roll", a, x.ndim) for a in as_ints("roll", (axis,))])
     if len(axes) != len(shifts):
         raise ValueError(f"roll: shift {shift} and axis {axis}: must be as many of one as of the other")
     return Roll(shifts, axes)(x) if x.ndim else x
 
 
 def contiguous(x: TensorLike) -> Tensor:
-    """x in row-major order without gaps: itself if its memory is so, else a copy."""
+    """x in C-contiguous memory: x itself if it is, else a copy."""
     x = as_tensor(x)
     return x if x.data.flags.c_contiguous else Contiguous()(x)
 
@@ -340,5 +340,5 @@ def triu(x: TensorLike, diagonal: int = 0) -> Tensor:
 
 def _triangle(name: str, x: Tensor, diagonal: int):
     if x.ndim < 2:
-        raise ValueError(f"{name}: a tensor of shape {x.shape} has no two last axes")
+        raise ValueError(f"{name}: a tensor of shape {x.shape}: needs at least 2 axes")
     return array_module(x.data).tri(*x.shape[-2:], k=diagonal, dtype=bool)

@@ -1,9 +1,9 @@
 """The passes over blocks that take NumPy many calls, as loops that numba compiles.
 
-Each has the name, the arguments and the results of the NumPy pass it stands for, which says what they are;
-`kernels/cpu/compiled.py` chooses. They take float32 alone, and nothing here checks shapes: the primitives have done so.
-Three habits make them fast. Constants are float32, as a Python float would make a whole loop float64, half as fast. A
-row's sum is a local variable, so that it stays in a register. And a loop releases the GIL.
+Each has the name and signature of the NumPy pass that it replaces, which documents it; `kernels/cpu/compiled.py`
+chooses between them. They take only float32 and check no shapes; the primitives have. Three habits make them fast.
+Constants are float32, as a Python float would make a whole loop float64, half as fast. A row's sum is a local variable,
+so that it stays in a register. And a loop releases the GIL.
 Read `softmax.py` first, then `fastmath.py`; `products.py` before `attention.py`.
 """
 

@@ -1,8 +1,7 @@
 """The loops of `kernels/cpu/attention.py`.
 
 For each head, BLOCK_M queries at a time are multiplied with all keys up to the last of them, BLOCK_N keys per product,
-so the scores of a block of queries are complete before their softmax. Keys are transposed once per head, with the
-scale of the scores.
+so the scores of a block of queries are complete before their softmax. Keys are transposed and scaled once per head.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kernels.cpu.loops.fastmath import ZERO, exp, f
 from kernels.cpu.loops.jit import helper, loop
 from kernels.cpu.loops.products import BLOCK_M, MAX_SMALL_PRODUCT, PADDING, product, scaled_copy, with_blas
 
-# NaN apart, as otherwise max does not vectorize; a NaN score still makes its row's sum NaN
+# assuming that no element is NaN lets max vectorize; a NaN score still makes its row's sum NaN, and so y and lse
 assume_no_nan = numba.njit(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
 
 
@@ -54,7 +53,7 @@ def accumulate_output(p, v, y):
 
 @helper
 def accumulate_key_gradients(ds, q, gk):
-    """gk += ds^T @ q: (m, j)^T @ (m, D) -> (j, D). Values likewise: gv += p^T @ g."""
+    """gk += ds^T @ q: (m, j)^T @ (m, D) -> (j, D); and for the values, gv += p^T @ g."""
     block_n = keys_per_product(q.shape[1])
     for n in range(0, ds.shape[1], block_n):
         product(ds[:, n : n + block_n].T, q, gk[n : n + block_n], True)
@@ -71,7 +70,7 @@ def attention_forward_pass(qkv, part, options, y, lse):
             scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
             for start in range(0, time, BLOCK_M):
                 stop = min(start + BLOCK_M, time)
-                p = scores[: stop - start]  # all columns, so that numba knows rows to be contiguous
+                p = scores[: stop - start]  # all columns, so that numba knows that rows are contiguous
                 compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p[:, :stop])
                 for i in range(stop - start):
                     t = start + i
@@ -119,7 +118,7 @@ def attention_backward_pass(g, qkv, part, options, saved, gqkv):
                         p[i, j] = e * factors[j]
                         ds[i, j] = e * (ds[i, j] * factors[j] - delta)
                 accumulate_output(ds[:, :stop], qkv[b, :stop, 1, h], gqkv[b, start:stop, 0, h])
-                # keys of earlier blocks have a gradient already, to add to; those of this block get their first
+                # gk and gv of earlier blocks are added to; those of this block are written for the first time
                 accumulate_key_gradients(ds[:, :start], q, gqkv[b, :start, 1, h])
                 accumulate_key_gradients(p[:, :start], g_block, gqkv[b, :start, 2, h])
                 product(ds[:, start:stop].T, q, gqkv[b, start:stop, 1, h], False)

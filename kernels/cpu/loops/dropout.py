@@ -7,7 +7,8 @@ import numpy as np
 from kernels.cpu.loops.fastmath import ZERO, f
 from kernels.cpu.loops.jit import helper, loop
 
-GOLDEN, MULTIPLIERS = np.uint32(0x9E3779B9), (np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97))  # as in dropout.py
+# numba compiles constants in, and its cache would not notice a change of a file outside this package
+GOLDEN, MULTIPLIERS = np.uint32(0x9E3779B9), (np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97))  # copied from dropout.py
 
 
 @helper

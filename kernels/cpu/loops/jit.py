@@ -1,4 +1,4 @@
-"""How the loops are compiled, and kept on disk until any of their sources changes."""
+"""How the loops are compiled, and cached on disk until any of their sources changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numba
 
-if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loops would be slow, and their BLAS calls void
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loops would be slow, and their BLAS calls would do nothing
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
@@ -26,11 +26,11 @@ SOURCES = sources_digest(Path(__file__).parent)
 
 
 def loop(function, signature=None):
-    """Compile a pass when it is first called, a specialization per combination of argument types; or at once, for one.
+    """Compile a pass on its first call with each combination of argument types; with a signature, at once and for that.
 
-    numba keeps the machine code beside the source and compiles again when the file that defines the loop has changed.
-    It does not notice a change of a helper that the loop takes from another file. As the name of the file with the
-    machine code is made of the function's qualified name, that name gets the hash of all files of this package.
+    numba caches the machine code next to the source and recompiles when the file that defines the loop changes, but not
+    when a helper in another file does. The cached file is named after the function's qualified name, so that name gets
+    the hash of all files of this package.
     """
     function.__qualname__ += "_" + SOURCES
     return numba.njit(signature, **OPTIONS)(function)

@@ -38,17 +38,17 @@ def layer_norm_backward_pass(g, weight, stored, inverse, rstd, gx):
     rows, width = g.shape
     gweight, gbias = np.zeros(width, g.dtype), np.zeros(width, g.dtype)
     for i in range(rows):
-        mean = along = ZERO  # of h and of h n
+        mean_h = mean_hn = ZERO
         for c in range(width):
             h = g[i, c] * weight[c]
-            mean += h
-            along += h * (stored[i, c] if inverse is None else stored[i, c] * inverse[c])
-        mean /= f(width)
-        along /= f(width)
+            mean_h += h
+            mean_hn += h * (stored[i, c] if inverse is None else stored[i, c] * inverse[c])
+        mean_h /= f(width)
+        mean_hn /= f(width)
         scale = rstd[i, 0]
         for c in range(width):
             n = stored[i, c] if inverse is None else stored[i, c] * inverse[c]
-            gx[i, c] = scale * (g[i, c] * weight[c] - mean - n * along)
+            gx[i, c] = scale * (g[i, c] * weight[c] - mean_h - n * mean_hn)
             gweight[c] += g[i, c] * n
             gbias[c] += g[i, c]
     return gweight, gbias

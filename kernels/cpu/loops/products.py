@@ -17,6 +17,7 @@ from kernels.cpu.loops.jit import helper, loop
 
 MAX_SMALL_PRODUCT = 10**6
 BLOCK_M, BLOCK_N = 32, 64  # rows and columns of a tile of the result
+BLOCK_K = MAX_SMALL_PRODUCT // (BLOCK_M * BLOCK_N) // 16 * 16  # the longest inner side of a tile, in whole vectors
 GROUP_M = 8 * BLOCK_M  # rows that are worked on at a time: few enough for a and out to stay in the cache
 PADDING = 16  # unused columns of scratch arrays: rows a power of two apart would alias to the same sets of the cache
 
@@ -64,14 +65,14 @@ def product(a, b, out, add):
 
 @helper
 def tile_size(length, limit):
-    """The size of equal parts of `length`, each at most `limit`, in whole vectors of 16."""
+    """The size of equal parts of `length`, each at most `limit`; both sizes are multiples of 16, a whole vector."""
     parts = max(1, -(-length // limit))
     return -(-length // (16 * parts)) * 16
 
 
 @helper
 def scaled_copy(x, scale, out):
-    """out = scale x (M, N), reading x in the order in which it lies."""
+    """out = scale x (M, N), reading x in the order of its memory."""
     if x.strides[1] == 4:
         for i in range(x.shape[0]):
             for j in range(x.shape[1]):
@@ -92,7 +93,7 @@ def product_pass(a, b, out, add, tiled):
         product(a, b, out, add)
         return
     (rows, columns), inner = out.shape, a.shape[1]
-    block_n, block_k = tile_size(columns, BLOCK_N), tile_size(inner, MAX_SMALL_PRODUCT // (BLOCK_M * BLOCK_N))
+    block_n, block_k = tile_size(columns, BLOCK_N), tile_size(inner, BLOCK_K)
     across, down = -(-columns // block_n), -(-inner // block_k)
     packed = np.empty((across, down, block_k, block_n + PADDING), np.float32)  # the tiles of b
     for group in range(0, rows, GROUP_M):

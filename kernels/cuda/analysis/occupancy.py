@@ -25,7 +25,7 @@ class Multiprocessor:
     warps: int
     blocks: int
     shared: int  # KiB
-    shared_per_block: int  # KiB, what a block may ask for
+    shared_per_block: int  # KiB, what a block may have, after opting in
     shared_unit: int  # bytes, to which a block's shared memory is rounded up
     reserved: int = 0  # bytes of shared memory that the system takes from each block
 

@@ -9,7 +9,7 @@ import tinytensor as tt
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import generate
 from gpt.model import GPT, Bigram, GPTConfig, cache
-from gpt.model.cache import Cache, Context, Recomputation
+from gpt.model.cache import Cache, Context, NoCache
 
 VOCABULARY = 13
 BOUND = 2e-6  # float32 logits of size 1, cached or not, alone or in a batch
@@ -43,7 +43,7 @@ def build(config, seed=1, dtype=np.float32, kind=GPT):
 def texts(model, ids, tokens, batch=1, **choices):
     """The tokens that the model writes with its cache, and without: (batch, tokens) each."""
     written = []
-    for reader in (Cache, Recomputation):
+    for reader in (Cache, NoCache):
         context = Context(model, batch, reader)
         context.append(ids)
         written.append(np.array(list(generate(context, Sampling(tokens=tokens, **choices)))).T)
@@ -85,7 +85,7 @@ def test_logits_are_within_the_bound_alone_and_in_a_batch(config, batch, data):
         together.append(ids[:, cut])
         for context, row in zip(alone, ids, strict=True):
             context.append(row[cut])
-        plain = np.concatenate([Recomputation(model, 1).logits(context.ids) for context in alone])
+        plain = np.concatenate([NoCache(model, 1).logits(context.ids) for context in alone])
         bound = BOUND * max(1, abs(plain).max())
         np.testing.assert_allclose(together.logits(), plain, rtol=0, atol=bound)
         np.testing.assert_allclose(np.concatenate([c.logits() for c in alone]), plain, rtol=0, atol=bound)
@@ -94,10 +94,10 @@ def test_logits_are_within_the_bound_alone_and_in_a_batch(config, batch, data):
 def test_a_long_prompt_is_read_in_chunks(monkeypatch):
     model = build(GPTConfig(VOCABULARY, block_size=40, n_layer=2, n_head=2, n_embd=8))
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 37)
-    monkeypatch.setattr(cache, "CHUNK", 5)
+    monkeypatch.setattr(cache, "PREFILL_CHUNK", 5)
     context = Context(model)
     context.append(ids)
-    plain = Recomputation(model, 1).logits(ids[None])
+    plain = NoCache(model, 1).logits(ids[None])
     np.testing.assert_allclose(context.logits(), plain, rtol=0, atol=BOUND * max(1, abs(plain).max()))
 
 
@@ -118,8 +118,8 @@ def test_a_full_window_keeps_its_newest_half_and_a_longer_addition_as_much_as_fi
 def test_nothing_is_computed_twice_until_the_window_is_full():
     model = build(GPTConfig(VOCABULARY, block_size=8, n_layer=1, n_head=1, n_embd=4))
     context, read = Context(model), []
-    original = context.reader._read
-    context.reader._read = lambda ids: read.append(ids.shape[1]) or original(ids)
+    original = context.reader._forward
+    context.reader._forward = lambda ids: read.append(ids.shape[1]) or original(ids)
     context.append([1, 2, 3])
     for _ in range(10):
         context.logits()
@@ -133,7 +133,7 @@ def test_nothing_is_computed_twice_until_the_window_is_full():
 @given(st.lists(st.one_of(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 9)), max_size=12))
 def test_dropped_tokens_leave_no_trace(changes):
     model = build(GPTConfig(VOCABULARY, block_size=8, n_layer=2, n_head=2, n_embd=8), dtype=np.float64)
-    cached, plain = Context(model), Context(model, reader=Recomputation)
+    cached, plain = Context(model), Context(model, reader=NoCache)
     for change in [[7], *changes]:
         for context in (cached, plain):
             if isinstance(change, int):
@@ -161,7 +161,7 @@ def test_an_interruption_leaves_the_cache_consistent():
         context.logits()
     del mlp.forward
     assert len(calls) == 1
-    expected = Recomputation(model, 1).logits(context.ids)
+    expected = NoCache(model, 1).logits(context.ids)
     np.testing.assert_allclose(context.logits(), expected, rtol=0, atol=BOUND_FLOAT64)
 
 
@@ -169,7 +169,7 @@ def test_a_bigram_needs_no_cache():
     model = build(GPTConfig(VOCABULARY, block_size=4), kind=Bigram)
     context = Context(model)
     context.append([1, 2, 3, 4, 5, 6])
-    assert isinstance(context.reader, Recomputation)
+    assert isinstance(context.reader, NoCache)
     np.testing.assert_array_equal(context.logits()[0], model.table.weight.data[6])
 
 

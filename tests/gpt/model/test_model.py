@@ -56,6 +56,17 @@ def test_any_length_up_to_the_block_size_is_accepted(time):
     np.testing.assert_allclose(short.data, model(ids).data[:, :time], atol=1e-6)
 
 
+def test_ids_are_a_batch_in_any_form():
+    model = build()
+    ids, targets = tokens(model.config)
+    for form in (np.ndarray.tolist, tt.tensor):
+        np.testing.assert_array_equal(model(form(ids)).data, model(ids).data)
+        assert model(form(ids), form(targets)).item() == model(ids, targets).item()
+    for wrong in (ids[0], ids[None], [1, 2, 3], 5):
+        with pytest.raises(ValueError, match=r"^ids has shape \([\d, ]*\): must be \(B, T\)$"):
+            model(wrong)
+
+
 def test_too_many_tokens_are_refused():
     with pytest.raises(ValueError, match="7 tokens do not fit the model's block size of 6"):
         build()(np.zeros((1, 7), int))
