@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import shapes
-from kernels.cpu.blocks import as_rows
+from kernels.cpu.blocks import as_rows, c_order
 from kernels.cpu.compiled import compiled
 from kernels.cpu.dropout import keep_mask
 from kernels.cpu.softmax import softmax_pass
@@ -64,7 +64,7 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT):
     batch, time, _, heads, size = qkv.shape
     y = np.empty((batch, time, heads, size), qkv.dtype)
     lse = np.empty((batch, heads, time), qkv.dtype)
-    qkv, options = np.ascontiguousarray(qkv), _pass_options(scale, dropout)
+    qkv, options = c_order(qkv), _pass_options(scale, dropout)
     parallel_map(lambda part: attention_forward_pass(qkv, part, options, y, lse), _parts(qkv))
     return y, lse
 
@@ -73,7 +73,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     """g (B, T, H, D) -> gqkv (B, T, 3, H, D), given what `attention_forward` took and returned."""
     shapes.check_attention_backward(g, qkv, y, lse)
     gqkv = np.empty(qkv.shape, qkv.dtype)
-    (g, qkv, y), options = (np.ascontiguousarray(a) for a in (g, qkv, y)), _pass_options(scale, dropout)
+    (g, qkv, y), options = map(c_order, (g, qkv, y)), _pass_options(scale, dropout)
     parallel_map(lambda part: attention_backward_pass(g, qkv, part, options, (y, lse), gqkv), _parts(qkv))
     return gqkv
 

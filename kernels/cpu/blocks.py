@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
 
 BLOCK_BYTES = 2**20  # a block and its temporaries stay in the L2 and L3 caches; smaller ones cost more in calls
@@ -18,6 +20,15 @@ PARALLEL_BYTES = 2**20  # below this, waking a thread costs more than it saves
 def as_rows(x):
     """(..., S) -> (N, S), a view if x is contiguous. N is counted, as reshape(-1, S) fails where S is 0."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def c_order(x):
+    """x in C order, copied if need be, with the strides of a new array.
+
+    `np.ascontiguousarray` leaves any stride on axes of length 1, which BLAS would take for a leading dimension.
+    """
+    x = np.ascontiguousarray(x)
+    return np.ndarray(x.shape, x.dtype, x) if x.size else x
 
 
 def row_blocks(rows: int, row_bytes: int, block_bytes: int, multiple: int = 1) -> list[slice]:

@@ -59,7 +59,8 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     gx = gweight = None
     if with_grad:
         gx = np.empty(x.shape, x.dtype)
-        gweight = np.empty_like(weight) if len(x) else np.zeros_like(weight)  # the first block of rows writes it
+        # not empty_like, which keeps the layout of a transposed weight; the first block of rows writes it
+        gweight = (np.empty if len(x) else np.zeros)(weight.shape, weight.dtype)
     total = x.dtype.type(0)
     blocks = row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES)
     buffer = np.empty((max((b.stop - b.start for b in blocks), default=0), len(weight)), x.dtype)

@@ -61,7 +61,7 @@ def matmul(a, b, out, add=False):
 def _product(a, b, out, add):
     """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
     tiled = get_num_threads() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
-    blas_layout = _is_blas_layout(a) and _is_blas_layout(b)
+    blas_layout = _is_blas_layout(a) and _is_blas_layout(b) and _has_contiguous_rows(out)
     (product_pass if blas_layout else product_pass.__wrapped__)(a, b, out, add, tiled)
 
 
@@ -83,6 +83,11 @@ def _is_blas_layout(x):
     (down, across), item = x.strides, x.itemsize
     apart = down >= item * x.shape[1] if across == item else down == item and across >= item * x.shape[0]
     return apart and x.size > 0 and x.flags.writeable
+
+
+def _has_contiguous_rows(x):
+    """Whether BLAS can write x (M, N): rows contiguous, one behind the other."""
+    return x.strides[1] == x.itemsize and x.strides[0] >= x.itemsize * x.shape[1]
 
 
 def _vector_product(x, b, out):

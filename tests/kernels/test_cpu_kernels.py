@@ -336,3 +336,40 @@ def test_a_single_row_times_a_large_matrix(monkeypatch, threads, transposed, dty
         # what rounding can add up to in a sum of size[0] products, in whatever order (Higham 2002, section 3.1)
         bound = (size[0] + 1) * np.finfo(dtype).eps * (abs(x) @ abs(weight) + abs(bias))
         assert (abs(y - (x @ weight + bias)) <= bound).all()
+
+
+@pytest.mark.parametrize("layout", [lambda w: w, lambda w: np.asfortranarray(w), lambda w: np.repeat(w, 2, 1)[:, ::2]])
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_linear_cross_entropy_of_any_layout_of_the_weight(layout, rows):
+    """BLAS writes rows: a gradient in the layout of a transposed weight would be left unwritten."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((rows, 6), np.float32), rng.standard_normal((70, 6), np.float32)
+    targets = rng.integers(0, 70, rows)
+    loss, gx, gweight = k.linear_cross_entropy(x, weight, targets, -100, True)
+    other = k.linear_cross_entropy(x, layout(weight), targets, -100, True)
+    for a, b in zip((loss, gx, gweight), other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[:, :, :, :1, :][:, :1],  # one token and one head of larger arrays
+        lambda a: a[:, 2][:, None],
+        lambda a: a[:, 0].copy()[:, None],  # one token, stride 0
+        lambda a: a[..., :1].copy()[..., ::2],  # heads of size 1, stride 8
+        lambda a: np.broadcast_to(a[:1], (1, *a.shape[1:])),
+        lambda a: a[:, ::-1],
+    ],
+)
+def test_attention_of_arrays_with_odd_strides(view):
+    rng = np.random.default_rng(0)
+    qkv = view(rng.standard_normal((2, 5, 3, 2, 8), np.float32))
+    g = rng.standard_normal((*qkv.shape[:2], *qkv.shape[3:]), np.float32)
+    (y, lse), (same, same_lse) = (k.attention_forward(a, 0.5) for a in (qkv, qkv.copy()))
+    np.testing.assert_array_equal(y, same)
+    np.testing.assert_array_equal(lse, same_lse)
+    strided = np.stack([g, g], axis=1)[:, 0]
+    np.testing.assert_array_equal(
+        k.attention_backward(strided, qkv, y, lse, 0.5), k.attention_backward(g, qkv.copy(), y, lse, 0.5)
+    )
