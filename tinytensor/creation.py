@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinytensor.backend import Device, array_module, device, device_of, to_numpy
+from tinytensor.ops.arguments import as_ints
 from tinytensor.random import random_generator
 from tinytensor.tensor import DEFAULT_DTYPE, Array, Tensor, TensorLike, as_array
 
@@ -121,12 +122,13 @@ def eye(
 
 def rand(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
     """Uniform in [0, 1)."""
-    return _on(device, random_generator().random(_shape(shape), dtype), requires_grad)
+    return _on(device, random_generator().random(_shape(shape), _drawn_in("rand", dtype)).astype(dtype), requires_grad)
 
 
 def randn(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
     """Normal with mean 0 and variance 1."""
-    return _on(device, random_generator().standard_normal(_shape(shape), dtype), requires_grad)
+    values = random_generator().standard_normal(_shape(shape), _drawn_in("randn", dtype))
+    return _on(device, values.astype(dtype), requires_grad)
 
 
 def randint(
@@ -171,15 +173,15 @@ def multinomial(probabilities: TensorLike, num_samples: int, replacement: bool =
     enough = 1 if replacement else num_samples
     if (rows < 0).any() or not np.isfinite(rows).all() or ((rows > 0).sum(axis=1) < enough).any():
         raise ValueError(f"multinomial: each row needs finite weights >= 0, at least {enough} of them positive")
-    rows = rows / rows.max(axis=1, keepdims=True)  # so that sums and quotients neither overflow nor vanish
     uniform = random_generator().random((len(rows), num_samples if replacement else rows.shape[1]))
     if replacement:  # invert the cumulative distribution
-        cumulative = rows.cumsum(axis=1)
+        cumulative = (rows / rows.max(axis=1, keepdims=True)).cumsum(axis=1)  # of huge weights, which would overflow
         cumulative /= cumulative[:, -1:]  # ends in exactly 1, above every u
         picks = np.stack([np.searchsorted(c, u, side="right") for c, u in zip(cumulative, uniform, strict=True)])
     else:  # the first arrivals of exponential clocks with these rates (Efraimidis & Spirakis 2006)
-        with np.errstate(divide="ignore", over="ignore"):
-            picks = np.argsort(-np.log1p(-uniform) / rows, axis=1, kind="stable")[:, :num_samples]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            arrivals = np.log(-np.log1p(-uniform)) - np.log(rows)  # their logarithms: tiny rates must not overflow
+            picks = np.argsort(arrivals, axis=1, kind="stable")[:, :num_samples]
     return _on(device_of(as_array(probabilities)), picks.reshape(*weights.shape[:-1], num_samples))
 
 
@@ -223,5 +225,15 @@ def _on(where: str | Device, array: Array, requires_grad: bool = False) -> Tenso
 
 
 def _shape(shape: tuple) -> tuple[int, ...]:
-    """Accept f(2, 3) and f((2, 3)) alike."""
-    return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
+    """Lengths given as f(2, 3) or f((2, 3)). Raises TypeError for other than integers, ValueError for negative ones."""
+    lengths = as_ints("shape", shape)
+    if any(n < 0 for n in lengths):
+        raise ValueError(f"shape {lengths}: must not be negative")
+    return lengths
+
+
+def _drawn_in(name: str, dtype: Any) -> Any:
+    """The dtype in which NumPy draws floats of `dtype`: float32 also for float16."""
+    if np.dtype(dtype).kind != "f":
+        raise TypeError(f"{name}: dtype {np.dtype(dtype)}: must be floating-point")
+    return np.float64 if np.dtype(dtype) == np.float64 else np.float32

@@ -21,15 +21,15 @@ def draw(tensor: Tensor) -> Any:
     except ImportError:
         raise ImportError("draw needs the package graphviz; install it with pip install -e '.[plot]'") from None
     graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"fontname": "monospace", "fontsize": "10"})
-    root = tensor.function or tensor
+    root = tensor if tensor.function is None else tensor.function
     _add_node(graph, root)
-    seen, stack = {root}, [root]
+    seen, stack = {_id(root)}, [root]
     while stack:
         function = stack.pop()
-        for node, shape, _ in filter(None, getattr(function, "_edges", None) or ()):
+        for node, shape, _ in filter(None, getattr(function, "_edges", ())):
             graph.edge(_id(node), _id(function), label=" x ".join(map(str, shape)) or "scalar")
-            if node not in seen:
-                seen.add(node)
+            if _id(node) not in seen:
+                seen.add(_id(node))
                 _add_node(graph, node)
                 stack.append(node)
     return graph

@@ -22,7 +22,10 @@ class Parameter(Tensor):
 
     def __init__(self, data: TensorLike, requires_grad: bool = True):
         array = as_array(data)
-        super().__init__(array_module(array).asarray(array, order="C"), requires_grad)
+        contiguous = array_module(array).asarray(array, order="C")
+        super().__init__(contiguous, requires_grad)
+        if contiguous is array and isinstance(data, Tensor):
+            self.version = data.version  # the memory is shared
 
 
 class Module:
@@ -47,19 +50,18 @@ class Module:
     def _members(self) -> Iterator[tuple[str, Module | Parameter]]:
         """(name, value) for each attribute that is a Module or a Parameter.
 
-        Raises TypeError for one that hides in a plain list, tuple or dict, where nothing else would find it.
+        Raises TypeError for one that is only in a plain list, tuple, set or dict, where nothing else would find it.
         """
+        found = {id(value) for value in vars(self).values() if isinstance(value, (Module, Parameter))}
         for name, value in vars(self).items():
             if isinstance(value, (Module, Parameter)):
                 yield name, value
-            elif isinstance(value, (list, tuple, dict)):
-                items = value.values() if isinstance(value, dict) else value
-                if any(isinstance(item, (Module, Parameter)) for item in items):
-                    kind = type(value).__name__
-                    raise TypeError(
-                        f"{type(self).__name__}.{name} is a plain {kind} of modules or parameters, which would not be "
-                        "trained or saved: use nn.ModuleList"
-                    )
+            elif any(id(item) not in found for item in _hidden_in(value)):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a plain {kind} of modules or parameters, which would not be "
+                    "trained or saved: use nn.ModuleList"
+                )
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) for each Module directly below this one."""
@@ -156,6 +158,16 @@ class Module:
             parameter.data = device_of(parameter.data).put(state[name]).astype(parameter.dtype, order="C")
 
 
+def _hidden_in(value: object) -> Iterator[Module | Parameter]:
+    """The Modules and Parameters in a plain container, however deep."""
+    if isinstance(value, (list, tuple, set, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, (Module, Parameter)):
+                yield item
+            else:
+                yield from _hidden_in(item)
+
+
 class Linear(Module):
     """y = x w + b: x (..., inputs) -> (..., outputs), with weight (inputs, outputs), the layout of GPT-2's Conv1D.
 
@@ -164,7 +176,7 @@ class Linear(Module):
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float | None = None):
-        self.weight = Parameter(randn(inputs, outputs) * (inputs**-0.5 if std is None else std))
+        self.weight = Parameter(randn(inputs, outputs) * (max(inputs, 1) ** -0.5 if std is None else std))
         self.bias = Parameter(zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -221,7 +221,7 @@ def test_a_state_may_come_as_lists_or_tensors():
 
 def test_a_parameter_is_not_lost_to_a_plain_tensor():
     layer = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match="weight is a Parameter, and a Tensor is not: assign an nn.Parameter"):
+    with pytest.raises(TypeError, match=r"weight is a Parameter, and a Tensor is not: assign an nn.Parameter"):
         layer.weight = tt.zeros(2, 2)
     layer.weight = nn.Parameter(np.ones((2, 2)))
     layer.bias = None

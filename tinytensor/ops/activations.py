@@ -10,6 +10,7 @@ from typing import Any
 
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.ops.dtypes import floating
+from tinytensor.ops.elementwise import float16_as_float32
 from tinytensor.tensor import Function, Tensor, TensorLike
 
 
@@ -32,7 +33,7 @@ class ReLU(Function):
         return self.y
 
     def vjp(self, g):
-        return (g * (self.y > 0),)
+        return (array_module(g).where(self.y > 0, g, g.dtype.type(0)),)  # not g * 0: g may be infinite
 
 
 class SiLU(Function):
@@ -94,8 +95,10 @@ class Erf(Function):
 
 
 def _sigmoid(x):
-    """1 / (1 + exp(-x)) through tanh, which cannot overflow."""
-    return 0.5 + 0.5 * array_module(x).tanh(0.5 * x)
+    """1 / (1 + exp(-x)), by exponentials that cannot overflow: exp(x) / (1 + exp(x)) for negative x."""
+    xp = array_module(x)
+    e = xp.exp(-abs(x))
+    return xp.where(x < 0, e, x.dtype.type(1)) / (1 + e)
 
 
 # The error function as a quotient of polynomials, highest powers first: of x^2 near 0, of |x| further out, where it
@@ -151,6 +154,7 @@ def softplus(x: TensorLike) -> Tensor:
     return Softplus()(x)
 
 
+@float16_as_float32
 def gelu(x: TensorLike, approximate: str = "tanh") -> Tensor:
     """x Phi(x), elementwise, with Phi the normal distribution function.
 
@@ -162,6 +166,7 @@ def gelu(x: TensorLike, approximate: str = "tanh") -> Tensor:
     return GELU()(x) if approximate == "tanh" else ExactGELU()(x)
 
 
+@float16_as_float32
 def erf(x: TensorLike) -> Tensor:
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise."""
     return Erf()(x)

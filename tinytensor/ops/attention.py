@@ -12,7 +12,7 @@ from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import masked_fill, where
+from tinytensor.ops.elementwise import float16_as_float32, masked_fill, where
 from tinytensor.ops.fused import dropout as drop_out
 from tinytensor.ops.fused import require_probability, softmax
 from tinytensor.ops.linalg import matmul
@@ -45,6 +45,7 @@ class CausalAttention(Function):
         return (kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, self.options),)
 
 
+@float16_as_float32
 def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
     """Causal self-attention of queries, keys and values in one array: qkv (B, T, 3, H, D) -> (B, T, H, D).
 
@@ -59,6 +60,7 @@ def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
     return CausalAttention(dropout, next_seed() if dropout else 0, first_row())(qkv)
 
 
+@float16_as_float32
 def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(D), causal mask) v for q, k, v (B, H, T, D) -> (B, H, T, D).
 
@@ -74,6 +76,7 @@ def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float
     return swapaxes(packed_causal_attention(qkv, dropout), 1, 2)
 
 
+@float16_as_float32
 def scaled_dot_product_attention(
     q: TensorLike,
     k: TensorLike,

@@ -1,7 +1,8 @@
 """Which dtype an operation computes in: NumPy's rules, but nothing becomes float64 unasked.
 
 As in PyTorch, integers and booleans that meet floats take the floats' dtype, functions such as exp and division make
-float32 of them, and their sums are int64. Used by all other files of `tinytensor.ops`.
+float32 of them, and their sums are int64. Functions that add up or exponentiate take float16 by way of float32
+(`float16_as_float32`). Used by all other files of `tinytensor.ops`.
 """
 
 from __future__ import annotations

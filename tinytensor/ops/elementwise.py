@@ -7,10 +7,13 @@ the inputs broadcast, a VJP returns gradients of the result's shape and the engi
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 from numpy.typing import DTypeLike
 
 from tinytensor.backend import array_module
-from tinytensor.ops.arguments import as_tensor
+from tinytensor.ops.arguments import F, as_tensor
 from tinytensor.ops.dtypes import boolean, floating, module_of, promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
@@ -41,8 +44,10 @@ class Mul(Function):
     """y = a b;  ga = g b,  gb = g a"""
 
     def forward(self, a, b):
-        self.a, self.b = self.save(*promoted(a, b))
-        return self.a * self.b
+        a, b = promoted(a, b)
+        self.a = self.save(a) if self.needs_grad[1] else None
+        self.b = self.save(b) if self.needs_grad[0] else None
+        return a * b
 
     def vjp(self, g):
         return (g * self.b if self.needs_grad[0] else None), (g * self.a if self.needs_grad[1] else None)
@@ -53,8 +58,9 @@ class Div(Function):
 
     def forward(self, a, b):
         a, b = promoted(a, b)
-        self.b, self.y = self.save(b, floating(a) / floating(b))
-        return self.y
+        y = floating(a) / floating(b)
+        self.b, self.y = self.save(b), self.save(y) if self.needs_grad[1] else None
+        return y
 
     def vjp(self, g):
         ga = g / self.b
@@ -188,9 +194,9 @@ class Maximum(Function):
         return (a >= b) | (a != a)
 
     def vjp(self, g):
-        a_wins, b_wins = self._wins(self.a, self.b), self._wins(self.b, self.a)
-        share = a_wins / (a_wins.astype(g.dtype) + b_wins)
-        return g * share, g * (1 - share)
+        a_wins, b_wins, xp = self._wins(self.a, self.b), self._wins(self.b, self.a), array_module(g)
+        share, zero = g / (a_wins.astype(g.dtype) + b_wins), g.dtype.type(0)
+        return xp.where(a_wins, share, zero), xp.where(b_wins, share, zero)  # not g * 0: g may be infinite
 
 
 class Minimum(Maximum):
@@ -346,3 +352,21 @@ def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """
     y = Cast(dtype)(x)
     return y if y.dtype.kind == "f" else y.detach()
+
+
+def float16_as_float32(operation: F) -> F:
+    """`operation`, which computes float16 arguments in float32 and gives float16: its sums would lose their digits."""
+
+    @functools.wraps(operation)
+    def call(*args, **kwargs):
+        if not any(map(_is_float16, (*args, *kwargs.values()))):
+            return operation(*args, **kwargs)
+        args = [cast(x, np.float32) if _is_float16(x) else x for x in args]
+        kwargs = {name: cast(x, np.float32) if _is_float16(x) else x for name, x in kwargs.items()}
+        return cast(operation(*args, **kwargs), np.float16)
+
+    return call  # type: ignore[return-value]
+
+
+def _is_float16(x: object) -> bool:
+    return getattr(x, "dtype", None) == np.float16

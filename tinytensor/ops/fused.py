@@ -15,6 +15,7 @@ from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
 from tinytensor.ops.dtypes import floating
+from tinytensor.ops.elementwise import float16_as_float32
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
 from tinytensor.random import first_row, next_seed
@@ -87,7 +88,8 @@ class Linear(Function):
     """y = x w + b, w of shape (in, out);  gx = g w^T,  gw = x^T g,  gb = sum g"""
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(floating(x), floating(weight))
+        self.x, self.weight = floating(x), floating(weight)
+        self.save(self.x if self.needs_grad[1] else None, self.weight if self.needs_grad[0] else None)
         return kernels_for(x).linear_forward(self.x, self.weight, floating(bias))
 
     def vjp(self, g):
@@ -133,35 +135,45 @@ class Dropout(Function):
         self.p, self.seed, self.first_row = p, seed, first_row
 
     def forward(self, x):
-        x = floating(x)
         rows = math.prod(x.shape[1:-1])  # in each item of the batch
         self.options = DropoutOptions(self.p, self.seed, self.first_row * rows)
-        return kernels_for(x).dropout(x, self.options)
+        return self._drop(floating(x))
 
     def vjp(self, g):
-        return (kernels_for(g).dropout(g, self.options),)
+        return (self._drop(g),)
+
+    def _drop(self, x):
+        matrix = x[:, None] if x.ndim == 1 else x  # the only axis is that of the batch
+        return kernels_for(x).dropout(matrix, self.options).reshape(x.shape)
 
 
 @torch_names
+@float16_as_float32
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow. Composed: `composed.softmax`."""
     return _along_last("softmax", Softmax(), x, axis)
 
 
 @torch_names
+@float16_as_float32
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, accurate where the softmax is tiny. Composed: `composed.log_softmax`."""
     return _along_last("log_softmax", LogSoftmax(), x, axis)
 
 
-def layer_norm(x: TensorLike, weight: TensorLike, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
+@float16_as_float32
+def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
     """Normalize x (..., C) to mean 0, variance 1 over its last axis, then scale by weight (C,) and add bias (C,).
 
     Composed: `composed.layer_norm`.
     """
+    x = as_tensor(x)
+    if weight is None:
+        weight = array_module(x.data).ones(x.shape[-1:], dtype=floating(x.data).dtype)
     return LayerNorm(eps)(x, weight, bias)
 
 
+@float16_as_float32
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """Divide x (..., C) by the root of its mean square over the last axis, then scale by weight (C,), if there is one.
 
@@ -175,17 +187,19 @@ def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Ten
     return RMSNorm(eps)(x, weight)
 
 
+@float16_as_float32
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """x (..., I) @ weight (I, O) + bias (O,) -> (..., O). Composed: `composed.linear`."""
-    return Linear()(x, weight, bias)
+    return Linear()(x, as_tensor(weight), bias)
 
 
+@float16_as_float32
 def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """`linear(gelu(x), weight, bias)` in less memory: x (..., I), weight (I, O), bias (O,) -> (..., O).
 
     Composed: `composed.gelu_linear`.
     """
-    return GELULinear()(x, weight, bias)
+    return GELULinear()(x, as_tensor(weight), bias)
 
 
 def embedding(ids: TensorLike, weight: TensorLike) -> Tensor:

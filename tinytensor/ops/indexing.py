@@ -13,7 +13,7 @@ import numpy as np
 
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
-from tinytensor.tensor import Array, Function, ScatterAdd, Tensor, TensorLike, as_array, raw
+from tinytensor.tensor import Array, Function, ScatterAdd, Tensor, TensorLike, as_array, is_array, raw
 
 
 class GetItem(Function):
@@ -108,6 +108,8 @@ def checked_ids(
 def integers(name: str, what: str, ids: TensorLike) -> Array:
     """ids as an array of integers. Raises TypeError for another dtype, unless there are none, as in an empty list."""
     array = as_array(ids)
+    if not isinstance(ids, Tensor):
+        array = array.copy()  # only a Tensor's changes are noticed: the caller may fill this one with the next batch
     if array.dtype.kind in "iu":
         return array
     if array.size:
@@ -123,6 +125,8 @@ def _index_part(part):
         return int(part)
     if isinstance(part, (list, tuple, bool, range)):
         part = np.asarray(part) if np.size(part) else np.zeros(np.shape(part), np.int64)
+    elif is_array(part):
+        part = part.copy()  # only a Tensor's changes are noticed
     kind = raw(part).dtype.kind if hasattr(raw(part), "dtype") else None
     if kind not in ("i", "u", "b"):
         raise IndexError(f"an index of {part!r:.40}: must be integers, slices, None, ..., integer arrays or masks")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from tinytensor.ops.dtypes import promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, unbroadcast
 
@@ -20,25 +18,34 @@ class MatMul(Function):
     """
 
     def forward(self, a, b):
-        self.a, self.b = self.save(*promoted(a, b))
+        a, b = promoted(a, b)
+        self.shapes = tuple(getattr(x, "shape", ()) for x in (a, b))  # a number has no axes
+        # each serves the gradient of the other
+        self.a = self.save(a) if self.needs_grad[1] else None
+        self.b = self.save(b) if self.needs_grad[0] else None
         try:
-            return self.a @ self.b
+            return a @ b
         except ValueError:
-            raise ValueError(_mismatch(np.shape(a), np.shape(b))) from None
+            raise ValueError(_mismatch(*self.shapes)) from None
 
     def vjp(self, g):
-        row, column = self.a.ndim == 1, self.b.ndim == 1
-        a = self.a[None, :] if row else self.a  # (..., M, K)
-        b = self.b[:, None] if column else self.b  # (..., K, N)
+        (a_shape, b_shape), ga, gb = self.shapes, None, None
+        row, column = len(a_shape) == 1, len(b_shape) == 1
         g = g[..., None] if column else g
         g = g[..., None, :] if row else g  # (..., M, N)
-        ga = unbroadcast(g @ b.swapaxes(-1, -2), a.shape)  # (..., M, N) @ (..., N, K) -> (..., M, K)
-        if b.ndim == 2:  # one product over all batches, instead of one for each to be summed later
-            rows = math.prod(a.shape[:-1])  # not -1, which an empty array leaves undefined
-            gb = a.reshape(rows, a.shape[-1]).T @ g.reshape(rows, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
-        else:
-            gb = unbroadcast(a.swapaxes(-1, -2) @ g, b.shape)  # (..., K, M) @ (..., M, N) -> (..., K, N)
-        return ga[..., 0, :] if row else ga, gb[..., 0] if column else gb
+        if self.needs_grad[0]:
+            b = self.b[:, None] if column else self.b  # (..., K, N)
+            ga = g @ b.swapaxes(-1, -2)  # (..., M, N) @ (..., N, K) -> (..., M, K)
+            ga = unbroadcast(ga[..., 0, :] if row else ga, a_shape)
+        if self.needs_grad[1]:
+            a = self.a[None, :] if row else self.a  # (..., M, K)
+            if len(b_shape) <= 2:  # one product over all batches, instead of one for each to be summed later
+                rows = math.prod(a.shape[:-1])  # not -1, which an empty array leaves undefined
+                gb = a.reshape(rows, a.shape[-1]).T @ g.reshape(rows, g.shape[-1])  # (K, ...M) @ (...M, N) -> (K, N)
+            else:
+                gb = a.swapaxes(-1, -2) @ g  # (..., K, M) @ (..., M, N) -> (..., K, N)
+            gb = unbroadcast(gb[..., 0] if column else gb, b_shape)
+        return ga, gb
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:

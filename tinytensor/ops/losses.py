@@ -10,12 +10,12 @@ import math
 from tinytensor.backend import kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import square, sub, where
+from tinytensor.ops.elementwise import float16_as_float32, square, sub, where
 from tinytensor.ops.fused import log_softmax
 from tinytensor.ops.indexing import checked_ids, getitem, integers, take
 from tinytensor.ops.reduce import mean, sum
 from tinytensor.ops.shape import reshape, unsqueeze
-from tinytensor.tensor import Function, Tensor, TensorLike, raw
+from tinytensor.tensor import Function, Tensor, TensorLike
 
 IGNORE = -100  # a target that does not count, as in PyTorch
 
@@ -63,6 +63,7 @@ class LinearCrossEntropy(Function):
         return self.gx, self.gw, None
 
 
+@float16_as_float32
 def cross_entropy(
     logits: TensorLike,
     targets: TensorLike,
@@ -92,8 +93,9 @@ def cross_entropy(
     targets = _checked_targets("cross_entropy", targets, logits, shape, classes, ignore_index)
     if reduction == "mean" and weight is None and not label_smoothing:
         return CrossEntropy(ignore_index)(rows, targets)
-    if weight is not None and raw(weight).shape != (classes,):
-        raise ValueError(f"cross_entropy: weight has shape {raw(weight).shape}: must be ({classes},), one per class")
+    weight = None if weight is None else as_tensor(weight)
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"cross_entropy: weight has shape {weight.shape}: must be ({classes},), one per class")
     losses, shares = _losses_of_rows(rows, targets, ignore_index, weight, label_smoothing)
     if reduction == "none":
         return reshape(losses, shape)
@@ -116,12 +118,14 @@ def _losses_of_rows(
     return where(counted, losses, 0.0), shares
 
 
+@float16_as_float32
 def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike, ignore_index: int = IGNORE) -> Tensor:
     """`cross_entropy(x @ weight.T, targets)` in far less memory: x (..., C), weight (V, C), targets (...) -> ().
 
     Composed: `composed.linear_cross_entropy`.
     """
-    x, vocabulary = as_tensor(x), raw(weight).shape
+    x, weight = as_tensor(x), as_tensor(weight)
+    vocabulary = weight.shape
     if len(vocabulary) != 2 or not x.ndim or x.shape[-1] != vocabulary[1]:
         raise ValueError(
             f"linear_cross_entropy: x has shape {x.shape} and weight {vocabulary}: must be (..., C) and (V, C)"

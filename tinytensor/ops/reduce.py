@@ -6,6 +6,7 @@ Every VJP first restores the reduced axes of g with length 1 (`keep`); broadcast
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from tinytensor.backend import array_module
 from tinytensor.ops.arguments import as_tensor, normalize_axes, torch_names
 from tinytensor.ops.dtypes import floating, sum_dtype
-from tinytensor.ops.elementwise import cast, sqrt
-from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
+from tinytensor.ops.elementwise import cast, float16_as_float32
+from tinytensor.tensor import Function, Tensor, TensorLike, accurate_sum, as_array, raw
 
 
 class _Reduction(Function):
@@ -33,7 +34,7 @@ class Sum(_Reduction):
 
     def forward(self, x):
         self.shape = x.shape
-        return x.sum(axis=self.axes, dtype=sum_dtype(x), keepdims=self.keepdims)
+        return accurate_sum(x, self.axes, self.keepdims, sum_dtype(x))
 
     def vjp(self, g):
         return (array_module(g).broadcast_to(self.keep(g, self.shape), self.shape),)
@@ -52,7 +53,8 @@ class Prod(_Reduction):
         nonzero = xp.where(is_zero, 1, x)
         # the product of the other elements is nonzero only where no other element is 0
         others_nonzero = xp.equal(is_zero.sum(axis=axes, keepdims=True), is_zero)
-        return (self.keep(g, x.shape) * others_nonzero * (nonzero.prod(axis=axes, keepdims=True) / nonzero),)
+        gx = self.keep(g, x.shape) * (nonzero.prod(axis=axes, keepdims=True) / nonzero)
+        return (xp.where(others_nonzero, gx, g.dtype.type(0)),)  # not gx * 0, which is NaN where gx is infinite
 
 
 class Max(_Reduction):
@@ -69,7 +71,8 @@ class Max(_Reduction):
         x, y = self.x, self.keep(self.y, self.x.shape)
         selected = (x == y) | (x != x)  # NaN is the only number that differs from itself
         count = selected.sum(axis=self.axes, keepdims=True).astype(g.dtype)
-        return (selected * (self.keep(g, x.shape) / count),)
+        # not selected * g, which is NaN where g is infinite
+        return (array_module(g).where(selected, self.keep(g, x.shape) / count, g.dtype.type(0)),)
 
 
 class Min(Max):
@@ -156,8 +159,15 @@ def var(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) 
 
 @torch_names
 def std(x: TensorLike, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
-    """The standard deviation over `axis`, the square root of `var`; the default is NumPy's, ddof = 0."""
-    return sqrt(var(x, axis, keepdims, ddof))
+    """The standard deviation over `axis`, the square root of `var`; the default is NumPy's, ddof = 0.
+
+    The gradient where it is 0 is 0.
+    """
+    wide = _wide(x)
+    axis = normalize_axes("std", axis, wide.ndim)
+    deviation = _reduced("std", Norm, wide - mean(wide, axis, keepdims=True), axis, keepdims)
+    count = _count(wide, deviation)
+    return _narrow(deviation / (math.sqrt(count - ddof) if count > ddof else 0), x)
 
 
 @torch_names
@@ -179,6 +189,7 @@ def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False) 
 
 
 @torch_names
+@float16_as_float32
 def logsumexp(x: TensorLike, axis: Any = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
     return _reduced("logsumexp", LogSumExp, x, axis, keepdims)

@@ -67,6 +67,9 @@ class Concat(Function):
 
     def forward(self, *xs):
         self.sizes = [x.shape[self.axis] for x in xs]
+        floats = [x.dtype for x in xs if x.dtype.kind == "f"]
+        if 0 < len(floats) < len(xs):  # integers take the floats' dtype
+            xs = [x if x.dtype.kind == "f" else x.astype(np.result_type(*floats)) for x in xs]
         return array_module(xs[0]).concatenate(xs, axis=self.axis)
 
     def vjp(self, g):

@@ -28,18 +28,22 @@ class Optimizer:
     state_names: tuple[str, ...] = ()  # one array per parameter for each name
 
     def __init__(self, params: Iterable, lr: float, **defaults: Any):
-        if isinstance(params, Module):
-            raise TypeError(f"{type(self).__name__}: params is a {type(params).__name__}: pass its parameters()")
+        name = type(self).__name__
+        if isinstance(params, (Module, Tensor)):
+            hint = "pass its parameters()" if isinstance(params, Module) else "pass a list of Parameters"
+            raise TypeError(f"{name}: params is a {type(params).__name__}: {hint}")
         params = list(params)
-        groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+        groups = params if params and all(isinstance(group, dict) for group in params) else [{"params": params}]
+        if not all("params" in group for group in groups):
+            raise ValueError(f'{name}: a group without "params"')
         _require_rate(lr)
         self.param_groups = [self._make_group({"lr": lr, **group}, defaults) for group in groups]
         self._follows_lr = ["lr" not in group for group in groups]
         self._lr = lr
         parameters = self.parameters()
-        if not parameters or not all(isinstance(p, Tensor) for p in parameters):
+        if not parameters or not all(isinstance(p, Tensor) and p.function is None for p in parameters):
             kinds = ", ".join(sorted({type(p).__name__ for p in parameters})) or "nothing"
-            raise TypeError(f"{type(self).__name__}: params holds {kinds}: must be Parameters")
+            raise TypeError(f"{name}: params holds {kinds}: must be Parameters, or other leaves")
         if len({id(p) for p in parameters}) < len(parameters):
             raise ValueError("a parameter is given twice; each must be in one group, once")
         self.steps = [0] * len(parameters)  # updates of each parameter so far
@@ -53,7 +57,8 @@ class Optimizer:
                 hint = f" (did you mean {close[0]}?)" if close else f"; it has {', '.join(sorted(known))}"
                 raise ValueError(f"{type(self).__name__}: no group option {name!r}{hint}")
         _require_rate(group["lr"])
-        return {**defaults, **group, "params": list(group["params"])}
+        params = group["params"]
+        return {**defaults, **group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
     @property
     def lr(self) -> float:
@@ -129,5 +134,5 @@ def decay_groups(parameters: list[Parameter], weight_decay: float) -> list[dict]
 
 
 def _require_rate(lr: float) -> None:
-    if not (lr >= 0 and math.isfinite(lr)):
+    if not (isinstance(lr, (int, float, np.number)) and lr >= 0 and math.isfinite(lr)):
         raise ValueError(f"learning rate {lr}: must be at least 0 and finite")

@@ -7,11 +7,13 @@ from typing import Any
 
 from tinytensor.backend import array_module
 from tinytensor.nn import Parameter
+from tinytensor.tensor import Tensor
 
 
 def grad_norm(parameters: Iterable[Parameter]) -> Any:
     """The Euclidean norm of all gradients together, as a 0-d array on their device (does not synchronize it)."""
     grads = [p.grad.ravel() for p in parameters if p.grad is not None]
+    grads = [g.astype("float32") if g.dtype == "float16" else g for g in grads]  # whose squares overflow
     if not grads:
         raise ValueError("grad_norm: none of the parameters has a gradient; call backward first")
     xp = array_module(grads[0])
@@ -23,15 +25,15 @@ def clip_scale(norm: Any, max_norm: float) -> Any:
     return array_module(norm).minimum(1.0, max_norm / (norm + 1e-6))
 
 
-def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Any:
+def clip_grad_norm_(parameters: Iterable[Parameter] | Tensor, max_norm: float) -> Any:
     """Scale all gradients in place so that their norm together is at most `max_norm`; returns the norm before.
 
     As PyTorch's. `Optimizer.step(clip_scale(...))` does the same without another pass over the gradients.
     """
-    parameters = list(parameters)
-    norm = grad_norm(parameters)
+    owners: list = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    norm = grad_norm(owners)
     scale = clip_scale(norm, max_norm)
-    for p in parameters:
+    for p in owners:
         if p.grad is not None:
             p.grad *= scale.astype(p.grad.dtype)
     return norm
