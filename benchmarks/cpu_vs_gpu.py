@@ -3,7 +3,7 @@
     python benchmarks/cpu_vs_gpu.py --json gpu.json --plot gpu.png
 
 Each operation runs on the CPU and on the GPU, on the same data and over a range of sizes, and the results are compared
-before anything is timed. Times are wall-clock medians with half the distance of the quartiles, the device waited for.
+before anything is timed. Times are wall-clock medians with half the distance of the quartiles, the device synchronized.
 Rates come with their share of the machine's own peak, measured in the same run: the fastest matmul, and the largest
 copy, which no cache can hold (what fits into one exceeds 100 %). Without a GPU there are the CPU's columns, and a line
 that says what is missing. The operations are in `operations.py`, the timing in `timing.py`.

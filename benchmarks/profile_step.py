@@ -44,7 +44,7 @@ class Clock:
 
     def __init__(self):
         self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]  # for each part under way, the seconds of those it called
+        self._inner = [0.0]  # for each running part, the seconds of those it called
 
     def timed(self, part: str, function):
         """`function`, timed as `part`; in other threads as it is."""

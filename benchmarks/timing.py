@@ -1,4 +1,4 @@
-"""Timing that can be trusted: the device waited for, warm-up left out, medians with their spread.
+"""Timing that can be trusted: the device synchronized, warm-up left out, medians with their spread.
 
 `timed` is for any block of code of your own:
 
@@ -34,7 +34,7 @@ class Stopwatch:
 def timed(name: str = "", device: str | tt.Device = "cpu"):
     """Time a block of code, device work included, and print it as "name: 1.23 ms" if it has a name.
 
-    A GPU works on after Python has gone on, so it is waited for at both ends.
+    Kernels run asynchronously on a GPU, so it is synchronized at both ends.
     """
     device, stopwatch = tt.device(device), Stopwatch()
     device.synchronize()

@@ -1,4 +1,4 @@
-"""The gradient of a table look-up: rows of g are added up by id."""
+"""The gradient of a table look-up: a scatter-add of the rows of g by id."""
 
 from __future__ import annotations
 

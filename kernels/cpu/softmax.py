@@ -41,7 +41,7 @@ def softmax_pass(x, row_max):
     if row_max is not None:
         x -= row_max[:, None]
     np.exp(x, out=x)
-    total = x @ np.ones(x.shape[1], x.dtype)  # BLAS adds up rows faster than `sum` does
+    total = x @ np.ones(x.shape[1], x.dtype)  # BLAS sums rows faster than `sum` does
     x /= total[:, None]
     return np.log(total) if row_max is None else np.log(total) + row_max
 

@@ -2,7 +2,7 @@
 
 The same functions as `kernels.cpu`, on float32 arrays. Each `.cu` file is complete and begins with its derivation;
 the `.py` file of the same name checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then `launch.py`;
-`docs/cuda.md` explains, and `kernels.cuda.analysis` shows what the kernels need of each architecture.
+`docs/cuda.md` explains, and `kernels.cuda.analysis` shows what the kernels use on each architecture.
 
 CuPy compiles every kernel, these and its own, with `-ftz=true`: on a GPU, denormal float32 numbers (below 1.18e-38) are
 flushed to zero wherever a kernel reads or produces them. A probability or gradient that small is therefore exactly 0

@@ -1,6 +1,6 @@
 """Dropout whose mask is a hash of its position, as `dropout.cu` computes it.
 
-Same function, and the same mask to the bit, as `kernels/cpu/dropout.py`.
+Same function, and bit-identical mask, as `kernels/cpu/dropout.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gradient of a table look-up: rows of g are added up by id, as `embedding.cu` does.
+"""The gradient of a table look-up: a scatter-add of the rows of g by id, as in `embedding.cu`.
 
 Same function as `kernels/cpu/embedding.py`.
 """

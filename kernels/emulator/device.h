@@ -473,7 +473,7 @@ constexpr int first(int threads, int = 0, int = 0) { return threads; }
     EMULATOR_EXPORT const emulator::Parameter* const emulator_parameters_##index =                              \
         emulator::Kernel<__VA_ARGS__>::parameters;
 
-// Where this thread's copy of the module's thread-local storage, and so its shared memory, lies.
+// The address of this thread's copy of the module's thread-local storage, and so of its shared memory.
 EMULATOR_EXPORT __thread char emulator_anchor;
 __thread char emulator_anchor;
 EMULATOR_EXPORT void* emulator_anchor_address() { return &emulator_anchor; }

@@ -1,4 +1,4 @@
-"""Every operation of the table in `cases.py`: its values, gradients and manners; and that the table is complete."""
+"""Every operation of the table in `cases.py`: its values, gradients and contracts; and that the table is complete."""
 
 import gc
 from contextlib import contextmanager

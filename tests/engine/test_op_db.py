@@ -10,6 +10,7 @@ The comparison needs torch and expecttest (the extra `bench`) and is skipped wit
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -220,6 +221,22 @@ DIFFERENCES = [
     Difference("nn.functional.pad|constant", "must not be negative", "a negative width is an error: slice instead"),
 ]
 
+# What PyTorch has and we have not, by its name in `tinytensor`, and what to use; a test checks that it is missing.
+MISSING = {
+    "randperm": "`random_generator().permutation(n)`, a NumPy array",
+    "enable_grad": "none: gradients are on outside `with no_grad():`",
+    "Tensor.cuda": '`x.to("cuda")`, and `x.to("cpu")` for `cpu()`',
+    "Tensor.requires_grad_": "`x.requires_grad = True`",
+    "Tensor.retain_grad": "none: only leaves get a `grad`",
+    "Tensor.register_hook": "none: write a `Function`",
+    "Tensor.add_": "`x += y`; there are no methods that end in `_`",
+    "nn.functional": "its functions are in `tinytensor` itself",
+    "nn.Module.register_buffer": "none: an array that is a plain attribute is neither moved nor saved",
+    "nn.ModuleDict": "`nn.ModuleList`, or an attribute for each module",
+    "optim.Adam": "`optim.AdamW(params, weight_decay=0)`",
+    "optim.lr_scheduler": "`optimizer.lr = optim.cosine_schedule(step, ...)` before each step",
+}
+
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
@@ -360,6 +377,7 @@ def page() -> str:
     """The text of docs/notes/pytorch_differences.md."""
     operators = list(dict.fromkeys(called(shared.name) for shared in SHARED))
     spelled = [f"| {called(s.name)} | {s.spelling} |" for s in SHARED if s.spelling]
+    missing = [f"| `{name}` | {instead} |" for name, instead in MISSING.items()]
     differ = [f"| {', '.join(dict.fromkeys(map(called, d.names.split())))} | {d.reason} |" for d in DIFFERENCES]
     return f"""# Where the operations differ from PyTorch's
 
@@ -382,10 +400,37 @@ Everywhere, `dim=` and `keepdim=` may be written `axis=` and `keepdims=`, as in 
 |---|---|
 {chr(10).join(spelled)}
 
+## Differences that are not about one operation
+
+- `x.grad` and `x.data` are raw arrays (NumPy's, or CuPy's on a GPU), not tensors, and `x.device` is a string.
+- `x.numpy()` also works for a tensor that requires a gradient.
+- `x.max(dim=1)` and `x.min(dim=1)` return the values only; `argmax` and `argmin` give the indices.
+- `y += 1` changes the memory of a tensor that requires no gradient. If y is a result that requires one, it makes a new
+  tensor, and other names of y keep the old one.
+- `var` and `std` have NumPy's default, ddof = 0; `gelu` defaults to the tanh approximation.
+- Gradients are of first order: there is no `create_graph`. A graph is freed by its first `backward`: there is no
+  `retain_graph`.
+- A `Function` is an object that is applied once, `Square(3.0)(x)`, without `apply` and `ctx`. Its `forward` and `vjp`
+  take raw arrays, and `vjp` returns a tuple, also for one input.
+- `nn.Linear` has a weight of shape (in, out), the transpose of PyTorch's. `nn.Embedding`, `nn.LayerNorm` and
+  `nn.Dropout` take fewer options, in another order.
+- `Module.parameters()` is a list, and `Module.children()` yields (name, module), like `named_children` in PyTorch.
+
+| missing here | instead |
+|---|---|
+{chr(10).join(missing)}
+
 ## The operators compared
 
 {", ".join(operators)}.
 """
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_the_page_calls_missing_is(name):
+    owner, _, attribute = f"tinytensor.{name}".rpartition(".")
+    found = functools.reduce(getattr, owner.split(".")[1:], tt)
+    assert not hasattr(found, attribute)
 
 
 def test_the_page_is_written_from_the_tables():

@@ -1,4 +1,4 @@
-"""Blocks spread over threads, and batches over processes, give what one of them gives, and repeat to the bit."""
+"""Work divided among threads or processes gives what one of them gives, and is bit-reproducible."""
 
 import gc
 import os
@@ -99,9 +99,9 @@ def test_scaled_batches_accumulate(threads):
     ids, targets = batch(6)
     whole, parallel = build(), build()
     whole(ids, targets).backward()
-    spread = BatchParallel(parallel, 6)
+    divided = BatchParallel(parallel, 6)
     for part in (slice(0, 3), slice(3, 6)):
-        spread.backward(ids[part], targets[part], scale=0.5)
+        divided.backward(ids[part], targets[part], scale=0.5)
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 

@@ -198,7 +198,7 @@ def test_attention_around_the_real_block(time):
 
 
 def attention_memory(time, dtype):
-    """Bytes that attention takes at its peak beside its input, forward and backward, for one sequence of 2 heads.
+    """Bytes that attention takes at its peak besides its input, forward and backward, for one sequence of 2 heads.
 
     The scratch arrays of loops are not counted, those of NumPy's passes are.
     """

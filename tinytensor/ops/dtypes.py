@@ -26,7 +26,7 @@ def floating(x):
 
 
 def promoted(a, b):
-    """a and b, where an array of integers that meets floats is cast to their dtype, and to float32 beside a number."""
+    """a and b, with an array of integers that meets floats cast to their dtype; float32 if it meets a Python float."""
     if is_floating(a) and not is_floating(b) and hasattr(b, "dtype"):
         return a, b.astype(getattr(a, "dtype", DEFAULT_DTYPE))
     if is_floating(b) and not is_floating(a) and hasattr(a, "dtype"):

@@ -335,7 +335,7 @@ def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
 def clip(x: TensorLike, min: TensorLike = None, max: TensorLike = None) -> Tensor:
     """x limited to [min, max], numbers or tensors; None means no limit on that side. NaN stays NaN.
 
-    Where x lies beyond a bound, the gradient goes to the bound; on the bound itself it goes to x.
+    Where x is beyond a bound, the gradient goes to the bound; on the bound itself it goes to x.
     """
     x = as_tensor(x)
     x = x if min is None else where(x.data < raw(min), min, x)

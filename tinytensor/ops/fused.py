@@ -206,8 +206,8 @@ def embedding(ids: TensorLike, weight: TensorLike) -> Tensor:
     """The rows of weight (V, C) for integer ids (...) -> (..., C). Composed: `composed.embedding`.
 
     ids may be on the host whatever the weight's device: there they are checked before they are moved. Checking ids
-    that are on a GPU already synchronizes. Raises IndexError for an id outside 0 ... V - 1, TypeError for ids that are
-    not integers, ValueError for a weight that is not a matrix.
+    that are on a GPU already synchronizes it. Raises IndexError for an id outside 0 ... V - 1, TypeError for ids that
+    are not integers, ValueError for a weight that is not a matrix.
     """
     weight = as_tensor(weight)
     if weight.ndim != 2:

@@ -1,7 +1,7 @@
 """Selecting elements: x[index], and the rows or entries that integer arrays name.
 
 An index may be on the host whatever the device of x; it is checked before it is moved, since NumPy raises for an index
-out of range where CuPy wraps round. Looking at an index that is on a GPU already synchronizes.
+out of range where CuPy wraps around. Checking an index that is on a GPU already synchronizes the device.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class GetItem(Function):
 def getitem(x: TensorLike, index: Any) -> Tensor:
     """x[index] for integers, slices, integer arrays and boolean masks (raw or Tensors), as in NumPy.
 
-    Raises IndexError for an index out of range, also where CuPy would wrap it round; looking at an index that is on the
-    GPU already synchronizes.
+    Raises IndexError for an index out of range, also where CuPy would wrap around; checking an index that is on the
+    GPU already synchronizes the device.
     """
     x = as_tensor(x)
     parts = index if isinstance(index, tuple) else (index,)
@@ -134,7 +134,7 @@ def _index_part(part):
 
 
 def _require_in_range(x: Tensor, plain: list, arrays: list) -> None:
-    """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps round)."""
+    """Raise IndexError for an integer array that goes beyond its axis (NumPy raises, CuPy wraps around)."""
     taken = sum(raw(a).ndim if raw(a).dtype.kind == "b" else 1 for a in arrays)
     taken += sum(part is not None and part is not Ellipsis and part is not GetItem.ARRAY for part in plain)
     rest, axis = iter(arrays), 0

@@ -68,7 +68,7 @@ def _bitwise(name: str, *inputs: TensorLike) -> Tensor:
 
 
 def _operands(*inputs: TensorLike) -> list[Any]:
-    """Raw arrays; a number beside an array stays one, so that it takes the array's dtype."""
+    """Raw arrays; a number with an array stays a number, so that it takes the array's dtype."""
     plain = [x.item() if isinstance(x, np.generic) else x for x in inputs]
     arrays = [x if isinstance(x, (bool, int, float)) else as_array(x) for x in plain]
     return arrays if any(map(is_array, arrays)) else [as_array(x) for x in arrays]
