@@ -45,7 +45,7 @@ else:
 Array = Any  # a raw array: numpy.ndarray, cupy.ndarray, or that of the emulated device
 TensorLike = Any  # a Tensor, a raw array, or numbers
 DEFAULT_DTYPE = np.float32
-SUM_ROWS = 1024  # rows that are added one after the other
+SUM_ROWS, SUM_BLOCK = 1024, 64  # more rows than that are added in blocks of so many
 
 
 class _GradMode(threading.local):
@@ -110,7 +110,7 @@ class Tensor(Methods):
             self.requires_grad = requires_grad
         self._grad: Array | None = None
         self.function: Function | None = None
-        self.version = data.version if isinstance(data, Tensor) else Version()  # a Tensor's memory is shared
+        self.version: Version = data.version if isinstance(data, Tensor) else Version()  # a Tensor's memory is shared
 
     @property
     def data(self) -> Array:
@@ -630,6 +630,7 @@ def accurate_sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, dtype:
     if x.dtype == np.float16:
         return x.sum(axis=axes, dtype=np.float32, keepdims=keepdims).astype(np.float16)
     if type(x) is np.ndarray and 0 in axes and len(axes) < x.ndim and len(x) > SUM_ROWS and x.dtype.kind == "f":
-        blocks = [x[i : i + SUM_ROWS].sum(axis=0, keepdims=True) for i in range(0, len(x), SUM_ROWS)]
-        x = accurate_sum(array_module(x).concatenate(blocks), (0,), keepdims=True)
+        even = len(x) // SUM_BLOCK * SUM_BLOCK
+        blocks = x[:even].reshape(-1, SUM_BLOCK, *x.shape[1:]).sum(axis=1)
+        x = accurate_sum(np.concatenate([blocks, x[even:]]), (0,), keepdims=True)
     return x.sum(axis=axes, dtype=dtype, keepdims=keepdims)

@@ -412,8 +412,8 @@ def keep_mask(seed: int, rows: int, columns: int, p: float) -> np.ndarray:
 def dropout(x, p):
     if p == 0:
         return x
-    columns = x.shape[-1] if x.ndim else 1
-    rows = int(np.prod(x.shape[:-1]))
+    columns = x.shape[-1] if x.ndim > 1 else 1  # the only axis is that of the batch
+    rows = int(np.prod(x.shape[:-1])) if x.ndim > 1 else x.size
     return x * keep_mask(tt.fold(*KEY, 1), rows, columns, p).reshape(x.shape) / (1 - p)
 
 

@@ -1,5 +1,6 @@
 """The engine: sums over paths, reuse, deep chains, freeing, in-place changes, modes and threads."""
 
+import dataclasses
 import gc
 import threading
 import tracemalloc
@@ -970,3 +971,90 @@ def test_a_function_without_a_part_is_named(part):
     Half = type("Half", (tt.Function,), {"forward": lambda self, x: x * 0.5} if part == "vjp" else {})
     with pytest.raises(NotImplementedError, match=f"Half does not define {part}"):
         Half()(leaf(2)).sum().backward()
+
+
+# What a stranger broke
+
+
+def test_functions_that_define_equality_keep_their_own_gradients():
+    @dataclasses.dataclass(unsafe_hash=True)
+    class Scale(tt.Function):
+        c: float
+
+        def forward(self, x):
+            return self.c * x
+
+        def vjp(self, g):
+            return (self.c * g,)
+
+        def __bool__(self):
+            return False
+
+    x, y = leaf(2), leaf(2)
+    (Scale(2.0)(x) * 3 + Scale(2.0)(y) * 5).sum().backward()
+    np.testing.assert_allclose(x.grad, 6)
+    np.testing.assert_allclose(y.grad, 10)
+
+
+@pytest.mark.parametrize("share", [tt.Tensor, tt.nn.Parameter, lambda x: tt.Tensor(x.detach())])
+def test_a_tensor_made_of_a_tensor_shares_its_version(share):
+    x = leaf(2)
+    z = (x * x).sum()
+    other = share(x)
+    assert np.shares_memory(other.data, x.data)
+    with tt.no_grad():
+        other -= 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        z.backward()
+
+
+def test_arrays_of_ids_may_be_refilled_before_backward():
+    x, ids = leaf(4, 3), np.array([0, 1])
+    loss = x[ids].sum() + tt.embedding(ids, x).sum() + tt.cross_entropy(x[:2], ids) * 0
+    ids[:] = 3
+    loss.backward()
+    np.testing.assert_allclose(x.grad[:, 0], [2, 2, 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("operation", [tt.mul, tt.matmul, lambda w, c: tt.linear(w, c), lambda w, c: w / c])
+def test_what_the_wanted_gradient_does_not_need_may_change(operation):
+    w, c = leaf(2, 2), tt.Tensor(np.full((2, 2), 2.0))
+    loss = operation(w, c).sum()
+    with tt.no_grad():
+        w -= 0.1  # only c's gradient would need it, and c wants none
+    loss.backward()
+    assert w.grad is not None
+    loss = operation(w, c).sum()
+    c += 1.0
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_arrays_of_other_kinds():
+    matrix = tt.tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
+    assert (matrix * matrix).tolist() == [[1, 4], [9, 16]]
+    with pytest.raises(TypeError, match="not a masked array"):
+        tt.Tensor(np.ma.array([1.0, 2.0], mask=[0, 1]))
+    assert tt.softmax(np.ones(3, ">f4")).dtype == np.dtype("f4")
+    with pytest.raises(TypeError, match="ReLU: got no tensor, array or number"):
+        tt.relu(None)
+
+
+def test_arrays_of_another_library_are_read_as_arrays():
+    class Foreign:
+        dtype = "theirs"
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array([1.0, 2.0])
+
+    assert (tt.ones(2, dtype=np.float64) * Foreign()).tolist() == [1.0, 2.0]
+
+
+def test_many_rows_are_added_accurately():
+    rows = 2_000_000
+    x = tt.full((rows, 2), 0.1, requires_grad=True)
+    assert x.sum(0).numpy() == pytest.approx(0.1 * rows, rel=1e-6)
+    assert x.mean(0).numpy() == pytest.approx(0.1, rel=1e-6)
+    bias = tt.zeros(2, requires_grad=True)
+    (bias + x.detach()).backward(np.full((rows, 2), 0.1, np.float32))
+    assert bias.grad == pytest.approx(0.1 * rows, rel=1e-6)

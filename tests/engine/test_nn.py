@@ -153,8 +153,11 @@ def test_moving_to_a_device_keeps_the_values(device):
         (nn.Linear(2, 2),),
         {"a": nn.Linear(2, 2)},
         [nn.Parameter(np.ones(2))],
+        {nn.Linear(2, 2)},
+        [[nn.Linear(2, 2)]],
+        {"a": [nn.Linear(2, 2)]},
     ],
-    ids=["list", "tuple", "dict", "parameters"],
+    ids=["list", "tuple", "dict", "parameters", "set", "list in a list", "list in a dict"],
 )
 def test_modules_in_a_plain_container_are_noticed(hidden):
     model = nn.Module()
@@ -240,3 +243,10 @@ def test_to_takes_devices_and_dtypes():
 def test_a_module_without_forward_is_named():
     with pytest.raises(NotImplementedError, match="ModuleList does not define forward"):
         nn.ModuleList()(1)
+
+
+def test_a_list_of_modules_that_are_attributes_too_is_fine():
+    model = nn.Module()
+    model.a = nn.Linear(2, 2)
+    model.all = [model.a]
+    assert list(model.state_dict()) == ["a.weight", "a.bias"]

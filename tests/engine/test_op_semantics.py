@@ -872,3 +872,125 @@ def test_functions_take_lists():
     assert tt.sum([[1.0, 2.0], [3.0, 4.0]], axis=0).tolist() == [4, 6]
     assert tt.concat([[1, 2], [3]]).tolist() == tt.flip([3, 2, 1]).tolist() == [1, 2, 3]
     assert tt.softmax([0.0, 0.0]).tolist() == [0.5, 0.5]
+
+
+# ---- float16, infinite gradients, extremes --------------------------------------------------------------------------
+
+WIDE = np.array([[300.0, -300.0, 600.0, 0.0]], np.float16)
+ONES4 = np.ones(4, np.float16)
+HALF = {
+    "erf": lambda x: tt.erf(x * 0.01),
+    "exact gelu": lambda x: tt.gelu(x * 0.01, "none"),
+    "layer_norm": lambda x: tt.layer_norm(x, ONES4.astype(x.dtype)),
+    "rms_norm": lambda x: tt.rms_norm(x),
+    "softmax": lambda x: tt.softmax(x * 0.01),
+    "logsumexp": lambda x: tt.logsumexp(tt.zeros(70_000, 1, dtype=x.dtype) + x[0, :1] * 0, 0),
+    "cross_entropy": lambda x: tt.cross_entropy(
+        tt.zeros(70_000, 2, dtype=x.dtype) + x[:, :2] * 0, np.zeros(70_000, int)
+    ),
+    "sum": lambda x: (tt.full((100_000, 4), 0.1, dtype=x.dtype) + x * 0).sum(0),
+    "linear": lambda x: tt.linear(x, tt.ones(4, 2, dtype=x.dtype)),
+}
+
+
+@pytest.mark.parametrize("operation", HALF.values(), ids=HALF)
+def test_float16_is_computed_in_float32(operation):
+    results = []
+    for dtype in (np.float16, np.float64):
+        x = tt.Tensor(WIDE.astype(dtype), requires_grad=True)
+        y = operation(x)
+        (y * 0.5).sum().backward()
+        assert y.dtype == x.grad.dtype == dtype
+        results.append((y.numpy().astype(np.float64), x.grad.astype(np.float64)))
+    for half, double in zip(*results, strict=True):
+        np.testing.assert_allclose(half, double, rtol=4e-3, atol=2e-3)
+
+
+def test_the_norm_of_float16_gradients_does_not_overflow():
+    p = tt.nn.Parameter(np.zeros(4, np.float16))
+    p.grad = np.full(4, 300, np.float16)
+    assert tt.clip_grad_norm_(p, 1.0) == pytest.approx(600)
+    np.testing.assert_allclose(p.grad, 0.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [tt.relu, lambda x: tt.maximum(x, 0.0), lambda x: -tt.minimum(-x, 0.0), lambda x: tt.clip(x, 0.0)],
+)
+def test_an_infinite_gradient_does_not_pass_where_none_does(function):
+    x = tt.tensor([-1.0, 4.0], requires_grad=True)
+    with np.errstate(divide="ignore"):
+        function(x).sqrt().sum().backward()
+    np.testing.assert_allclose(x.grad, [0, 0.25])
+    y = tt.tensor([-1.0, 0.0], requires_grad=True)
+    with np.errstate(divide="ignore"):
+        y.max().sqrt().backward()
+    assert y.grad.tolist() == [0, np.inf]
+
+
+def test_the_gradient_of_a_product_with_zeros_among_huge_numbers():
+    for values, expected in ([0, 0, 1e30, 1e30], [0, 0, 0, 0]), ([0.0, 1e30, 1e30], [np.inf, 0, 0]):
+        x = tt.tensor(values, dtype=np.float32, requires_grad=True)
+        with np.errstate(over="ignore"):
+            x.prod().backward()
+        assert x.grad.tolist() == expected
+
+
+def test_sigmoid_keeps_its_digits_where_it_is_tiny():
+    x = tt.tensor([-20.0, -80.0, 0.0, 20.0], requires_grad=True)
+    y = tt.sigmoid(x)
+    np.testing.assert_allclose(y.numpy(), 1 / (1 + np.exp(-x.numpy().astype(np.float64))), rtol=1e-6)
+    y.log()[:2].sum().backward()
+    np.testing.assert_allclose(x.grad, [1, 1, 0, 0], rtol=1e-5)
+
+
+def test_the_gradient_of_a_standard_deviation_of_0_is_0():
+    x = tt.ones(3, requires_grad=True)
+    x.std().backward()
+    assert x.grad.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1e-320, 1.0], [0.0, 1e-200, 1e200], [0.0, 1e300, 1e308]])
+def test_multinomial_draws_tiny_weights_before_none(weights):
+    for seed in range(20):
+        tt.manual_seed(seed)
+        assert sorted(tt.multinomial(np.array(weights), 2).tolist()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "samples", "words"),
+    [
+        ([0.5, 0.5], -1, "num_samples -1: must be at least 1"),
+        (np.ones((2, 2, 2)), 1, r"weights have shape \(2, 2, 2\)"),
+        ([0.5, np.inf], 1, "needs finite weights"),
+        ([0.0, 1.0], 2, "at least 2 of them positive"),
+    ],
+)
+def test_multinomial_refuses(weights, samples, words):
+    with pytest.raises(ValueError, match=words):
+        tt.multinomial(weights, samples)
+
+
+def test_integers_joined_with_floats_take_their_dtype():
+    assert tt.concat([tt.ones(2), tt.arange(2)]).dtype == np.float32
+    assert tt.stack([tt.arange(2), tt.ones(2)]).dtype == np.float32
+
+
+def test_the_dropout_of_a_vector_is_keyed_by_its_rows():
+    with tt.seeded("mask"):
+        whole = tt.dropout(tt.ones(8), 0.5)
+    with tt.seeded("mask"), tt.batch_rows(4):
+        np.testing.assert_array_equal(tt.dropout(tt.ones(4), 0.5).numpy(), whole.numpy()[4:])
+
+
+@pytest.mark.parametrize("make", [lambda: tt.zeros(-1), lambda: tt.randn((2, -3)), lambda: tt.empty(2.5)])
+def test_impossible_shapes_are_named(make):
+    with pytest.raises((ValueError, TypeError), match=r"^shape.*must (not )?be"):
+        make()
+
+
+def test_random_floats_of_every_dtype():
+    assert tt.randn(3, dtype=np.float16).dtype == np.float16
+    assert tt.rand(3, dtype=np.float64).dtype == np.float64
+    with pytest.raises(TypeError, match="rand: dtype int64: must be floating-point"):
+        tt.rand(3, dtype=np.int64)

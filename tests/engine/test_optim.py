@@ -246,8 +246,20 @@ def test_clip_grad_norm_scales_in_place_and_returns_the_norm():
         ([], "params holds nothing: must be Parameters"),
         ([np.zeros(3)], "params holds ndarray: must be Parameters"),
         (tt.nn.ReLU(), "params is a ReLU: pass its parameters"),
+        (Parameter(np.ones((2, 2))), "params is a Parameter: pass a list of Parameters"),
+        ([Parameter(np.ones(2)) * 2], "params holds Tensor: must be Parameters, or other leaves"),
+        (tt.nn.Linear(2, 2).named_parameters(), "params holds tuple: must be Parameters"),
     ],
 )
 def test_what_is_no_parameter_is_refused(params, words):
     with pytest.raises(TypeError, match=f"AdamW: {words}"):
         AdamW(params)
+
+
+def test_a_group_may_hold_one_parameter():
+    (p,) = parameters((2,))
+    assert SGD([{"params": p}], lr=0.1).parameters()[0] is p
+    with pytest.raises(ValueError, match='AdamW: a group without "params"'):
+        AdamW([{"lr": 1.0}])
+    with pytest.raises(ValueError, match="learning rate 1e-3: must be at least 0"):
+        AdamW([p], lr="1e-3")

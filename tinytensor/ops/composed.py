@@ -36,10 +36,11 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     return x - logsumexp(x, axis, keepdims=True)
 
 
-def layer_norm(x: TensorLike, weight: TensorLike, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
     """x (..., C) with mean 0 and variance 1 along C, times weight (C,), plus bias (C,). Fused: `fused.layer_norm`."""
     centered = x - mean(x, -1, keepdims=True)  # (..., C)
-    y = centered / sqrt(var(x, -1, keepdims=True) + eps) * weight
+    y = centered / sqrt(var(x, -1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
