@@ -52,16 +52,17 @@ class Module:
 
         Raises TypeError for one that is only in a plain list, tuple, set or dict, where nothing else would find it.
         """
-        found = {id(value) for value in vars(self).values() if isinstance(value, (Module, Parameter))}
         for name, value in vars(self).items():
             if isinstance(value, (Module, Parameter)):
                 yield name, value
-            elif any(id(item) not in found for item in _hidden_in(value)):
-                kind = type(value).__name__
-                raise TypeError(
-                    f"{type(self).__name__}.{name} is a plain {kind} of modules or parameters, which would not be "
-                    "trained or saved: use nn.ModuleList"
-                )
+            elif isinstance(value, (list, tuple, set, dict)):
+                attributes = {*map(id, vars(self).values())}
+                if any(id(item) not in attributes for item in _hidden_in(value)):
+                    kind = type(value).__name__
+                    raise TypeError(
+                        f"{type(self).__name__}.{name} is a plain {kind} of modules or parameters, which would not be "
+                        "trained or saved: use nn.ModuleList"
+                    )
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) for each Module directly below this one."""

@@ -298,44 +298,49 @@ class Function:
 
     def save(self, *arrays: Array) -> Any:
         """Save arrays for the VJP and return them, one alone, several as a tuple; other values pass through."""
-        self._saved += tuple(_flat(arrays))
+        if True in self.needs_grad:
+            self._saved += tuple(_flat(arrays))
         return arrays[0] if len(arrays) == 1 else arrays
 
     def __call__(self, *inputs: TensorLike) -> Tensor:
         """Apply to Tensors; anything else (numbers, raw arrays, None) is passed on as a constant."""
-        self._require_new()
+        if self._applied or not _RESERVED.isdisjoint(vars(self)):
+            self._refuse()
         arrays = _raw_arrays(type(self).__name__, inputs)
-        self._applied = True
-        self.needs_grad = tuple([_grad_mode.enabled and isinstance(x, Tensor) and x._requires_grad for x in inputs])
+        self._applied, recording = True, _grad_mode.enabled
+        self.needs_grad = tuple([recording and isinstance(x, Tensor) and x._requires_grad for x in inputs])
         try:
             result = self.forward(*arrays)
         except (ValueError, TypeError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{type(self).__name__} of {' and '.join(map(_describe, arrays))}: {error}") from error
-        if not isinstance(result, np.generic) and not is_array(result):
+        if not isinstance(result, (np.ndarray, np.generic)) and not is_array(result):
             raise TypeError(f"{type(self).__name__}.forward returned a {type(result).__name__}: must be an array")
         y = Tensor(result)
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
-        if y._data.base is not None or any(y._data is array for array in arrays):
-            _share_version(y, tensors)
+        if y._data.base is not None or id(y._data) in map(id, arrays):
+            _share_version(y, inputs)
         if True in self.needs_grad:
-            y.function, y._requires_grad = self, True
-            self._guards = self._make_guards(tensors, y)
-            self._depth = 1 + max([x.function._depth for x in tensors if x.function is not None], default=0)
-            # not the Tensors themselves, which would keep all their arrays alive
-            self._edges = [
-                (_node(x), x.shape, x.dtype) if needed else None
-                for x, needed in zip(inputs, self.needs_grad, strict=True)
-            ]
+            self._record(inputs, y)
         return y
 
-    def _require_new(self) -> None:
+    def _refuse(self) -> None:
         name = type(self).__name__
         if self._applied:
             raise RuntimeError(f"{name}: was applied before; a Function object holds what one application saved")
-        if not _RESERVED.isdisjoint(vars(self)):
-            taken = min(_RESERVED & vars(self).keys())
-            raise TypeError(f"{name}: has an option named {taken!r}, which is the engine's; choose another name")
+        taken = min(_RESERVED & vars(self).keys())
+        raise TypeError(f"{name}: has an option named {taken!r}, which is the engine's; choose another name")
+
+    def _record(self, inputs: tuple, y: Tensor) -> None:
+        """Make this Function the node of y in the graph."""
+        y.function, y._requires_grad = self, True
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        self._guards = self._make_guards(tensors, y)
+        self._depth = 1 + max([x.function._depth for x in tensors if x.function is not None], default=0)
+        # not the Tensors themselves, which would keep all their arrays alive
+        self._edges = [
+            (_node(x), x._data.shape, x._data.dtype) if needed else None
+            for x, needed in zip(inputs, self.needs_grad, strict=True)
+        ]
 
     def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[Guard]:
         """A guard for each input, and the result, whose memory was saved."""
@@ -385,12 +390,9 @@ class _Backward:
         self.sums: dict[int, tuple[Function | Tensor, Array, bool]] = {}
         self.failure = ""  # the Function whose VJP raised
 
-    def __contains__(self, node: Function | Tensor) -> bool:
-        return id(node) in self.sums
-
     def add(self, node: Function | Tensor, g: Array, owned: bool) -> None:
         """Add g to the sum; `owned`: nobody else holds this array, so it may be added into."""
-        if node not in self:
+        if id(node) not in self.sums:
             self.sums[id(node)] = node, g, owned
             return
         _, total, total_owned = self.sums[id(node)]
@@ -402,7 +404,7 @@ class _Backward:
 
     def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
         """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
-        _, total, owned = self.sums[id(node)] if node in self else (node, xp.zeros(shape, dtype=dtype), True)
+        _, total, owned = self.sums.get(id(node)) or (node, xp.zeros(shape, dtype=dtype), True)
         if not owned or not total.flags.c_contiguous:
             total = total.copy(order="C")
         sparse.add_into(total)
@@ -460,15 +462,15 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     _, g, _ = walk.sums.pop(id(function))
     gradients = _require_tuple(function, function.vjp(g))
     # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs
-    held, ids = {id(g), *map(id, function._saved)}, [id(gx) for gx in gradients if gx is not None]
-    if len(set(ids)) < len(ids):
-        held.update(i for i, uses in Counter(ids).items() if uses > 1)
+    held = {id(g), *map(id, function._saved)}
+    if len({*map(id, gradients)}) < len(gradients):
+        held.update(i for i, uses in Counter(map(id, gradients)).items() if uses > 1)
     reached = []
     for i, (edge, gx) in enumerate(zip(function._edges, gradients, strict=True)):
         if edge is None:
             continue
         node, shape, dtype = edge
-        if isinstance(node, Function) and node not in walk:
+        if isinstance(node, Function) and id(node) not in walk.sums:
             reached.append(node)
         if isinstance(gx, ScatterAdd):
             walk.scatter_add(node, gx, shape, dtype, array_module(g))
@@ -476,7 +478,9 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
             if type(gx) is not np.ndarray or gx.shape != shape:
                 gx = _require_gradient(function, i, gx, shape, g.shape)
             owned = id(gx) not in held and gx.base is None
-            walk.add(node, *_fit(gx, shape, dtype, owned))
+            if gx.shape != shape or gx.dtype != dtype:
+                gx, owned = _fit(gx, shape, dtype), True
+            walk.add(node, gx, owned)
     return reached
 
 
@@ -506,13 +510,9 @@ def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_
     return gx
 
 
-def _fit(gx: Array, shape: tuple, dtype: Any, owned: bool) -> tuple[Array, bool]:
-    """Bring a gradient to the shape and dtype of its input; whether the array is ours to add into."""
-    if gx.shape != shape:
-        gx, owned = as_array(unbroadcast(gx, shape)), True  # a sum may be a NumPy scalar
-    if gx.dtype != dtype:
-        gx, owned = gx.astype(dtype), True
-    return gx, owned
+def _fit(gx: Array, shape: tuple, dtype: Any) -> Array:
+    """A new array: a gradient brought to the shape and dtype of its input."""
+    return as_array(unbroadcast(gx, shape)).astype(dtype, copy=False)  # a sum may be a NumPy scalar
 
 
 # ---- arrays ----
@@ -531,7 +531,9 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         data = data._data
-    if type(data) is np.ndarray or is_array(data):
+    if type(data) is np.ndarray and dtype is None and data.dtype.kind in "fiub" and data.dtype.isnative:
+        return data
+    if is_array(data):
         array = data if dtype is None else data.astype(dtype, copy=False)
     else:
         array = np.asarray(data, dtype)
@@ -555,20 +557,23 @@ def _raw_arrays(name: str, inputs: tuple) -> list:
 
     Raises ValueError for arrays on different devices, DeviceError for those of a GPU that is not current.
     """
-    arrays = [x._data if isinstance(x, Tensor) else _plain(x) for x in inputs]
-    on_host = [type(array) is np.ndarray for array in arrays]
-    if False not in on_host:
-        return arrays
-    elsewhere = [x for x, here in zip(arrays, on_host, strict=True) if not here and is_array(x)]
-    if elsewhere and (True in on_host or len({device_of(x).name for x in elsewhere}) > 1):
+    arrays, on_host, elsewhere = [], False, []
+    for x in inputs:
+        array = x._data if isinstance(x, Tensor) else _plain(x)
+        arrays.append(array)
+        if type(array) is np.ndarray:
+            on_host = True
+        elif array is not None and not isinstance(array, (bool, int, float)):
+            elsewhere.append(array)
+    if elsewhere:
         names = dict.fromkeys(device_of(x).name for x in arrays if is_array(x))
-        raise ValueError(f"{name}: inputs are on different devices, {' and '.join(names)}: move one with x.to(...)")
-    if not elsewhere and True not in on_host:
+        if len(names) > 1:
+            raise ValueError(f"{name}: inputs are on different devices, {' and '.join(names)}: move one with x.to(...)")
+        require_current(elsewhere[0])  # CuPy would compute on the wrong GPU
+    elif not on_host:
         if all(x is None for x in arrays):
             raise TypeError(f"{name}: got no tensor, array or number")
         return [x if x is None else as_array(x) for x in arrays]
-    for array in elsewhere:
-        require_current(array)  # CuPy would compute on the wrong GPU
     return arrays
 
 
@@ -582,7 +587,9 @@ def _plain(x: object) -> Any:
 def _flat(values: Iterable) -> Iterator[Array]:
     """The arrays among values, and in tuples and lists of them, however deep."""
     for value in values:
-        if isinstance(value, (tuple, list)):
+        if type(value) is np.ndarray:
+            yield value
+        elif isinstance(value, (tuple, list)):
             yield from _flat(value)
         elif is_array(value):
             yield value
@@ -595,11 +602,11 @@ def _owner(array: Array) -> Array:
     return array
 
 
-def _share_version(y: Tensor, inputs: list[Tensor]) -> None:
+def _share_version(y: Tensor, inputs: tuple) -> None:
     """If y is a view of an input's memory, a change of either is a change of both."""
     owner = _owner(y._data)
     for x in inputs:
-        if _owner(x._data) is owner:
+        if isinstance(x, Tensor) and _owner(x._data) is owner:
             y.version = x.version
 
 

@@ -17,6 +17,8 @@ from tinytensor.ops.arguments import F, as_tensor
 from tinytensor.ops.dtypes import boolean, floating, module_of, promoted
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array, raw
 
+FLOAT16 = np.dtype(np.float16)
+
 
 class Add(Function):
     """y = a + b;  ga = g,  gb = g"""
@@ -359,7 +361,10 @@ def float16_as_float32(operation: F) -> F:
 
     @functools.wraps(operation)
     def call(*args, **kwargs):
-        if not any(map(_is_float16, (*args, *kwargs.values()))):
+        for x in (*args, *kwargs.values()) if kwargs else args:
+            if _is_float16(x):
+                break
+        else:
             return operation(*args, **kwargs)
         args = [cast(x, np.float32) if _is_float16(x) else x for x in args]
         kwargs = {name: cast(x, np.float32) if _is_float16(x) else x for name, x in kwargs.items()}
@@ -369,4 +374,4 @@ def float16_as_float32(operation: F) -> F:
 
 
 def _is_float16(x: object) -> bool:
-    return getattr(x, "dtype", None) == np.float16
+    return x is not None and getattr(x, "dtype", None) == FLOAT16

@@ -91,7 +91,7 @@ class Optimizer:
             for p in group["params"]:
                 if p.grad is not None:
                     state = [arrays[i] for arrays in self.state.values()]
-                    if any(type(array) is not type(p.data) for array in state):
+                    if state and type(state[0]) is not type(p.data):
                         raise ValueError("a parameter was moved after its optimizer was made: make it after model.to")
                     self.steps[i] += 1
                     self._update(p, group, self.steps[i], grad_scale, *state)
