@@ -110,6 +110,11 @@ def one(values=ANY, **options):
     return st.builds(Call, st.tuples(shapes().flatmap(lambda s: array(s, values))), st.fixed_dictionaries(options))
 
 
+def matrices(values=ANY):
+    """One array with two axes of at least 2."""
+    return st.builds(Call, st.tuples(shapes(2, 2, 2).flatmap(lambda s: array(s, values))))
+
+
 @st.composite
 def broadcast(draw, *values):
     """One array for each of `values`, of shapes that broadcast."""
@@ -682,6 +687,7 @@ CASES = [
     Case("flip", tt.flip, np.flip, flipped()),
     Case("roll", tt.roll, np.roll, rolled()),
     Case("contiguous", tt.contiguous, lambda x: x, one()),
+    Case("contiguous transposed", lambda x: tt.contiguous(x.T), lambda x: x.T, matrices()),
     # order
     Case("sort", lambda x, **options: tt.sort(x, **options).values, sort_reference, ordered()),
     Case("topk", topk, topk_reference, ordered(k=True)),
