@@ -3,7 +3,6 @@
 `load_tokenizer` chooses the class by the type of the model in `tokenizer.json`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ import numpy as np
 from gpt.errors import UserError, reaching_hub
 from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.files import TOKENIZER_FILE, read_json
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
 GPT2_FILES = ("vocab.json", "merges.txt")
@@ -47,11 +46,11 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return KINDS[content["model"]["type"]].load(content)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so token ids cannot be turned into text") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or of an unknown type ({error})") from None
 
 
@@ -75,8 +74,7 @@ def read_gpt2_files(directory: Path) -> Tokenizer:
     """The tokenizer of GPT-2's `vocab.json` and `merges.txt`."""
     vocabulary, merges = (directory / name for name in GPT2_FILES)
     try:
-        content = json.loads(vocabulary.read_text(encoding="utf-8"))
-        return BpeTokenizer.from_merges(content, merges.read_text(encoding="utf-8"))
+        return BpeTokenizer.from_merges(read_json(vocabulary), merges.read_text(encoding="utf-8"))
     except (OSError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory}: {' and '.join(GPT2_FILES)} are corrupt ({error})") from None
 
