@@ -16,6 +16,7 @@ from gpt.tokenizers.files import TOKENIZER_FILE, read_json
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
 GPT2_FILES = ("vocab.json", "merges.txt")
+MAX_SHOWN = 40  # characters of a text in a message
 GPT2_ON_HUB = "openai-community/gpt2"
 
 
@@ -33,6 +34,9 @@ class Tokenizer(Protocol):
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 of token ids; it may end within a character."""
+
+    def lost_text(self) -> str | None:
+        """A text that decoding its tokens does not give back, if one was found among those that were tried."""
 
     def save(self, directory: str | Path) -> None:
         """Write the tokenizer's files into a directory."""
@@ -55,7 +59,27 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. Raises UserError."""
+    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. UserError if it loses text."""
+    tokenizer = open_tokenizer(name)
+    require_lossless(tokenizer, f"--tokenizer {name}")
+    return tokenizer
+
+
+def require_lossless(tokenizer: Tokenizer, name: str) -> None:
+    """Raise UserError if a tokenizer, whose name the message begins with, is seen to lose text."""
+    text = tokenizer.lost_text()
+    if text is not None:
+        back = tokenizer.decode(tokenizer.encode(text))
+        raise UserError(f"{name}: loses text: {shortened(text)} encoded and decoded is {shortened(back)}")
+
+
+def shortened(text: str) -> str:
+    """A text as Python writes it, without what is too much for a message."""
+    return repr(text) if len(text) <= MAX_SHOWN else repr(text[:MAX_SHOWN]) + " ..."
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """`find_tokenizer` before anything is tried."""
     path = Path(name)
     if path.is_file():
         return read_tokenizer(path)

@@ -14,7 +14,7 @@ from gpt.errors import UserError, reaching_hub
 from gpt.model import MODELS, GPTConfig
 from gpt.options import HUB, flag
 from gpt.tokenizers.files import TOKENIZER_FILE, read_json
-from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files
+from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.families import (
     CONFIG_FILE,
@@ -99,9 +99,11 @@ def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
 
 
 def load_model_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a model directory, run, or `hf:NAME`. Raises UserError."""
+    """The tokenizer of a model directory, run, or `hf:NAME`, to encode a corpus with. UserError if it loses text."""
     directory = find_directory(name)
-    return tokenizer_of(directory, read_config(directory)[1])
+    tokenizer = tokenizer_of(directory, read_config(directory)[1])
+    require_lossless(tokenizer, name)
+    return tokenizer
 
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:

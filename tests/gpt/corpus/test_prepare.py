@@ -24,6 +24,7 @@ from gpt.corpus.documents import SEPARATOR, Document
 from gpt.corpus.split import SplitRule
 from gpt.corpus.tokens import is_prepared, open_tokens
 from gpt.errors import UserError
+from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.tokenizers.load import load_tokenizer
 from gpt.training.batches import Batches, windows
@@ -382,6 +383,23 @@ def test_user_errors_are_one_sentence(tmp_path, capsys, case):
     assert message in error(capsys, source, *defaults, *flags)
     if "out" in argv:
         assert not (tmp_path / "out" / "state.json").exists()
+
+
+def test_a_tokenizer_that_loses_what_only_the_corpus_has_is_refused(tmp_path, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    BpeTokenizer.train(TEXTS, 300).save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    split, isolated = tokenizers.pre_tokenizers.Split, tokenizers.Regex("[^\u0298]+")
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    steps = tokenizers.pre_tokenizers.Sequence([split(isolated, "removed", invert=True), byte_level])
+    content["pre_tokenizer"] = json.loads(steps.__getstate__())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    source, flags = lay_out(tmp_path / "source", as_texts(TEXTS)), ("--tokenizer", tmp_path)
+    assert run(source, tmp_path / "good", *flags)["documents"]
+    lost = lay_out(tmp_path / "lost", as_texts([text + " \u0298" for text in TEXTS]))
+    line = error(capsys, lost, "--out", tmp_path / "out", *flags)
+    assert line.startswith("error: the tokenizer loses text of a document that begins with 'Document 0: na")
+    assert run(lost, tmp_path / "out", "--val-share", 0.2)["documents"]  # another tokenizer, in the same directory
 
 
 def test_a_full_disk_is_one_sentence_and_the_preparation_resumes(tmp_path, small_pieces, capsys):
