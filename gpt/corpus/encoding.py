@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpt.corpus.documents import Document, Piece, Unreadable, read_piece
+from gpt.corpus.documents import read_piece
+from gpt.corpus.pieces import Document, Piece, Unreadable
 from gpt.corpus.split import SPLITS, SplitRule
 from gpt.errors import UserError
 from gpt.tokenizers.characters import code_points

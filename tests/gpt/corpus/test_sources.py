@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gpt.corpus import sources
 from gpt.corpus.documents import SEPARATOR, Document, Passage, Unreadable, read_piece
-from gpt.corpus.sources import files, last_break, open_source, text_length
+from gpt.corpus.folders import files
+from gpt.corpus.sources import last_break, open_source, text_length
 from gpt.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
