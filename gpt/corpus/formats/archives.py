@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ TOO_LARGE = f"has more than {MAX_WHOLE_BYTES >> 20} MiB, and it can only be read
 MAX_RATIO, MIN_RATIO_BYTES = 250, 1 << 26
 STREAM_BYTES = 1 << 17  # decompressed at once
 READ_ERRORS = (lzma.LZMAError, zlib.error, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile)
+# of `zipfile`: a password or a newer version is needed, or the numbers in the file are impossible
+ZIP_ERRORS = (RuntimeError, ValueError, struct.error)
 # tarfile's own names for these are not in its type stubs
 CORRUPT_HEADER: Any = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore
 
@@ -143,15 +146,18 @@ def skip(tar: Any) -> None:
 
 def zip_members(name: str, file: BinaryIO) -> Iterator[Member | Unreadable]:
     """Yield the files in a zip archive. As each can be read without the others, an unreadable one ends nothing."""
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            where = f"{name}/{info.filename}"
-            try:
-                with archive.open(info) as content:
-                    data = read_whole(content)
-            except (*READ_ERRORS, NotImplementedError, RuntimeError) as error:  # the last if it needs a password
-                yield Unreadable(where, str(error) or type(error).__name__)
-                continue
+    try:
+        archive = zipfile.ZipFile(file)
+    except ZIP_ERRORS as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    for info in archive.infolist():
+        if info.filename.endswith("/"):  # `is_dir` fails for an empty name
+            continue
+        where = f"{name}/{info.filename}"
+        try:
+            with archive.open(info) as content:
+                data = read_whole(content)
+        except (*READ_ERRORS, *ZIP_ERRORS) as error:
+            yield Unreadable(where, str(error) or type(error).__name__)
+        else:
             yield Unreadable(where, TOO_LARGE) if data is None else Member(where, data, info.compress_size)

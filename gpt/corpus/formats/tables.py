@@ -22,6 +22,7 @@ def table_pieces(path: Path, column: str) -> Iterator[Piece]:
         with arrow.OSFile(str(path), "rb") as file:
             batches = parquet_batches if path.suffix == ".parquet" else arrow_batches
             for batch, size in batches(arrow, file, path.name, column):
+                batch.validate(full=True)  # otherwise corrupt offsets lead anywhere in memory
                 yield Piece(str(path), texts(str(path), column, batch.column(column).to_pylist()), size)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise OSError(str(error)) from None

@@ -259,7 +259,7 @@ def test_a_column_of_bytes_that_claims_to_be_text_is_skipped_and_named(tmp_path)
     parquet.write_table(arrow.table({"text": lie}), tmp_path / "a.parquet")
     texts, (unreadable,) = items(tmp_path / "a.parquet")
     assert texts == []
-    assert "utf-8" in unreadable.reason
+    assert "Invalid UTF8" in unreadable.reason
 
 
 def test_a_saved_data_set_without_a_training_split_is_refused(tmp_path):
@@ -281,3 +281,28 @@ def test_what_datasets_saves_is_read_as_it_reads_it(tmp_path):
     splits["train"].select(range(10)).save_to_disk(tmp_path / "one")
     assert items(tmp_path / "both") == (texts, [])
     assert items(tmp_path / "one") == (texts[:10], [])
+
+
+@pytest.mark.parametrize("change", [(6, 148), (28, 0)], ids=["version 14.8", "no name"])
+def test_impossible_values_in_the_directory_of_a_zip_are_one_sentence(tmp_path, change):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x", "a text")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    place, value = change
+    data[data.index(b"PK\x01\x02") + place] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    texts, (unreadable,) = items(tmp_path / "a.zip")
+    assert texts == []
+    assert "a.zip" in unreadable.name
+
+
+def test_corrupt_offsets_in_an_arrow_file_are_not_followed(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    texts = arrow.array(["one", "two"]).buffers()[2]
+    offsets = arrow.array([0, 2**30, 6], arrow.int32()).buffers()[1]
+    table = arrow.table({"text": arrow.StringArray.from_buffers(2, offsets, texts)})
+    with arrow.OSFile(str(tmp_path / "a.arrow"), "wb") as file, arrow.ipc.new_file(file, table.schema) as out:
+        out.write_table(table)
+    found, (unreadable,) = items(tmp_path / "a.arrow")
+    assert found == []
+    assert "offset" in unreadable.reason.lower()
