@@ -95,7 +95,7 @@ def parse_config(content: Mapping[str, Any]) -> tuple[str, GPTConfig]:
             raise UserError(f"describes a GPT-2, and in its section tinytensor a model that is none ({reason})")
         return kind, dataclasses.replace(from_gpt2(content), bias=config.bias)
     if ours is None:
-        raise UserError(f"is neither a model of tinytensor nor a GPT-2 (model_type {content.get('model_type')})")
+        raise UserError(f"is neither a model of tinytensor nor a GPT-2 (model_type {content.get('model_type')!s:.60})")
     return kind, config
 
 
@@ -111,17 +111,17 @@ def from_gpt2(content: Mapping[str, Any]) -> GPTConfig:
     """The GPTConfig that Hugging Face's keys describe; UserError for a setting that is not supported here."""
     found = dict(content)
     for other, name in OTHER_NAMES.items():
-        if found.setdefault(name, found.get(other, DEFAULTS[name])) != found.get(other, found[name]):
-            raise UserError(f"{name} is {found[name]}, and {other}, which means the same, {found[other]}")
+        if other in found and found.setdefault(name, found[other]) != found[other]:
+            raise UserError(f"{name} is {found[name]!r:.60}, and {other}, which means the same, {found[other]!r:.60}")
     found = DEFAULTS | found
     for name, value in FIXED.items():
         if found.get(name, value) != value:
-            raise UserError(f"{name} is {found[name]}, here it can only be {value}")
+            raise UserError(f"{name} is {found[name]!r:.60}, here it can only be {value}")
     activation, config = found["activation_function"], make_config({ours: found[name] for ours, name in KEYS.items()})
     if found["n_inner"] not in (None, 4 * config.n_embd):
-        raise UserError(f"n_inner is {found['n_inner']}, here it can only be {4 * config.n_embd}")
+        raise UserError(f"n_inner is {found['n_inner']!r:.60}, here it can only be {4 * config.n_embd}")
     if activation not in list(ACTIVATIONS):
-        raise UserError(f"activation_function is {activation}, not one of {', '.join(ACTIVATIONS)}")
+        raise UserError(f"activation_function is {activation!s:.60}, not one of {', '.join(ACTIVATIONS)}")
     return dataclasses.replace(config, activation=ACTIVATIONS[activation])
 
 
@@ -130,7 +130,7 @@ def make_config(settings: Mapping[str, Any]) -> GPTConfig:
     types = {field.name: type(field.default) for field in dataclasses.fields(GPTConfig)}
     for name, value in settings.items():
         if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-            raise ValueError(f"{name} is {value!r}, which is no {types[name].__name__}")
+            raise ValueError(f"{name} is {value!r:.60}, which is no {types[name].__name__}")
     return GPTConfig(**settings)
 
 
