@@ -54,6 +54,8 @@ class Source:
 
 def open_source(name: str, column: str = "text", streaming: bool = False) -> Source:
     """The source `name`, of the kinds that `docs/data.md` lists. UserError if there is none."""
+    if not name:
+        raise UserError("the name of the source is empty: give a file or folder, or . for this one")
     if name.startswith(HUB):
         return Source(name, *open_hub_dataset(name, column, streaming))
     if name == "pydocs":

@@ -60,6 +60,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def find_tokenizer(name: str) -> Tokenizer:
     """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. UserError if it loses text."""
+    if not name:
+        raise UserError("--tokenizer: is empty; give char, bpe, gpt2, or a file or folder, . for this one")
     tokenizer = open_tokenizer(name)
     require_lossless(tokenizer, f"--tokenizer {name}")
     return tokenizer

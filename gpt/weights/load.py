@@ -50,7 +50,9 @@ def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenize
 
 
 def find_directory(name: str | Path) -> Path:
-    """The model directory that `name` means: itself, the best of a run, or one from the hub."""
+    """The model directory that `name` means: itself, the best of a run, or one from the hub. UserError if empty."""
+    if not str(name):
+        raise UserError("the name of the model is empty: give the directory of a run, or . for this one")
     if str(name).startswith(HUB):
         return download(str(name).removeprefix(HUB))
     directory = Path(name)
@@ -88,7 +90,7 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
 
 def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
     """The tokenizer in a model directory; UserError if it has more tokens than the model."""
-    only_old = not (directory / TOKENIZER_FILE).exists() and all((directory / name).exists() for name in GPT2_FILES)
+    only_old = not (directory / TOKENIZER_FILE).exists() and all((directory / name).is_file() for name in GPT2_FILES)
     tokenizer = read_gpt2_files(directory) if only_old else load_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

@@ -297,6 +297,13 @@ def test_unreadable_members_are_named_counted_and_skipped(tmp_path, capsys):
     assert f"skipped 3 unreadable: {content['unreadable_names'][0]}" in capsys.readouterr().err
 
 
+def test_of_many_unreadable_files_the_rest_is_named_in_meta_json(tmp_path, capsys):
+    bad = {f"bad{i}.txt": b"\xff" for i in range(7)}
+    content = run(lay_out(tmp_path / "source", as_texts(TEXTS) | bad), tmp_path / "out")
+    assert [name for name in bad if name not in "".join(content["unreadable_names"])] == []
+    assert "bad4.txt (byte 0 is not UTF-8) and 2 more, named in meta.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_a_truncated_tar_is_not_taken_for_complete(tmp_path, keep):
     data = tar_of(as_texts(TEXTS))

@@ -58,6 +58,8 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path):
 
 
 def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="the name of the source is empty"):
+        open_source("")
     with pytest.raises(UserError, match=r"^pydoc: no such file or folder \(did you mean pydocs\?\)"):
         open_source("pydoc")
     with pytest.raises(UserError, match=r"nor one of pydocs, stdlib, nor hf:NAME"):

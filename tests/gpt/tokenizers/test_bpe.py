@@ -191,7 +191,10 @@ def test_a_lossy_tokenizer_is_refused(tmp_path, change, reason):
         read_tokenizer(path)
 
 
-def test_missing_tokenizers_are_named(tmp_path):
+def test_missing_tokenizers_are_named(tmp_path, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with pytest.raises(UserError, match="--tokenizer: is empty"):
+        find_tokenizer("")
     with pytest.raises(UserError, match="--tokenizer nonesuch: not one of char, bpe, gpt2"):
         find_tokenizer("nonesuch")
     with pytest.raises(UserError, match=r"has neither tokenizer\.json nor vocab\.json and merges\.txt"):

@@ -103,6 +103,13 @@ def test_hugging_face_computes_the_same_logits(tmp_path):
             np.testing.assert_allclose(theirs(torch.tensor(IDS)).logits.numpy(), logits_of(model), atol=1e-5)
 
 
+def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(saved(tmp_path, "gpt", GPT(GPTConfig(**SHAPE))))
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        load_model("", "cpu")
+    load_model(".", "cpu")
+
+
 def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
     with pytest.raises(UserError, match="contains no model"):
         load_model(tmp_path / "missing", "cpu")
@@ -569,3 +576,8 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
             load_model(directory, "cpu")
         (directory / name).unlink()
         (directory / name).write_bytes(content)
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.json").write_text("{}")
+    os.mkfifo(directory / "merges.txt")
+    with pytest.raises(UserError, match=r"tokenizer\.json: missing"):
+        load_model(directory, "cpu")
