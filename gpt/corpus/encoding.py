@@ -75,7 +75,7 @@ def encode(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
 
 
 def check_round_trip(tokenizer: Tokenizer, text: bytes, ids: np.ndarray) -> None:
-    """Raise UserError if the beginning or the end of a text's tokens ids (count,) is not that of the text in UTF-8."""
+    """Raise UserError if the beginning or the end of a text's token ids (count,) is not that of the text in UTF-8."""
     begin, end = (tokenizer.decode_bytes(part) for part in (ids[:CHECKED_TOKENS], ids[-CHECKED_TOKENS:]))
     if not (text.startswith(begin) and text.endswith(end) and (len(ids) > CHECKED_TOKENS or text == begin)):
         start = repr(text[:40].decode("utf-8", "ignore"))
