@@ -42,8 +42,9 @@ def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]
         raise UserError("the model computes NaN or infinite logits: its weights are corrupt, or its training diverged")
     if sampling.repetition_penalty != 1:
         penalty, ids = sampling.repetition_penalty, np.unique(np.asarray(seen, dtype=np.int64))
-        penalised = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
-        logits[ids] = penalised.clip(-1e300, 1e300)  # an extreme penalty overflows
+        with np.errstate(over="ignore"):  # an extreme penalty overflows
+            penalised = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+        logits[ids] = penalised.clip(-1e300, 1e300)
     if sampling.temperature == 0:
         return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
     weights = np.exp((logits - logits.max()) / sampling.temperature)

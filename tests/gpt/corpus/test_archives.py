@@ -21,7 +21,17 @@ from gpt.corpus.sources import open_source
 from gpt.errors import UserError
 
 BOMB = b"\x00" * (1 << 20)
-COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}
+
+
+def zstandard(data):
+    arrow = pytest.importorskip("pyarrow")
+    sink = arrow.BufferOutputStream()
+    with arrow.CompressedOutputStream(sink, "zstd") as out:
+        out.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstandard}
 
 
 @pytest.fixture
@@ -159,22 +169,21 @@ def test_an_encrypted_or_corrupt_member_of_a_zip_does_not_affect_the_others(tmp_
     assert "zip" in items(tmp_path / "a.zip")[1][0].reason
 
 
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_compressed_files_one_after_the_other_are_one_file(tmp_path, kind):
+    (tmp_path / f"a.json.{kind}").write_bytes(COMPRESS[kind](b'["one", ') + COMPRESS[kind](b'"two"]'))
+    assert items(tmp_path / f"a.json.{kind}") == (["one", "two"], [])
+
+
 def test_what_begins_like_a_compressed_file_and_is_a_text_is_a_text():
     assert compression(b"BZh9 is how bzip2 begins") is None
     assert compression(bz2.compress(b"")) == compression(bz2.compress(b"x")) == "bzip2"
 
 
-@pytest.mark.parametrize("kind", ["bz2", "zst"])
+@pytest.mark.parametrize("kind", COMPRESS)
 def test_a_truncated_file_is_not_taken_for_complete(tmp_path, kind):
     data = json.dumps([f"text {i * i}" for i in range(5000)]).encode()
-    if kind == "zst":
-        arrow = pytest.importorskip("pyarrow")
-        sink = arrow.BufferOutputStream()
-        with arrow.CompressedOutputStream(sink, "zstd") as out:
-            out.write(data)
-        compressed = sink.getvalue().to_pybytes()
-    else:
-        compressed = bz2.compress(data)
+    compressed = COMPRESS[kind](data)
     for suffix in ("json", "txt"):
         path = tmp_path / f"a.{suffix}.{kind}"
         path.write_bytes(compressed[: len(compressed) // 2])
