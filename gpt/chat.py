@@ -6,7 +6,6 @@ text; one that was tuned on transcripts needs `--turn` and `--stop` in the form 
 
 import contextlib
 import dataclasses
-import json
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from gpt.errors import UserError, did_you_mean
 from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
-from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
+from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, read_json
 from gpt.weights.load import find_directory, load_model
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
@@ -32,6 +31,7 @@ Type a text, and the model continues it; Enter alone makes it continue from wher
 /temperature X  how surprising the model is: 0 is greedy decoding, 1 samples from its own probabilities
 /help           show this text
 /quit           leave, as Ctrl-D does
+Commands can be abbreviated, as in /temp 1.
 Ctrl-C stops the answer."""
 COMMANDS = ("/help", "/reset", "/temperature", "/quit")
 
@@ -51,6 +51,9 @@ class ChatOptions:
 def run_slash_command(command: str, conversation: Conversation) -> str | None:
     """Run a line that begins with a slash; returns the reply to show, or None to leave."""
     name, _, value = command.partition(" ")
+    matches = [known for known in COMMANDS if known.startswith(name)]
+    if len(matches) == 1:  # abbreviated
+        name = matches[0]
     if name == "/quit":
         return None
     if name == "/help":
@@ -122,7 +125,7 @@ def chat(conversation: Conversation, interactive: bool) -> None:
                     raise
                 note("\n/quit or Ctrl-D to leave")
                 continue
-            if not line.startswith("/"):
+            if not line.lstrip().startswith("/"):
                 chat_turn(conversation, line, keyboard)
             elif reply := run_slash_command(line.strip(), conversation):
                 note(reply)
@@ -162,7 +165,7 @@ def greeting(directory: Path, turn: str) -> str:
 def has_chat_template(directory: Path) -> bool:
     """Whether the tokenizer's configuration contains a chat template."""
     try:
-        return "chat_template" in json.loads((directory / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8"))
+        return "chat_template" in read_json(directory / TOKENIZER_CONFIG_FILE)
     except (OSError, ValueError):
         return False
 

@@ -13,13 +13,13 @@ from gpt.cli import make_parser, parse, run_command
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
 from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
-from gpt.weights.families import read_config, why_not_gpt2
-from gpt.weights.load import find_directory, tokenizer_of
+from gpt.weights.families import why_not_gpt2
+from gpt.weights.load import find_directory, model_config, tokenizer_of
 
 
 def export(source: Path, out: Path) -> None:
     """Copy the model directory `source` to the new or empty directory `out`. UserError if GPT-2 cannot express it."""
-    kind, config = read_config(source)
+    kind, config = model_config(source)
     weights = source / WEIGHTS_FILE
     if reason := why_not_gpt2(kind, config):
         raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")

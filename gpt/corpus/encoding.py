@@ -10,13 +10,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpt.corpus.documents import Document, Piece, Unreadable, read_piece
+from gpt.corpus.documents import read_piece
+from gpt.corpus.pieces import Document, Piece, Unreadable
 from gpt.corpus.split import SPLITS, SplitRule
+from gpt.errors import UserError
 from gpt.tokenizers.characters import code_points
 from gpt.tokenizers.files import DTYPES
 from gpt.tokenizers.load import Tokenizer, load_tokenizer
 
 Unit = list[Piece | Unreadable]
+CHECKED_TOKENS = 4096  # decoded at each end of the first document of a unit: a sample, as it takes time
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,24 @@ def encode(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
         if isinstance(item, Unreadable):
             unreadable.append(str(item))
         elif split:
-            text_bytes += len(item.text.encode("utf-8", "replace"))
-            tokens[split].append(tokenizer.encode(item.text).astype(kind).tobytes())
+            text, ids = item.text.encode("utf-8", "replace"), tokenizer.encode(item.text)
+            if not text_bytes:
+                check_round_trip(tokenizer, text, ids)
+            text_bytes += len(text)
+            tokens[split].append(ids.astype(kind).tobytes())
             if item.ends:
                 counts[split] += 1
                 tokens[split].append(end)
     joined = {name: b"".join(parts) for name, parts in tokens.items()}
     return Encoded(joined, counts, text_bytes, unit_size(unit), unreadable)
+
+
+def check_round_trip(tokenizer: Tokenizer, text: bytes, ids: np.ndarray) -> None:
+    """Raise UserError if the beginning or the end of a text's token ids (count,) is not that of the text in UTF-8."""
+    begin, end = (tokenizer.decode_bytes(part) for part in (ids[:CHECKED_TOKENS], ids[-CHECKED_TOKENS:]))
+    if not (text.startswith(begin) and text.endswith(end) and (len(ids) > CHECKED_TOKENS or text == begin)):
+        start = repr(text[:40].decode("utf-8", "ignore"))
+        raise UserError(f"the tokenizer loses text of a document that begins with {start}: choose another --tokenizer")
 
 
 def characters(reader: Reader, unit: Unit) -> tuple[str, int]:

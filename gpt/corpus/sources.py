@@ -4,9 +4,6 @@ A source is read once from front to back, in pieces of a few megabytes that any 
 depend on its size. The same source gives the same pieces in the same order.
 """
 
-import gzip
-import lzma
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,29 +13,30 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt.corpus.documents import (
-    GZIP,
+from gpt.corpus.documents import SEPARATOR
+from gpt.corpus.folders import EMBEDDED, Files, files, pydocs, stdlib
+from gpt.corpus.formats.archives import (
     READ_ERRORS,
-    SEPARATOR,
-    XZ,
-    Piece,
-    Unreadable,
+    TOO_LARGE,
+    UnpacksTooFar,
     compression,
-    is_json_lines,
+    decompressed,
     is_tar,
+    is_zip,
+    read_whole,
     tar_members,
+    zip_members,
 )
-from gpt.corpus.embedded import EMBEDDED, pydocs, stdlib
-from gpt.corpus.tables import TABLE_SUFFIXES, open_hub_dataset, table_pieces
+from gpt.corpus.formats.rows import MAX_DOCUMENT_BYTES, read_csv, row_format
+from gpt.corpus.formats.tables import TABLE_SUFFIXES, open_hub_dataset, table_pieces
+from gpt.corpus.pieces import Piece, Unreadable
 from gpt.errors import UserError, did_you_mean
 from gpt.options import HUB
 
 PIECE_BYTES = 1 << 22
 WHOLE_BYTES = 1 << 23  # a document up to this size is one piece; a larger file is read in parts
-MAX_DOCUMENT_BYTES = 1 << 26  # in a file with separators, a document without an end is cut here
 MIN_FILES = 100  # in a folder with fewer, each text file is a text to be split, not a document
 END = SEPARATOR.encode()
-OPENERS: dict[bytes, Callable] = {XZ: lzma.open, GZIP: gzip.open}
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class Source:
 
 def open_source(name: str, column: str = "text", streaming: bool = False) -> Source:
     """The source `name`, of the kinds that `docs/data.md` lists. UserError if there is none."""
+    if not name:
+        raise UserError("the name of the source is empty: give a file or folder, or . for this one")
     if name.startswith(HUB):
         return Source(name, *open_hub_dataset(name, column, streaming))
     if name == "pydocs":
@@ -68,6 +68,8 @@ def open_source(name: str, column: str = "text", streaming: bool = False) -> Sou
     if not path.exists():
         hint = did_you_mean(name, EMBEDDED) or f", nor one of {', '.join(EMBEDDED)}, nor {HUB}NAME"
         raise UserError(f"{name}: no such file or folder{hint}")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{name}: is neither a file nor a folder, but a pipe or device; write its content to a file")
     if not any(True for _ in files(path)):
         raise UserError(f"{name}: the folder contains no files")
     return file_source(name, Files(path), column)
@@ -79,34 +81,14 @@ def text_pieces(name: str, text: str) -> Iterator[Piece]:
     yield Piece(name, data, len(data), length=len(text))
 
 
-class Files:
-    """The files below a path, found anew by each iteration, so that there is never a list of millions of them."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __iter__(self) -> Iterator[Path]:
-        return files(self.path)
-
-
-def files(path: Path) -> Iterator[Path]:
-    """Yield a file, or the files below a folder sorted by name; hidden ones are left out."""
-    if not path.is_dir():
-        yield path
-        return
-    for child in (path / name for name in sorted(os.listdir(path)) if not name.startswith(".")):
-        if child.is_file() or (child.is_dir() and not child.is_symlink()):  # a link may lead back up
-            yield from files(child)
-
-
 def file_source(name: str, paths: Iterable[Path], column: str) -> Source:
     """The source that consists of some files. `paths` can be iterated repeatedly."""
     count, size = 0, 0
     for path in paths:
         count, size = count + 1, size + path.stat().st_size
     pieces = partial(file_pieces, column=column, texts=count < MIN_FILES)
-    is_text = count == 1 and text_length(next(iter(paths))) is not None
-    return Source(name, size, lambda: chain.from_iterable(map(pieces, paths)), is_text)
+    only_text = count == 1 and is_text(next(iter(paths)))
+    return Source(name, size, lambda: chain.from_iterable(map(pieces, paths)), only_text)
 
 
 def file_pieces(path: Path, column: str, texts: bool) -> Iterator[Piece | Unreadable]:
@@ -114,25 +96,62 @@ def file_pieces(path: Path, column: str, texts: bool) -> Iterator[Piece | Unread
     try:
         if path.suffix in TABLE_SUFFIXES:
             yield from table_pieces(path, column)
+        elif row_format(path.name) in ("csv", "tsv"):
+            yield from csv_pieces(path, column)
         else:
             yield from byte_pieces(path, texts)
     except READ_ERRORS as error:
         yield Unreadable(str(path), f"the rest of it is skipped: {error or type(error).__name__}")
 
 
-def byte_pieces(path: Path, texts: bool) -> Iterator[Piece]:
-    """Yield the pieces of a text, JSON lines or archive file, compressed or not."""
+def csv_pieces(path: Path, column: str) -> Iterator[Piece | Unreadable]:
+    """Yield the texts of a CSV or TSV file, a few megabytes of them at a time; only its reader knows where rows end."""
+    with open(path, "rb") as raw:
+        stream, texts, size = Stream(decompressed(raw), raw, str(path)), [], 0
+        for item in read_csv(str(path), stream.file, column):
+            if isinstance(item, Unreadable):
+                yield item
+                continue
+            texts.append(item.text)
+            size += len(item.text)
+            if size >= PIECE_BYTES:
+                yield Piece(str(path), texts, stream.advance())
+                texts, size = [], 0
+        if texts:
+            yield Piece(str(path), texts, stream.advance())
+
+
+def byte_pieces(path: Path, texts: bool) -> Iterator[Piece | Unreadable]:
+    """Yield the pieces of a text, JSON or archive file, compressed or not."""
     with open(path, "rb") as raw:
         size = path.stat().st_size
         length = text_length(path) if texts or size > WHOLE_BYTES else None
-        if length is None and size <= WHOLE_BYTES:
-            yield from whole_file(path, raw, size)
-            return
         stream = Stream(decompressed(raw), raw, str(path))
-        yield from stream.members() if is_tar(stream.head()) else stream.blocks(length)
+        if is_zip(path.name, raw.peek(4)):
+            yield from zip_pieces(str(path), raw)
+        elif row_format(path.name) == "json":
+            yield json_piece(stream, size)
+        elif length is None and size <= WHOLE_BYTES:
+            yield from whole_file(path, raw, size)
+        else:
+            yield from stream.members() if is_tar(stream.head()) else stream.blocks(length)
 
 
-def whole_file(path: Path, raw: Any, size: int) -> Iterator[Piece]:
+def zip_pieces(name: str, raw: BinaryIO) -> Iterator[Piece | Unreadable]:
+    """Yield a piece for each file in a zip archive."""
+    for member in zip_members(name, raw):
+        yield member if isinstance(member, Unreadable) else Piece(member.name, member.data, member.stored)
+
+
+def json_piece(stream: "Stream", size: int) -> Piece | Unreadable:
+    """A `.json` as one piece, since it has no place where it may be cut."""
+    data = read_whole(stream.file)
+    if data is None:
+        return Unreadable(stream.name, f"{TOO_LARGE}; a .jsonl, with an object in each line, can be of any size")
+    return Piece(stream.name, data, size)
+
+
+def whole_file(path: Path, raw: Any, size: int) -> Iterator[Piece | Unreadable]:
     """Yield a small file as one piece; a tar archive as its members, so that a corrupt one does not affect the rest."""
     if is_tar(raw.peek(512)):
         yield from Stream(raw, raw, str(path)).members()
@@ -140,33 +159,37 @@ def whole_file(path: Path, raw: Any, size: int) -> Iterator[Piece]:
         yield Piece(str(path), raw.read(), size)
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file is a text that does not consist of documents."""
+    try:
+        return text_length(path) is not None
+    except UnpacksTooFar:
+        return False
+
+
 def text_length(path: Path) -> int | None:
     """The characters of a text file, compressed or not, that does not consist of documents; otherwise None.
 
-    If the file cannot be read to its end, they are counted up to there.
+    If the file cannot be read to its end, they are counted up to there. Raises UnpacksTooFar.
     """
-    if path.suffix in TABLE_SUFFIXES or is_json_lines(path.name):
+    if path.suffix in TABLE_SUFFIXES or row_format(path.name):
         return None
     length, last = 0, b""
     try:
         with open(path, "rb") as raw:
             file = decompressed(raw)
             head = file.peek(512)
-            if is_tar(head) or (file is not raw and compression(head)):
+            if is_tar(head) or is_zip(path.name, head) or (file is not raw and compression(head)):
                 return None
             while block := file.read(PIECE_BYTES):
                 if END in last + block:
                     return None
                 length, last = length + count_characters(block), (last + block)[1 - len(END) :]
+    except UnpacksTooFar:
+        raise
     except READ_ERRORS:
         pass  # reading the pieces will report it
     return length
-
-
-def decompressed(raw: Any) -> Any:
-    """A file opened in binary mode, or the decompressed stream of one that is compressed."""
-    magic = compression(raw.peek(8))
-    return OPENERS[magic](raw) if magic else raw
 
 
 def count_characters(data: bytes) -> int:
@@ -190,20 +213,23 @@ class Stream:
         before, self.counted = self.counted, self.raw.tell()
         return self.counted - before
 
-    def members(self) -> Iterator[Piece]:
+    def members(self) -> Iterator[Piece | Unreadable]:
         """Yield a piece for each file in a tar archive."""
-        for name, data in tar_members(self.file):
-            yield Piece(f"{self.name}/{name}", data, self.advance())
+        for member in tar_members(self.name, self.file):
+            yield member if isinstance(member, Unreadable) else Piece(member.name, member.data, self.advance())
 
     def blocks(self, length: int | None) -> Iterator[Piece]:
         """Yield pieces of a file, each up to a place where it may be cut. length: see Piece."""
         pending, offset, position = b"", 0, 0
+        lines = row_format(self.name) == "lines"
         while block := self.file.read(PIECE_BYTES):
             pending += block
-            if stop := last_break(pending, is_json_lines(self.name), length is not None):
+            if stop := last_break(pending, lines, length is not None):
                 yield Piece(self.name, pending[:stop], self.advance(), offset, position, length)
                 position += count_characters(pending[:stop])
                 pending, offset = pending[stop:], offset + stop
+            elif len(pending) > MAX_DOCUMENT_BYTES:  # others would have been cut
+                raise OSError(f"the line at byte {offset} has more than {MAX_DOCUMENT_BYTES >> 20} MiB")
         if pending:
             yield Piece(self.name, pending, self.advance(), offset, position, length)
 

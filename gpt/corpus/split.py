@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gpt.corpus.documents import Document, Item, Passage, Unreadable
+from gpt.corpus.pieces import Document, Item, Passage, Unreadable
 
 SPLITS = ("train", "val")
 SECTION = 1 << 14  # characters of a long text that are encoded at once

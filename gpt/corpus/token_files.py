@@ -20,7 +20,7 @@ from gpt.tokenizers.files import DTYPES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 SAVE_SECONDS = 5
 MAX_NAMES = 1000  # of unreadable files and members; further ones are only counted
-STATE_VERSION = 2  # of the state, and of the rules by which it came about
+STATE_VERSION = 3  # of the state, and of the rules by which it came about
 INITIAL: dict[str, Any] = {
     "version": STATE_VERSION,
     "units": 0,

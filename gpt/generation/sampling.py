@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt.errors import UserError
 from gpt.options import check_options, option
 
 
@@ -34,12 +35,16 @@ def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]
 
     Repetition penalty on the tokens `seen` (Keskar et al. 2019, arXiv:1909.05858), temperature, top-k, top-p
     (Holtzman et al. 2020, arXiv:1904.09751), and min-p (Nguyen et al. 2024, arXiv:2407.01082). Temperature 0 gives
-    the most likely token, the first of several, probability 1.
+    the most likely token, the first of several, probability 1. Raises UserError for logits that give no probabilities.
     """
     logits = np.array(logits, dtype=np.float64)
+    if not np.isfinite(logits.max()):  # NaN if any is NaN
+        raise UserError("the model computes NaN or infinite logits: its weights are corrupt, or its training diverged")
     if sampling.repetition_penalty != 1:
         penalty, ids = sampling.repetition_penalty, np.unique(np.asarray(seen, dtype=np.int64))
-        logits[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+        with np.errstate(over="ignore"):  # an extreme penalty overflows
+            penalised = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+        logits[ids] = penalised.clip(-1e300, 1e300)
     if sampling.temperature == 0:
         return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
     weights = np.exp((logits - logits.max()) / sampling.temperature)

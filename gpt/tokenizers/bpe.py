@@ -13,7 +13,7 @@ to t is the merge that produces t: so x, y is that pair, a contradiction.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,19 @@ END_OF_TEXT = "<|endoftext|>"
 MIN_VOCAB_SIZE = 257  # one for each byte, and the end of text
 # GPT-2's pattern, with possessive quantifiers: the same words, since no match needs backtracking.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+MAX_TOKENS = 1 << 24  # no vocabulary comes close
+# Texts that show what a tokenizer loses, if it does: white space, signs of other vocabularies, equivalent spellings.
+PROBES = (
+    "  a  b   c ",
+    "\ta\t\tb \n\n c\r\nd\r e\v\f\n",
+    "a\u00a0b\u2003c\u3000d\u2028e\u200bf\ufeffg\ufffdh",
+    "".join(map(chr, range(0x180))),
+    "I'll don't IT'S 3.14 1234567890 \u0663 x\u00b2 \u00bd \u2460",
+    "\u00e9 e\u0301 \ufb01 \u212b \uff46 \u0130 \u0131 \u00df \u017f",
+    "\u2581a \u2581\u2581 b \u0120c \u010a ##d</w> <unk> <s> [CLS]",
+    "日本語 한국어 العربية हि ไทย 👩\u200d👧 \U0010ffff",
+    "many words " * 5000,
+)
 GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 
@@ -52,7 +65,7 @@ def token_bytes(token: str) -> bytes:
 
 
 class BpeTokenizer:
-    """A byte-level byte-pair encoding, which encodes any text without loss.
+    """A byte-level byte-pair encoding, which encodes any text without loss; see `lost_text` for those from elsewhere.
 
     What looks like a special token in a text is encoded as text. Lone surrogates, which UTF-8 cannot represent, become
     question marks.
@@ -61,8 +74,11 @@ class BpeTokenizer:
     def __init__(self, tokenizer: Any):  # a tokenizers.Tokenizer
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         content = json.loads(tokenizer.to_str())
         require_byte_level(content)
+        self._added = [token["content"] for token in content["added_tokens"]]
         self._bytes = bytes_by_id(content)
         self.vocab_size = len(self._bytes)
         self.end_of_text: int | None = tokenizer.token_to_id(END_OF_TEXT)
@@ -87,6 +103,10 @@ class BpeTokenizer:
     def load(cls, content: dict) -> "BpeTokenizer":
         """The tokenizer of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
         tokenizers = library()
+        model = content["model"]
+        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise ValueError("its tokens are marked as parts of words, as GPT-2's are not")
+        require_ids([*model["vocab"].values(), *(token["id"] for token in content["added_tokens"])])
         try:
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library raises no narrower class
@@ -97,8 +117,9 @@ class BpeTokenizer:
     def from_merges(cls, vocabulary: dict[str, int], merges: str) -> "BpeTokenizer":
         """The tokenizer of GPT-2's own files: the parsed `vocab.json` and the text of `merges.txt`."""
         tokenizers = library()
-        lines = merges.removeprefix("#version: 0.2\n").split("\n")
-        pairs = [tuple(line.split(" ")) for line in lines if line]
+        require_ids(vocabulary.values())
+        lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
+        pairs = [tuple(line.split(" ")) for line in lines]
         try:
             tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
         except Exception as error:  # the library raises no narrower class
@@ -127,6 +148,11 @@ class BpeTokenizer:
         """The text of a sequence of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
+    def lost_text(self) -> str | None:
+        """The first of some difficult texts that decoding its tokens does not give back, or None."""
+        around_added = [pattern.replace("{}", token) for token in self._added for pattern in ("a {} b", "{}", "\n{}\t")]
+        return next((text for text in (*PROBES, *around_added) if self.decode(self.encode(text)) != text), None)
+
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `directory`."""
         end_of_text = None if self.end_of_text is None else END_OF_TEXT
@@ -140,16 +166,25 @@ def add_byte_level(tokenizer: Any) -> None:
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
 
 
+def require_ids(ids: Collection[int]) -> None:
+    """Raise ValueError for ids beyond any vocabulary: the library would run out of memory and end the process."""
+    if beyond := [i for i in ids if not 0 <= i < MAX_TOKENS]:
+        raise ValueError(f"it has the token id {beyond[0]}")
+
+
 def require_byte_level(content: dict) -> None:
-    """Raise ValueError unless a parsed `tokenizer.json` encodes every text without loss."""
+    """Raise ValueError if a parsed `tokenizer.json` is not a byte-level BPE, or can be seen to lose text."""
     if content["model"]["type"] != "BPE":
         raise ValueError(f"its model is {content['model']['type']}, not BPE")
     if content["normalizer"] is not None:
         raise ValueError("its normalizer changes the text")
     pre_tokenizer = content["pre_tokenizer"] or {}
-    steps = [step for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if step.get("type") == "ByteLevel"]
-    if not steps or any(step["add_prefix_space"] for step in steps):
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    byte_level = [step for step in steps if step.get("type") == "ByteLevel"]
+    if not byte_level or any(step["add_prefix_space"] for step in byte_level):
         raise ValueError("it does not work on bytes as GPT-2's does")
+    if any(step.get("behavior") == "Removed" and not step["invert"] for step in steps):
+        raise ValueError("its pre-tokenizer removes text")
     if missing := byte_characters().keys() - content["model"]["vocab"].keys():
         raise ValueError(f"its vocabulary lacks {len(missing)} of the 256 bytes")
 

@@ -53,6 +53,9 @@ class CharTokenizer:
         """The UTF-8 bytes of a sequence of token ids."""
         return self.decode(ids).encode("utf-8", "replace")
 
+    def lost_text(self) -> None:
+        """None: a text without unseen characters is always given back."""
+
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `directory`."""
         content: dict[str, object] = {

@@ -3,7 +3,6 @@
 `load_tokenizer` chooses the class by the type of the model in `tokenizer.json`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +12,11 @@ import numpy as np
 from gpt.errors import UserError, reaching_hub
 from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.files import TOKENIZER_FILE, read_json
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
 GPT2_FILES = ("vocab.json", "merges.txt")
+MAX_SHOWN = 40  # characters of a text in a message
 GPT2_ON_HUB = "openai-community/gpt2"
 
 
@@ -35,6 +35,9 @@ class Tokenizer(Protocol):
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 of token ids; it may end within a character."""
 
+    def lost_text(self) -> str | None:
+        """A text that decoding its tokens does not give back, if one was found among those that were tried."""
+
     def save(self, directory: str | Path) -> None:
         """Write the tokenizer's files into a directory."""
 
@@ -47,16 +50,38 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return KINDS[content["model"]["type"]].load(content)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so token ids cannot be turned into text") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or of an unknown type ({error})") from None
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. Raises UserError."""
+    """The existing tokenizer that `--tokenizer name` means: a file, a folder, or `gpt2`. UserError if it loses text."""
+    if not name:
+        raise UserError("--tokenizer: is empty; give char, bpe, gpt2, or a file or folder, . for this one")
+    tokenizer = open_tokenizer(name)
+    require_lossless(tokenizer, f"--tokenizer {name}")
+    return tokenizer
+
+
+def require_lossless(tokenizer: Tokenizer, name: str) -> None:
+    """Raise UserError if a tokenizer, whose name the message begins with, is seen to lose text."""
+    text = tokenizer.lost_text()
+    if text is not None:
+        back = tokenizer.decode(tokenizer.encode(text))
+        raise UserError(f"{name}: loses text: {shortened(text)} encoded and decoded is {shortened(back)}")
+
+
+def shortened(text: str) -> str:
+    """A text as Python writes it, without what is too much for a message."""
+    return repr(text) if len(text) <= MAX_SHOWN else repr(text[:MAX_SHOWN]) + " ..."
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """`find_tokenizer` before anything is tried."""
     path = Path(name)
     if path.is_file():
         return read_tokenizer(path)
@@ -75,8 +100,7 @@ def read_gpt2_files(directory: Path) -> Tokenizer:
     """The tokenizer of GPT-2's `vocab.json` and `merges.txt`."""
     vocabulary, merges = (directory / name for name in GPT2_FILES)
     try:
-        content = json.loads(vocabulary.read_text(encoding="utf-8"))
-        return BpeTokenizer.from_merges(content, merges.read_text(encoding="utf-8"))
+        return BpeTokenizer.from_merges(read_json(vocabulary), merges.read_text(encoding="utf-8"))
     except (OSError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory}: {' and '.join(GPT2_FILES)} are corrupt ({error})") from None
 

@@ -3,9 +3,13 @@
 Parameter names and layouts are GPT-2's. Where the architecture is GPT-2's too, Hugging Face's
 `GPT2LMHeadModel.from_pretrained` reads what is written here. GPT-2 always has biases: a model without them is saved
 with zeros in their place.
+
+`transformers` copies our section of `config.json` unread when it saves a model that it has changed. So if the file
+describes a GPT-2, Hugging Face's keys hold, and our section adds only what they cannot express: that biases are left
+out. Whether they still are, the weights tell (`load.py`).
 """
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +18,43 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.model import GPTConfig
-from gpt.options import build
+from gpt.model import MODELS, GPTConfig
+from gpt.tokenizers.files import read_json
 from gpt.tokenizers.load import Tokenizer
 
 CONFIG_FILE = "config.json"
-POSITIONS = "transformer.wpe.weight"
-EMBEDDINGS = ("transformer.wte.weight", POSITIONS, "lm_head.weight", "table.weight")
+EMBEDDING, POSITIONS, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
+EMBEDDINGS = (EMBEDDING, POSITIONS, HEAD, "table.weight")
 # Hugging Face's names for our activations; its "gelu", without tanh, is another function.
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
+# Our names for Hugging Face's settings of GPT-2, and what they are if a file leaves them out.
+KEYS = {
+    "vocab_size": "vocab_size",
+    "block_size": "n_positions",
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "dropout": "resid_pdrop",
+    "tied": "tie_word_embeddings",
+}
+DEFAULTS = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_embd": 768,
+    "n_inner": None,
+    "resid_pdrop": 0.1,
+    "activation_function": "gelu_new",
+    "tie_word_embeddings": True,
+}
+# names that Hugging Face accepts as well
+OTHER_NAMES = {
+    "max_position_embeddings": "n_positions",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+}
 # Settings of Hugging Face's GPT-2 of which only the default is supported here.
 FIXED = {
     "layer_norm_epsilon": 1e-5,
@@ -40,40 +72,66 @@ def read_config(directory: Path) -> tuple[str, GPTConfig]:
     """Kind ("gpt" or "bigram") and GPTConfig of a model directory, ours or one of Hugging Face's GPT-2."""
     path = directory / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "tinytensor" in content:
-            return content["tinytensor"]["model"], build(GPTConfig, content["tinytensor"])
-        if content.get("model_type") == "gpt2":
-            return "gpt", from_gpt2(content, path)
-        raise UserError(
-            f"{path}: is neither a model of tinytensor nor a GPT-2 (model_type {content.get('model_type')})"
-        )
+        return parse_config(read_json(path))
     except FileNotFoundError:
         raise UserError(f"{directory}: contains no model (no {CONFIG_FILE}); give the directory of a run") from None
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: is not the configuration of a model ({error!r})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is not the configuration of a model ({error})") from None
 
 
-def from_gpt2(content: Mapping[str, Any], path: Path) -> GPTConfig:
-    """The GPTConfig of the parsed `config.json` of a GPT-2; UserError for a setting that is not supported here."""
+def is_ours(directory: Path) -> bool:
+    """Whether tinytensor wrote the model directory, as far as its `config.json` tells."""
+    return "tinytensor" in read_json(directory / CONFIG_FILE)
+
+
+def parse_config(content: Mapping[str, Any]) -> tuple[str, GPTConfig]:
+    """Kind and GPTConfig of a parsed `config.json`. Raises UserError, or ValueError for values of the wrong type."""
+    ours = content.get("tinytensor")
+    kind, config = ("gpt", GPTConfig()) if ours is None else from_section(ours)
+    if content.get("model_type") == "gpt2":
+        if reason := why_not_gpt2(kind, config):
+            raise UserError(f"describes a GPT-2, and in its section tinytensor a model that is none ({reason})")
+        return kind, dataclasses.replace(from_gpt2(content), bias=config.bias)
+    if ours is None:
+        raise UserError(f"is neither a model of tinytensor nor a GPT-2 (model_type {content.get('model_type')!s:.60})")
+    return kind, config
+
+
+def from_section(section: Any) -> tuple[str, GPTConfig]:
+    """Kind and GPTConfig of our section of a `config.json`; UserError or ValueError if it has impossible values."""
+    if not isinstance(section, dict) or section.get("model") not in list(MODELS):
+        raise ValueError(f"its section tinytensor is not a model: one of {', '.join(MODELS)}")
+    fields = [field.name for field in dataclasses.fields(GPTConfig)]
+    return section["model"], make_config({name: section[name] for name in fields if name in section})
+
+
+def from_gpt2(content: Mapping[str, Any]) -> GPTConfig:
+    """The GPTConfig that Hugging Face's keys describe; UserError for a setting that is not supported here."""
+    found = dict(content)
+    for other, name in OTHER_NAMES.items():
+        if other in found and found.setdefault(name, found[other]) != found[other]:
+            raise UserError(f"{name} is {found[name]!r:.60}, and {other}, which means the same, {found[other]!r:.60}")
+    found = DEFAULTS | found
     for name, value in FIXED.items():
-        if content.get(name, value) != value:
-            raise UserError(f"{path}: {name} is {content[name]}, here it can only be {value}")
-    if content.get("n_inner") not in (None, 4 * content["n_embd"]):
-        raise UserError(f"{path}: n_inner is {content['n_inner']}, here it can only be {4 * content['n_embd']}")
-    activation = content.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"{path}: activation_function is {activation}, not one of {', '.join(ACTIVATIONS)}")
-    return GPTConfig(
-        vocab_size=content["vocab_size"],
-        block_size=content["n_positions"],
-        n_layer=content["n_layer"],
-        n_head=content["n_head"],
-        n_embd=content["n_embd"],
-        dropout=content.get("resid_pdrop", 0.1),
-        activation=ACTIVATIONS[activation],
-        tied=content.get("tie_word_embeddings", True),
-    )
+        if found.get(name, value) != value:
+            raise UserError(f"{name} is {found[name]!r:.60}, here it can only be {value}")
+    activation, config = found["activation_function"], make_config({ours: found[name] for ours, name in KEYS.items()})
+    if found["n_inner"] not in (None, 4 * config.n_embd):
+        raise UserError(f"n_inner is {found['n_inner']!r:.60}, here it can only be {4 * config.n_embd}")
+    if activation not in list(ACTIVATIONS):
+        raise UserError(f"activation_function is {activation!s:.60}, not one of {', '.join(ACTIVATIONS)}")
+    return dataclasses.replace(config, activation=ACTIVATIONS[activation])
+
+
+def make_config(settings: Mapping[str, Any]) -> GPTConfig:
+    """The GPTConfig of values from a file. ValueError for one of the wrong type, UserError for an impossible one."""
+    types = {field.name: type(field.default) for field in dataclasses.fields(GPTConfig)}
+    for name, value in settings.items():
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise ValueError(f"{name} is {value!r:.60}, which is no {types[name].__name__}")
+    return GPTConfig(**settings)
 
 
 def describe(kind: str, config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
@@ -110,6 +168,13 @@ def why_not_gpt2(kind: str, config: GPTConfig) -> str | None:
     if config.norm != "pre":
         return f"--norm {config.norm}: GPT-2 has its layer norms before each sublayer (--norm pre), and one at the end"
     return None
+
+
+def approximate_size(kind: str, config: GPTConfig) -> int:
+    """About how many parameters a model has: those of its large matrices."""
+    if kind == "bigram":
+        return config.vocab_size**2
+    return (config.vocab_size + config.block_size + 12 * config.n_layer * config.n_embd) * config.n_embd
 
 
 def our_names(found: Mapping[str, T]) -> dict[str, T]:

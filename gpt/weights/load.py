@@ -1,23 +1,36 @@
 """Finding and loading models: a run's best, a model directory, or one from the Hugging Face hub."""
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
 from gpt.model import MODELS, GPTConfig
 from gpt.options import HUB, flag
-from gpt.tokenizers.files import TOKENIZER_FILE
-from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files
+from gpt.tokenizers.files import TOKENIZER_FILE, read_json
+from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import WEIGHTS_FILE
-from gpt.weights.families import CONFIG_FILE, POSITIONS, our_names, read_config
-from gpt.weights.safetensors import Entry, entries, fill
+from gpt.weights.families import (
+    CONFIG_FILE,
+    EMBEDDING,
+    HEAD,
+    POSITIONS,
+    approximate_size,
+    is_ours,
+    our_names,
+    read_config,
+)
+from gpt.weights.safetensors import Entry, entries, fill, has_values
 
 INDEX_FILE = "model.safetensors.index.json"
+PICKLES = "pytorch_model*.bin"
+SPARE_PARAMETERS = 1 << 16  # that a configuration may claim beyond twice those in the file
 HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *GPT2_FILES]
 
 
@@ -27,7 +40,7 @@ def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenize
     Raises UserError.
     """
     directory = find_directory(name)
-    kind, config = read_config(directory)
+    kind, config = model_config(directory)
     tokenizer = tokenizer_of(directory, config)
     model = MODELS[kind](config)
     fill_model(model, directory)
@@ -37,7 +50,9 @@ def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenize
 
 
 def find_directory(name: str | Path) -> Path:
-    """The model directory that `name` means: itself, the best of a run, or one from the hub."""
+    """The model directory that `name` means: itself, the best of a run, or one from the hub. UserError if empty."""
+    if not str(name):
+        raise UserError("the name of the model is empty: give the directory of a run, or . for this one")
     if str(name).startswith(HUB):
         return download(str(name).removeprefix(HUB))
     directory = Path(name)
@@ -54,9 +69,28 @@ def download(name: str) -> Path:
     return Path(path)
 
 
+def model_config(directory: Path) -> tuple[str, GPTConfig]:
+    """Kind and GPTConfig of a model directory by its configuration and its weights. Raises UserError.
+
+    A model without biases is saved with zeros in their place. Where they are zeros no longer, it has been trained
+    elsewhere, and has biases.
+    """
+    kind, config = read_config(directory)
+    found = weights(directory)
+    claimed, stored = approximate_size(kind, config), sum(math.prod(entry.shape) for entry in found.values())
+    if claimed > 2 * stored + SPARE_PARAMETERS:  # refused before anything of that size is allocated
+        raise UserError(
+            f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of about {claimed})"
+        )
+    biases = [entry for name, entry in found.items() if name.endswith(".bias")]
+    if not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):
+        config = dataclasses.replace(config, bias=True)
+    return kind, config
+
+
 def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
     """The tokenizer in a model directory; UserError if it has more tokens than the model."""
-    only_old = not (directory / TOKENIZER_FILE).exists() and all((directory / name).exists() for name in GPT2_FILES)
+    only_old = not (directory / TOKENIZER_FILE).exists() and all((directory / name).is_file() for name in GPT2_FILES)
     tokenizer = read_gpt2_files(directory) if only_old else load_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -67,9 +101,11 @@ def tokenizer_of(directory: Path, config: GPTConfig) -> Tokenizer:
 
 
 def load_model_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a model directory, run, or `hf:NAME`. Raises UserError."""
+    """The tokenizer of a model directory, run, or `hf:NAME`, to encode a corpus with. UserError if it loses text."""
     directory = find_directory(name)
-    return tokenizer_of(directory, read_config(directory)[1])
+    tokenizer = tokenizer_of(directory, read_config(directory)[1])
+    require_lossless(tokenizer, name)
+    return tokenizer
 
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
@@ -83,12 +119,7 @@ def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
 
     shorten: read only as many positions as the model has.
     """
-    try:
-        found = our_names(weight_entries(directory))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename}: missing; the first evaluation of a run writes it, so train for longer"
-        ) from None
+    found = weights(directory)
     config = model.config
     if shorten:  # the first rows of a matrix come first in the file, too
         positions = found.get(POSITIONS)
@@ -98,12 +129,32 @@ def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
     wanted = {
         name: entry
         for name, entry in found.items()
-        if not (config.tied and name == "lm_head.weight") and (config.bias or not name.endswith(".bias"))
+        if not (config.tied and name == HEAD) and (config.bias or not name.endswith(".bias"))
     }
+    parameters = dict(model.named_parameters())
     try:
-        fill(dict(model.named_parameters()), wanted)
+        fill(parameters, wanted)
     except ValueError as error:
         raise UserError(f"{directory}: its weights do not fit its {CONFIG_FILE} ({error})") from None
+    if config.tied and HEAD in found and not has_values(found[HEAD], parameters[EMBEDDING].data):
+        raise UserError(
+            f"{directory}: {CONFIG_FILE} ties {HEAD} to {EMBEDDING}, but the file has other values for it: set "
+            "tie_word_embeddings to false if they are meant"
+        )
+
+
+def weights(directory: Path) -> dict[str, Entry]:
+    """{our name: Entry} of the weights in a model directory. UserError if they are missing or corrupt."""
+    try:
+        return our_names(weight_entries(directory))
+    except FileNotFoundError as error:
+        advice = "the first evaluation of a run writes it, so train for longer"
+        if any(directory.glob(PICKLES)) or not is_ours(directory):
+            advice = (
+                f"if the model is in {PICKLES}, a format that can run code when it is read, convert it where you trust "
+                "it, with transformers: GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        raise UserError(f"{error.filename}: missing; {advice}") from None
 
 
 def weight_entries(directory: Path) -> dict[str, Entry]:
@@ -112,9 +163,11 @@ def weight_entries(directory: Path) -> dict[str, Entry]:
     if (directory / WEIGHTS_FILE).exists() or not index.exists():
         return entries(directory / WEIGHTS_FILE)
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(read_json(index)["weight_map"].values()))
+        if elsewhere := [file for file in files if Path(file).name != file]:
+            raise ValueError(f"{elsewhere[0]} is not a file beside it")
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{index}: corrupt ({error!r})") from None
+        raise UserError(f"{index}: corrupt ({error})") from None
     return {name: entry for file in files for name, entry in entries(directory / file).items()}
 
 
@@ -123,7 +176,7 @@ def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
     changes: {name: value} of the flags that were given. Raises UserError for those that would make another model.
     """
-    kind, config = read_config(find_directory(name))
+    kind, config = model_config(find_directory(name))
     settings: dict[str, Any] = {"model": kind, **asdict(config)}
     for field, value in changes.items():
         shorter = field == "block_size" and value <= config.block_size

@@ -5,8 +5,8 @@ own. A file is 8 bytes (the length of the header, little-endian), the header, wh
 {name: {"dtype", "shape", "data_offsets": [begin, end]}}, and the data.
 """
 
-import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ import safetensors.numpy
 
 import tinytensor as tt
 from gpt.errors import UserError
+from gpt.tokenizers.files import parse_json
 
 # NumPy has no bfloat16, which is the upper half of a float32.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+MAX_HEADER = 100_000_000  # bytes, as in the format's own library
 CHUNK = 1 << 20  # elements converted at once
 MAX_NAMED = 3  # of several mismatches, how many are named
 
@@ -47,29 +49,35 @@ def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | 
 def entries(path: Path) -> dict[str, Entry]:
     """{name: Entry} of a safetensors file. UserError if it is corrupt; FileNotFoundError if it does not exist."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > size:
+            if length > min(status.st_size, MAX_HEADER):
                 raise ValueError("its header is truncated")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         return {
-            name: entry(path, name, content, 8 + length, size)
+            name: entry(path, name, content, 8 + length, status.st_size)
             for name, content in header.items()
             if name != "__metadata__"
         }
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: corrupt ({error})") from None
 
 
 def entry(path: Path, name: str, content: Mapping[str, Any], data: int, size: int) -> Entry:
     """The Entry of a tensor in a file of `size` bytes whose data begins at `data`; ValueError if it is truncated."""
     kind, shape, (begin, end) = content["dtype"], tuple(content["shape"]), content["data_offsets"]
-    if kind not in DTYPES:
-        raise UserError(f"{path}: {name} has dtype {kind}, not one of {', '.join(DTYPES)}: save it as float32")
-    if not 0 <= begin <= end <= size - data or end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError(f"{name} has the shape {shape} at {begin} to {end}")
+    # a dtype that is not read here may be that of a tensor that is not needed
+    expected = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize if kind in DTYPES else end - begin
+    if not begin <= end <= size - data or end - begin != expected:
         raise ValueError(f"{name} is truncated")
     return Entry(path, kind, shape, data + begin)
 
@@ -77,7 +85,8 @@ def entry(path: Path, name: str, content: Mapping[str, Any], data: int, size: in
 def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
     """Read the entries `found` {name: Entry} into `parameters` {name: Tensor on the CPU}.
 
-    Raises ValueError that names what is missing, unexpected or of the wrong shape, before anything is changed.
+    Raises ValueError that names what is missing, unexpected or of the wrong shape, and UserError for a dtype that is
+    not read here, before anything is changed.
     """
     mismatches = [f"missing {name}" for name in parameters if name not in found]
     mismatches += [f"unexpected {name}" for name in found if name not in parameters]
@@ -89,15 +98,19 @@ def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
     if mismatches:
         more = f" and {len(mismatches) - MAX_NAMED} more" if len(mismatches) > MAX_NAMED else ""
         raise ValueError("; ".join(mismatches[:MAX_NAMED]) + more)
+    for name, entry in found.items():
+        if entry.kind not in DTYPES:
+            kinds = ", ".join(DTYPES)
+            raise UserError(f"{entry.path}: {name} has dtype {entry.kind}, not one of {kinds}: save it as float32")
     for name, parameter in parameters.items():
         read(found[name], parameter.data.reshape(-1))  # a view: parameters are contiguous
 
 
-def read(entry: Entry, out: np.ndarray) -> None:
-    """Read a tensor into a contiguous array `out` (N,), converting its dtype chunk by chunk."""
+def read(entry: Entry, out: np.ndarray, first: int = 0) -> None:
+    """Read elements of a tensor, from `first` on, into a contiguous array `out` (N,), converting chunk by chunk."""
     dtype = np.dtype(DTYPES[entry.kind])
     with open(entry.path, "rb") as file:
-        file.seek(entry.begin)
+        file.seek(entry.begin + first * dtype.itemsize)
         for begin in range(0, len(out), CHUNK):
             target = out[begin : begin + CHUNK]
             same = entry.kind != "BF16" and dtype == out.dtype
@@ -108,3 +121,17 @@ def read(entry: Entry, out: np.ndarray) -> None:
                 target[:] = (chunk.astype(np.uint32) << 16).view(np.float32)
             elif not same:
                 target[:] = chunk
+
+
+def has_values(entry: Entry, array: np.ndarray) -> bool:
+    """Whether a tensor in a file has the shape of a contiguous array and, converted to its dtype, the same values."""
+    if entry.shape != array.shape or entry.kind not in DTYPES:
+        return False
+    values = array.reshape(-1)
+    for begin in range(0, len(values), CHUNK):
+        expected = values[begin : begin + CHUNK]
+        found = np.empty_like(expected)
+        read(entry, found, begin)
+        if not np.array_equal(found, expected, equal_nan=True):
+            return False
+    return True

@@ -152,6 +152,9 @@ def test_commands(conversation):
     assert run_slash_command("/temperature -1", talk) == "/temperature -1: must be at least 0"
     assert run_slash_command("/temperature hot", talk) == "/temperature hot: must be a number; it is 0.3 now"
     assert run_slash_command("/temperature nan", talk) == "/temperature nan: must be at least 0"
+    assert run_slash_command("/temp 1", talk) == "temperature 1.0"
+    assert run_slash_command("/q", talk) is None
+    assert "unknown command" in run_slash_command("/", talk)
     assert run_slash_command("/rest", talk) == "/rest: unknown command (did you mean /reset?); /help lists them"
 
 
@@ -165,6 +168,9 @@ def test_the_greeting_says_what_kind_of_model_it_is(directory, tmp_path):
     assert "'U: {}'" in greeting(directory, "U: {}")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "..."}))
     assert "tuned to chat with a template of its own" in greeting(tmp_path, "{}")
+    for content in ("5", "[" * 200_000):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        assert "base model" in greeting(tmp_path, "{}")
     with pytest.raises(UserError, match=r"--turn U: : must contain \{\}"):
         ChatOptions(turn="U: ")
 
@@ -176,7 +182,7 @@ def test_piped_answers_go_to_stdout_and_all_else_to_stderr(directory, monkeypatc
     assert err.splitlines() == ["temperature 0.0", "unknown to the model and left out: 'x'"]
 
 
-@pytest.mark.parametrize("lines", ["", "/quit\nabc\n", "/help\n"])
+@pytest.mark.parametrize("lines", ["", "/quit\nabc\n", " /quit\nabc\n", "/help\n"])
 def test_the_end_of_the_input_leaves(directory, monkeypatch, capsys, lines):
     assert chat(directory, lines, monkeypatch) == 0
     assert capsys.readouterr().out == ""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinytensor as tt
+from gpt.cli import run_command
 from gpt.errors import UserError
 from gpt.generate import main
 from gpt.generation.sampling import Sampling, next_token_probs, sample_token
@@ -132,6 +133,9 @@ def test_a_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign(
     expected = softmax(np.array([1.0, 1.0, -2.0, -2.0]))
     np.testing.assert_allclose(next_token_probs(logits, sampling, seen=[0, 2, 0]), expected)
     np.testing.assert_array_equal(next_token_probs(logits, sampling), next_token_probs(logits, plain))
+    for extreme in (1e-320, 1e308):
+        penalised = next_token_probs(logits * 10, Sampling(repetition_penalty=extreme), seen=[0, 3])
+        assert penalised.sum() == pytest.approx(1)
 
 
 class Indifferent:
@@ -286,3 +290,14 @@ def test_the_command_writes_prompt_and_continuation(directory, capsys):
 def test_a_sample_is_written_to_its_file(directory):
     assert write_sample(directory, "cpu", tokens=40) == f"sample text: {directory / 'sample.txt'}"
     assert len((directory / "sample.txt").read_text()) == 41
+
+
+@pytest.mark.parametrize("flags", [[], ["--temperature", "0"], ["--top-k", "2", "--samples", "2"]])
+def test_weights_that_are_not_numbers_are_one_sentence(model, directory, capsys, flags):
+    for value in (np.nan, np.inf):
+        state = model.state_dict()
+        state["transformer.ln_f.weight"][1] = value
+        save_weights(directory, model.config, state)
+        assert run_command(main, [str(directory), "--device", "cpu", *flags]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+        assert line.startswith("error: the model computes NaN or infinite logits: its weights are corrupt")

@@ -15,7 +15,7 @@ import pytest
 
 import train
 from gpt.cli import run_command
-from gpt.corpus.embedded import pydocs
+from gpt.corpus.folders import pydocs
 from gpt.generate import main as generate_main
 from gpt.training.recipe import RENAMED
 from kernels.cpu.threads import set_num_threads

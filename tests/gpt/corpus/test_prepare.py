@@ -1,5 +1,7 @@
 """Prepared corpora: every document on one side, whatever its format; the same bytes after any interruption."""
 
+import bz2
+import csv
 import gzip
 import io
 import json
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from gpt.corpus.documents import SEPARATOR, Document
 from gpt.corpus.split import SplitRule
 from gpt.corpus.tokens import is_prepared, open_tokens
 from gpt.errors import UserError
+from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.tokenizers.load import load_tokenizer
 from gpt.training.batches import Batches, windows
@@ -99,7 +103,69 @@ def arrow(texts, writer):
     return buffer.getvalue()
 
 
+def comma_separated(texts, separator=","):
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=separator).writerows([("id", "text"), *enumerate(texts)])
+    return b"\xef\xbb\xbf" + buffer.getvalue().encode()  # as spreadsheets begin it
+
+
+def zip_of(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def zstandard(data):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as out:
+        out.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+def saved_to_disk(texts, split="."):
+    """The files of a split that `Dataset.save_to_disk` writes, with one that `map` may leave there."""
+    half, files = len(texts) // 2, {"dataset_info.json": b'{"citation": ""}', "state.json": b'{"_data_files": []}'}
+    for i, part in enumerate((texts[:half], texts[half:])):
+        files[f"data-0000{i}-of-00002.arrow"] = arrow(part, pyarrow.ipc.new_stream)
+    files["cache-0123456789abcdef.arrow"] = arrow(["not this"], pyarrow.ipc.new_stream)
+    return {f"{split}/{name}": data for name, data in files.items()}
+
+
 LAYOUTS = {
+    "JSON array": lambda texts: {"a.json": json.dumps([{"id": 1, "text": text} for text in texts], indent=1).encode()},
+    "JSON array of texts": lambda texts: {"a.json": json.dumps(texts).encode()},
+    "JSON lines by another name": lambda texts: {"a.json": json_lines(texts)},
+    "JSON objects": lambda texts: {
+        f"{i}.json": json.dumps({"text": t}, indent=1).encode() for i, t in enumerate(texts)
+    },
+    "JSON array, gzip, in a tar": lambda texts: {
+        "a.tar": tar_of({"a.json.gz": gzip.compress(json.dumps(texts).encode())})
+    },
+    "JSON lines, bzip2": lambda texts: {"a.jsonl.bz2": bz2.compress(json_lines(texts))},
+    "JSON lines, Zstandard": lambda texts: {"a.jsonl.zst": zstandard(json_lines(texts))},
+    "CSV": lambda texts: {"a.csv": comma_separated(texts)},
+    "CSV, xz": lambda texts: {"a.csv.xz": lzma.compress(comma_separated(texts))},
+    "TSV in a zip": lambda texts: {"a.zip": zip_of({"a/b.tsv": comma_separated(texts, "\t")})},
+    "zip of txt": lambda texts: {"a.zip": zip_of(as_texts(texts))},
+    "tar of zip of txt": lambda texts: {"a.tar": tar_of({"a.zip": zip_of(as_texts(texts))})},
+    "data set on the disk": saved_to_disk,
+    "data set of splits on the disk": lambda texts: {
+        "dataset_dict.json": b'{"splits": ["train", "test"]}',
+        **saved_to_disk(texts, "train"),
+        **saved_to_disk(["not this"] * 10, "test"),
+    },
+    "data set in the hub's files": lambda texts: {
+        "data/train-00000-of-00002.parquet": parquet(texts[:50]),
+        "data/train-00001-of-00002-0123456789abcdef.parquet": parquet(texts[50:]),
+        "data/validation-00000-of-00001.parquet": parquet(["not this"] * 10),
+    },
+    "data set in the cache": lambda texts: {
+        "dataset_info.json": b"{}",
+        "corpus-train.arrow": arrow(texts, pyarrow.ipc.new_stream),
+        "corpus-test.arrow": arrow(["not this"], pyarrow.ipc.new_stream),
+    },
     "folder of texts": as_texts,
     "text with separators": lambda texts: {"a.txt": f"\n{SEPARATOR}\n".join(texts).encode()},
     "JSON lines": lambda texts: {"a.jsonl": json_lines(texts)},
@@ -229,6 +295,13 @@ def test_unreadable_members_are_named_counted_and_skipped(tmp_path, capsys):
         assert text in named
     assert sum(content["documents"].values()) == len(TEXTS) - 14 + 1
     assert f"skipped 3 unreadable: {content['unreadable_names'][0]}" in capsys.readouterr().err
+
+
+def test_of_many_unreadable_files_the_rest_is_named_in_meta_json(tmp_path, capsys):
+    bad = {f"bad{i}.txt": b"\xff" for i in range(7)}
+    content = run(lay_out(tmp_path / "source", as_texts(TEXTS) | bad), tmp_path / "out")
+    assert [name for name in bad if name not in "".join(content["unreadable_names"])] == []
+    assert "bad4.txt (byte 0 is not UTF-8) and 2 more, named in meta.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
@@ -382,6 +455,23 @@ def test_user_errors_are_one_sentence(tmp_path, capsys, case):
     assert message in error(capsys, source, *defaults, *flags)
     if "out" in argv:
         assert not (tmp_path / "out" / "state.json").exists()
+
+
+def test_a_tokenizer_that_loses_what_only_the_corpus_has_is_refused(tmp_path, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    BpeTokenizer.train(TEXTS, 300).save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    split, isolated = tokenizers.pre_tokenizers.Split, tokenizers.Regex("[^\u0298]+")
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    steps = tokenizers.pre_tokenizers.Sequence([split(isolated, "removed", invert=True), byte_level])
+    content["pre_tokenizer"] = json.loads(steps.__getstate__())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    source, flags = lay_out(tmp_path / "source", as_texts(TEXTS)), ("--tokenizer", tmp_path)
+    assert run(source, tmp_path / "good", *flags)["documents"]
+    lost = lay_out(tmp_path / "lost", as_texts([text + " \u0298" for text in TEXTS]))
+    line = error(capsys, lost, "--out", tmp_path / "out", *flags)
+    assert line.startswith("error: the tokenizer loses text of a document that begins with 'Document 0: na")
+    assert run(lost, tmp_path / "out", "--val-share", 0.2)["documents"]  # another tokenizer, in the same directory
 
 
 def test_a_full_disk_is_one_sentence_and_the_preparation_resumes(tmp_path, small_pieces, capsys):

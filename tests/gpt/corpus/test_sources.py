@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gpt.corpus import sources
 from gpt.corpus.documents import SEPARATOR, Document, Passage, Unreadable, read_piece
-from gpt.corpus.sources import files, last_break, open_source, text_length
+from gpt.corpus.folders import files
+from gpt.corpus.sources import last_break, open_source, text_length
 from gpt.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
@@ -57,6 +58,8 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path):
 
 
 def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="the name of the source is empty"):
+        open_source("")
     with pytest.raises(UserError, match=r"^pydoc: no such file or folder \(did you mean pydocs\?\)"):
         open_source("pydoc")
     with pytest.raises(UserError, match=r"nor one of pydocs, stdlib, nor hf:NAME"):

@@ -191,7 +191,10 @@ def test_a_lossy_tokenizer_is_refused(tmp_path, change, reason):
         read_tokenizer(path)
 
 
-def test_missing_tokenizers_are_named(tmp_path):
+def test_missing_tokenizers_are_named(tmp_path, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with pytest.raises(UserError, match="--tokenizer: is empty"):
+        find_tokenizer("")
     with pytest.raises(UserError, match="--tokenizer nonesuch: not one of char, bpe, gpt2"):
         find_tokenizer("nonesuch")
     with pytest.raises(UserError, match=r"has neither tokenizer\.json nor vocab\.json and merges\.txt"):
@@ -200,3 +203,113 @@ def test_missing_tokenizers_are_named(tmp_path):
     (tmp_path / "merges.txt").write_text("a b\n")
     with pytest.raises(UserError, match=r"vocab\.json and merges\.txt are corrupt"):
         find_tokenizer(str(tmp_path))
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def before_bytes(*steps):
+    return {"type": "Sequence", "pretokenizers": [*steps, BYTE_LEVEL]}
+
+
+def added(**changes):
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    return [{"id": 257, "content": "<tool>", **flags, **changes}]
+
+
+def split_off(regex, invert=False):
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": invert}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": before_bytes({"type": "Whitespace"})},
+        {"pre_tokenizer": before_bytes({"type": "WhitespaceSplit"})},
+        {"pre_tokenizer": before_bytes({"type": "BertPreTokenizer"})},
+        {"pre_tokenizer": before_bytes({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})},
+        {"pre_tokenizer": before_bytes({"type": "CharDelimiterSplit", "delimiter": "x"})},
+        {"pre_tokenizer": before_bytes(split_off(r"[\x20-\x7e]+", invert=True))},
+        {"added_tokens": added(lstrip=True)},
+        {"added_tokens": added(rstrip=True)},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_loses_text_is_refused_where_a_corpus_is_encoded(tmp_path, change):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(unusual([("a", "b")]) | change))
+    with pytest.raises(UserError, match=rf"--tokenizer {tmp_path}: loses text: .* encoded and decoded is "):
+        find_tokenizer(str(tmp_path))
+
+
+def test_a_pre_tokenizer_that_removes_text_is_refused(tmp_path):
+    content = unusual([("a", "b")]) | {"pre_tokenizer": before_bytes(split_off("no probe contains this"))}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="its pre-tokenizer removes text"):
+        find_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "pre_tokenizer",
+    [
+        before_bytes({"type": "Digits", "individual_digits": True}),
+        before_bytes({**split_off(r"\p{N}{1,3}"), "behavior": "Isolated"}),
+        before_bytes(split_off(r"\s+|\S+", invert=True)),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_only_cuts_otherwise_is_accepted(tmp_path, pre_tokenizer):
+    content = unusual([("a", "b")]) | {"pre_tokenizer": pre_tokenizer, "added_tokens": added()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert find_tokenizer(str(tmp_path)).decode([257]) == "<tool>"
+
+
+def test_truncation_and_padding_are_switched_off(directory, trained, tmp_path):
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["truncation"] = {"max_length": 8, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    padding = {"strategy": {"Fixed": 5000}, "direction": "Right", "pad_id": 3, "pad_type_id": 0, "pad_token": "!"}
+    content |= {"padding": padding, "added_tokens": [token | {"special": False} for token in content["added_tokens"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer._tiktoken is None
+    text = TRAINING_TEXT[0]
+    np.testing.assert_array_equal(tokenizer.encode(text), trained.encode(text))
+    tokenizer.save(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["truncation"] is None
+    assert saved["padding"] is None
+
+
+def test_any_version_line_of_merges_is_skipped(gpt2_files, trained, tmp_path):
+    (tmp_path / "vocab.json").write_text((gpt2_files / "vocab.json").read_text())
+    merges = (gpt2_files / "merges.txt").read_text()
+    longer = merges.replace("#version: 0.2", "#version: 0.2 - Trained by `huggingface/tokenizers`")
+    for text in (longer, merges.removeprefix("#version: 0.2\n"), longer.replace("\n", "\r\n")):
+        (tmp_path / "merges.txt").write_bytes(text.encode())
+        np.testing.assert_array_equal(
+            find_tokenizer(str(tmp_path)).encode("a sentence"), trained.encode("a sentence") - 1
+        )
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+@pytest.mark.parametrize("content", ["[" * 200_000, "[]", '{"a": "b"}', '{"a": -1}', '{"a": 1e99}', "a b c\n", "a\n"])
+def test_hostile_files_of_gpt2_are_one_sentence(gpt2_files, tmp_path, name, content):
+    for file in ("vocab.json", "merges.txt"):
+        (tmp_path / file).write_text((gpt2_files / file).read_text())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=r"vocab\.json and merges\.txt are corrupt"):
+        find_tokenizer(str(tmp_path))
+
+
+def test_an_enormous_token_id_is_refused_before_a_table_of_that_size_is_made():
+    content = unusual([("a", "b")])
+    content["model"]["vocab"]["ab"] = 2**32 - 1
+    with pytest.raises(ValueError, match="it has the token id 4294967295"):
+        BpeTokenizer.load(content)
+
+
+def test_marks_of_parts_of_words_are_refused_before_the_library_panics():
+    for change in ({"continuing_subword_prefix": "##"}, {"end_of_word_suffix": "</w>"}):
+        content = unusual([("a", "b")])
+        content["model"] |= change
+        with pytest.raises(ValueError, match="its tokens are marked as parts of words"):
+            BpeTokenizer.load(content)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -21,7 +22,7 @@ from gpt.tokenizers.characters import CharTokenizer
 from gpt.training.data import open_data
 from gpt.weights import safetensors as safetensors_format
 from gpt.weights.directory import create_model_directory, save_weights
-from gpt.weights.families import describe
+from gpt.weights.families import describe, read_config
 from gpt.weights.load import inherit, load_model, start_from
 
 IDS = np.array([[1, 2, 3, 0, 4]])
@@ -102,6 +103,13 @@ def test_hugging_face_computes_the_same_logits(tmp_path):
             np.testing.assert_allclose(theirs(torch.tensor(IDS)).logits.numpy(), logits_of(model), atol=1e-5)
 
 
+def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(saved(tmp_path, "gpt", GPT(GPTConfig(**SHAPE))))
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        load_model("", "cpu")
+    load_model(".", "cpu")
+
+
 def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
     with pytest.raises(UserError, match="contains no model"):
         load_model(tmp_path / "missing", "cpu")
@@ -116,7 +124,7 @@ def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
         load_model(directory, "cpu")
     weights.write_bytes(content)
     described = json.loads(config.read_text())
-    described["tinytensor"]["n_embd"] = 4
+    described["n_embd"] = 4
     config.write_text(json.dumps(described))
     with pytest.raises(UserError, match="its weights do not fit"):
         load_model(directory, "cpu")
@@ -388,3 +396,188 @@ def test_data_prepared_with_another_tokenizer_is_refused(tmp_path):
     (prepared / "meta.json").write_text(json.dumps({"format": "tinytensor tokens 1"}))
     with pytest.raises(UserError, match="has another tokenizer than --init-from"):
         open_data(str(prepared), str(directory))
+
+
+def edit(path, **changes):
+    """Change some keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_biases_trained_elsewhere_are_read_although_our_section_says_there_are_none(tmp_path):
+    model = lively(bias=False)
+    directory = saved(tmp_path / "m", "gpt", model)
+    assert load_model(directory, "cpu")[0].config.bias is False
+    arrays = dict(safetensors.numpy.load_file(directory / "model.safetensors"))
+    for name in arrays:
+        if name.endswith(".bias"):
+            arrays[name] = arrays[name] + np.float32(0.25)
+    safetensors.numpy.save_file(arrays, directory / "model.safetensors")
+    trained = GPT(GPTConfig(**SHAPE))
+    trained.load_state_dict(arrays)
+    loaded, _ = load_model(directory, "cpu")
+    assert loaded.config.bias
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(trained))
+    settings = inherit(directory, {})
+    assert settings["bias"] is True
+    copy = GPT(build(GPTConfig, settings))
+    start_from(copy, directory)
+    np.testing.assert_array_equal(logits_of(copy), logits_of(trained))
+    assert run_command(export_main, [str(directory), str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["tinytensor"]["bias"] is True
+
+
+def test_where_our_section_disagrees_with_hugging_faces_keys_those_hold(tmp_path):
+    directory = saved(tmp_path, "gpt", lively())
+    edit(directory / "config.json", activation_function="relu", n_head=4)
+    config = load_model(directory, "cpu")[0].config
+    assert (config.activation, config.n_head) == ("relu", 4)
+    edit(directory / "config.json", layer_norm_epsilon=1e-6)
+    with pytest.raises(UserError, match=r"config\.json: layer_norm_epsilon is 1e-06, here it can only be 1e-05"):
+        load_model(directory, "cpu")
+
+
+def test_a_resized_vocabulary_is_that_of_the_file(tmp_path):
+    directory = saved(tmp_path, "gpt", lively())
+    arrays = dict(safetensors.numpy.load_file(directory / "model.safetensors"))
+    larger = np.concatenate([arrays["transformer.wte.weight"], np.ones((3, 8), np.float32)])
+    safetensors.numpy.save_file(arrays | {"transformer.wte.weight": larger}, directory / "model.safetensors")
+    edit(directory / "config.json", vocab_size=8)
+    assert load_model(directory, "cpu")[0].config.vocab_size == 8
+
+
+def test_a_section_that_contradicts_a_gpt2_is_refused(tmp_path):
+    directory = saved(tmp_path, "gpt", lively())
+    section = json.loads((directory / "config.json").read_text())["tinytensor"]
+    for changes in ({"norm": "post"}, {"model": "bigram"}):
+        edit(directory / "config.json", tinytensor=section | changes)
+        with pytest.raises(UserError, match=r"config\.json: describes a GPT-2, and in its section tinytensor a model"):
+            load_model(directory, "cpu")
+
+
+def test_a_best_model_fine_tuned_in_transformers_is_read_back(tmp_path):
+    """Optional: needs torch and transformers."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    directory = saved(tmp_path / "best", "gpt", lively(bias=False))
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(directory)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for _ in range(3):
+        theirs(torch.tensor(IDS), labels=torch.tensor(IDS)).loss.backward()
+        optimizer.step()
+    theirs.eval().save_pretrained(tmp_path / "tuned")
+    CharTokenizer("abcde").save(tmp_path / "tuned")
+    assert "tinytensor" in json.loads((tmp_path / "tuned/config.json").read_text())
+    with torch.no_grad():
+        expected = theirs(torch.tensor(IDS)).logits.numpy()
+    np.testing.assert_allclose(logits_of(load_model(tmp_path / "tuned", "cpu")[0]), expected, atol=1e-5)
+
+
+def test_a_second_head_that_a_tied_model_would_ignore_is_refused(tmp_path):
+    state = lively().state_dict()
+    head = state["transformer.wte.weight"] + np.float32(0.5)
+    directory = hugging_face(tmp_path, dict(state) | {"lm_head.weight": head})
+    with pytest.raises(UserError, match=r"config\.json ties lm_head\.weight to .*: set tie_word_embeddings to false"):
+        load_model(directory, "cpu")
+    edit(directory / "config.json", tie_word_embeddings=False)
+    model = load_model(directory, "cpu")[0]
+    np.testing.assert_array_equal(dict(model.named_parameters())["lm_head.weight"].data, head)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_masks_of_any_dtype_are_left_out(tmp_path, dtype):
+    model = lively()
+    masks = {f"transformer.h.{i}.attn.bias": np.ones((1, 1, 8, 8), dtype) for i in range(2)}
+    loaded, _ = load_model(hugging_face(tmp_path, dict(model.state_dict()) | masks), "cpu")
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+def test_what_a_configuration_leaves_out_is_hugging_faces_default(tmp_path):
+    directory = hugging_face(tmp_path, None)
+    (directory / "config.json").write_text('{"model_type": "gpt2"}')
+    kind, config = read_config(directory)
+    assert (kind, config) == ("gpt", GPTConfig(50257, 1024, 12, 12, 768, dropout=0.1))
+    (directory / "config.json").write_text('{"model_type": "gpt2", "num_hidden_layers": 2, "hidden_size": 24}')
+    assert (read_config(directory)[1].n_layer, read_config(directory)[1].n_embd) == (2, 24)
+    edit(directory / "config.json", n_layer=3)
+    with pytest.raises(UserError, match="n_layer is 3, and num_hidden_layers, which means the same, 2"):
+        read_config(directory)
+
+
+def test_weights_in_a_pickle_are_not_read_and_the_error_says_how_to_convert_them(tmp_path):
+    directory = hugging_face(tmp_path, None)
+    (directory / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"convert it where you trust it, with transformers: GPT2LMHeadModel\.from_pre"):
+        load_model(directory, "cpu")
+
+
+@pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "sub/model.safetensors", "", "..", 5, [1]])
+def test_an_index_may_only_name_files_beside_it(tmp_path, file):
+    safetensors.numpy.save_file(dict(lively().state_dict()), tmp_path / "secret.safetensors")
+    (tmp_path / "m/sub").mkdir(parents=True)
+    safetensors.numpy.save_file(dict(lively().state_dict()), tmp_path / "m/sub/model.safetensors")
+    directory = hugging_face(tmp_path / "m", None)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": file}}))
+    with pytest.raises(UserError, match="corrupt"):
+        load_model(directory, "cpu")
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", [DEEP, '{"a":' * 200_000, "[1]", "\ufeff", "null", "1" * 5000, b"\xff\xff"])
+def test_hostile_json_is_one_sentence(tmp_path, name, content):
+    directory = hugging_face(tmp_path, None if "index" in name else dict(lively().state_dict()))
+    (directory / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=name) as error:
+        load_model(directory, "cpu")
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_hostile_header_is_one_sentence(tmp_path):
+    directory = hugging_face(tmp_path, None)
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    bad = [{"shape": [2.0]}, {"shape": [-2]}, {"shape": "ab"}, {"data_offsets": [0.0, 8.0]}, {"data_offsets": [8]}]
+    bad += [{"data_offsets": [True, 9]}, {"dtype": []}, {"data_offsets": [0, 80]}, {"shape": [10**30, 10**30]}]
+    headers = [DEEP, "[]", "5", *(json.dumps({"wte.weight": good | change}) for change in bad)]
+    for header in headers:
+        data = len(header).to_bytes(8, "little") + header.encode() + bytes(8)
+        (directory / "model.safetensors").write_bytes(data)
+        with pytest.raises(UserError, match=r"model\.safetensors: corrupt"):
+            load_model(directory, "cpu")
+
+
+@pytest.mark.parametrize("value", ["2" * 5000, 2.0, float("nan"), True, None, [2], {}, -1, 10**30, 10**9])
+@pytest.mark.parametrize("name", ["n_layer", "n_embd", "n_head", "vocab_size", "n_positions", "resid_pdrop"])
+def test_configurations_of_impossible_values_are_one_sentence_before_memory_is_taken(tmp_path, name, value):
+    directory = hugging_face(tmp_path, dict(lively().state_dict()), **{name: value})
+    with pytest.raises(UserError, match=r"config\.json|do not fit") as error:
+        load_model(directory, "cpu")
+    assert len(str(error.value)) < 300 + len(str(directory))
+
+
+def test_our_sections_of_impossible_values_are_one_sentence(tmp_path):
+    directory = saved(tmp_path, "gpt", lively(norm="post"))
+    section = json.loads((directory / "config.json").read_text())["tinytensor"]
+    changes = [{"n_layer": "2"}, {"bias": 1}, {"norm": []}, {"model": "rnn"}, {"model": []}, {"n_layer": 10**9}]
+    for bad in (*(section | change for change in changes), [], 5, {}):
+        edit(directory / "config.json", tinytensor=bad)
+        with pytest.raises(UserError, match=r"config\.json|do not fit"):
+            load_model(directory, "cpu")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    directory = hugging_face(tmp_path, dict(lively().state_dict()))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        content = (directory / name).read_bytes()
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+        with pytest.raises(UserError, match=rf"{name}: .*not a regular file"):
+            load_model(directory, "cpu")
+        (directory / name).unlink()
+        (directory / name).write_bytes(content)
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.json").write_text("{}")
+    os.mkfifo(directory / "merges.txt")
+    with pytest.raises(UserError, match=r"tokenizer\.json: missing"):
+        load_model(directory, "cpu")

@@ -1,11 +1,12 @@
 """Corpora in tables: Parquet and Arrow files, and data sets of the Hugging Face hub. Rows are read in batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt.corpus.documents import Piece, missing_column
-from gpt.errors import reaching_hub, requires
+from gpt.corpus.formats.rows import missing_column
+from gpt.corpus.pieces import Piece
+from gpt.errors import UserError, reaching_hub, requires
 from gpt.options import HUB
 
 TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -21,9 +22,21 @@ def table_pieces(path: Path, column: str) -> Iterator[Piece]:
         with arrow.OSFile(str(path), "rb") as file:
             batches = parquet_batches if path.suffix == ".parquet" else arrow_batches
             for batch, size in batches(arrow, file, path.name, column):
-                yield Piece(str(path), [text for text in batch.column(column).to_pylist() if text], size)
-    except arrow.ArrowInvalid as error:
+                batch.validate(full=True)  # otherwise corrupt offsets lead anywhere in memory
+                yield Piece(str(path), texts(str(path), column, batch.column(column).to_pylist()), size)
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise OSError(str(error)) from None
+
+
+def texts(name: str, column: str, values: Sequence[Any]) -> list[str]:
+    """The values of a column without empty ones. UserError if they are not texts, but binary or numbers, say."""
+    kinds = {type(value) for value in values} - {str, type(None)}
+    if kinds:
+        raise UserError(
+            f"--text-column {column}: has values of type {kinds.pop().__name__} in {name}, not texts: choose another "
+            "column, or convert it"
+        )
+    return [text for text in values if text]
 
 
 def parquet_batches(arrow: Any, file: Any, name: str, column: str) -> Iterator[tuple[Any, int]]:
@@ -65,7 +78,7 @@ def open_hub_dataset(name: str, column: str, streaming: bool) -> tuple[int | Non
             for batch in dataset.iter(BATCH_ROWS):
                 if column not in batch:
                     raise missing_column(name, column, batch)
-                texts = [text for text in batch[column] if text]
-                yield Piece(name, texts, sum(map(len, texts)))
+                found = texts(name, column, batch[column])
+                yield Piece(name, found, sum(map(len, found)))
 
     return None if streaming else dataset.size_in_bytes, pieces
