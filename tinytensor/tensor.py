@@ -531,7 +531,7 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         data = data._data
-    if type(data) is np.ndarray and dtype is None and data.dtype.kind in "fiub" and data.dtype.isnative:
+    if dtype is None and _can_be_held(data):
         return data
     if is_array(data):
         array = data if dtype is None else data.astype(dtype, copy=False)
@@ -545,6 +545,12 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     if type(array) is not np.ndarray and isinstance(array, np.ndarray):
         array = np.asarray(array)  # a matrix, say, whose * means something else
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _can_be_held(data: object) -> bool:
+    """Whether data is an array that a Tensor holds as it is: no subclass of NumPy's, of numbers in this byte order."""
+    ours = type(data) is np.ndarray or (not isinstance(data, np.ndarray) and is_array(data))
+    return ours and data.dtype.kind in "fiub" and data.dtype.isnative  # type: ignore[attr-defined]
 
 
 def raw(x: TensorLike) -> Array:
@@ -566,10 +572,11 @@ def _raw_arrays(name: str, inputs: tuple) -> list:
         elif array is not None and not isinstance(array, (bool, int, float)):
             elsewhere.append(array)
     if elsewhere:
-        names = dict.fromkeys(device_of(x).name for x in arrays if is_array(x))
-        if len(names) > 1:
+        if on_host:
+            names = dict.fromkeys(device_of(x).name for x in arrays if is_array(x))
             raise ValueError(f"{name}: inputs are on different devices, {' and '.join(names)}: move one with x.to(...)")
-        require_current(elsewhere[0])  # CuPy would compute on the wrong GPU
+        for array in elsewhere:
+            require_current(array)  # CuPy would compute on the wrong GPU
     elif not on_host:
         if all(x is None for x in arrays):
             raise TypeError(f"{name}: got no tensor, array or number")
