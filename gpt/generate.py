@@ -28,9 +28,11 @@ def show_all(prompt: str, samples: int, pieces: Iterable[tuple[int, str]]) -> No
     """Show one text as it comes, or several once they are complete."""
     if samples == 1:
         show(prompt)
-        for _, piece in pieces:
-            show(piece)
-        show("\n")
+        try:
+            for _, piece in pieces:
+                show(piece)
+        finally:
+            show("\n")  # before an error, too
         return
     texts = [prompt] * samples
     for i, piece in pieces:
