@@ -26,6 +26,7 @@ from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
 TYPE_NAMES = {int: "a whole number", float: "a number"}
+USER_ERRNOS = {getattr(errno, f"E{name}") for name in ["NOSPC", "DQUOT", "FBIG", "ACCES", "ROFS", "IO", "NAMETOOLONG"]}
 LONGEST_VALUE, LONGEST_MESSAGE = 200, 600  # characters shown in an error
 
 
@@ -218,7 +219,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         drop_output(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+        if error.errno not in USER_ERRNOS:
             raise
         message = f"{error.filename or 'output'}: {error.strerror}"
     print(f"error: {shortened(message)}", file=LossyStream(sys.stderr))

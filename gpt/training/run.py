@@ -89,8 +89,9 @@ class Run:
 
     def tokens(self) -> Tokens:
         """The tokens to train on, verified."""
+        tokens = open_tokens(self.directory)
         verify_tokens(self.directory, self.model.vocab_size)
-        return open_tokens(self.directory)
+        return tokens
 
     def save(self, progress: Progress, model: Any, optimizer: Any) -> None:
         """Write a checkpoint; the metrics up to it are flushed to the disk first."""

@@ -1,4 +1,4 @@
-"""What the tests of reliability share: a run of twelve steps that saves every fourth, and what to compare of two runs."""
+"""What the tests of reliability share: a run of twelve steps that saves every fourth, and what two runs must share."""
 
 import json
 import shutil
