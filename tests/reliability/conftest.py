@@ -46,10 +46,12 @@ def contents(directory, step=12):
     return {str(path.relative_to(directory)): path.read_bytes() for path in files} | {"rows": rows(directory)}
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
+@pytest.fixture(scope="package", autouse=True)
+def _no_plots():
     """Matplotlib takes longer to import than these runs."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_an_empty_value_is_an_error(main, argv, name, tmp_path, monkeypatch, cap
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("outputs", ["| true", "2>&1 | true", "| head -1", "2>&1 | head -1", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("outputs", ["| true", "2>&1 | head -1", ">&- 2>&-"])
 def test_a_closed_output_neither_ends_nor_cuts_a_training(flags, uninterrupted, tmp_path, outputs):
     out = tmp_path / "run"
     command = f'"$0" train.py "$@" {outputs}; exit ${{PIPESTATUS[0]}}'
@@ -59,18 +59,8 @@ def test_a_full_output_does_not_either(flags, uninterrupted, tmp_path):
 
 def test_a_preparation_whose_reader_has_left_is_complete(text_file, tmp_path):
     command = '"$0" -m gpt.prepare "$@" | true; exit ${PIPESTATUS[0]}'
-    argv = [
-        "bash",
-        "-c",
-        command,
-        sys.executable,
-        str(text_file),
-        "--out",
-        str(tmp_path / "out"),
-        "--tokenizer",
-        "char",
-    ]
-    assert subprocess.run(argv, cwd=ROOT, check=False).returncode == 0
+    argv = [sys.executable, str(text_file), "--out", str(tmp_path / "out"), "--tokenizer", "char"]
+    assert subprocess.run(["bash", "-c", command, *argv], cwd=ROOT, check=False).returncode == 0
     assert (tmp_path / "out/meta.json").exists()
 
 
@@ -131,13 +121,8 @@ def test_divergence_is_told_from_overfitting(train_losses, val_loss, reason):
 
 
 def test_no_error_is_longer_than_it_can_be_read(tmp_path, capsys):
-    for argv in (
-        ["--data", "x" * 5000],
-        ["--resume", "x/" * 5000],
-        ["--steps", "x" * 5000],
-        ["--preset", "a b " * 2000],
-        ["--" + "x" * 5000],
-    ):
+    long = "x" * 5000
+    for argv in (["--data", long], ["--resume", "x/" * 5000], ["--steps", long], ["--preset", "a b " * 2000], [long]):
         assert run(*argv) == 2
         line = capsys.readouterr().err
         assert line.startswith("error: ")
