@@ -70,10 +70,15 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> None:
                 _remove(final)
             os.rename(temporary, final)
             sync(root)
-            for old in saved_checkpoints(root, checkpoint.progress.step)[:-keep]:
-                _remove(old)
+            prune_checkpoints(root, checkpoint.progress.step, keep)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def prune_checkpoints(root: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` of the checkpoints up to `step`."""
+    for old in saved_checkpoints(root, step)[:-keep]:
+        _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt.corpus.tokens import META_FILE
 from gpt.errors import UserError
-from gpt.files import replace_json, sha256
+from gpt.files import reading, replace_json, sha256
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import WEIGHTS_FILE
@@ -50,7 +50,7 @@ class Manifest:
     def __init__(self, directory: Path):
         self.directory = directory
         self.config: Config = {}
-        self.files: dict[str, list[str]] = {}
+        self.files: dict[str, list[str | None]] = {}  # what is valid; None: that the file does not exist
         self.checkpoint: int | None = None
 
     @property
@@ -79,17 +79,18 @@ class Manifest:
                         f"{self.directory / CONFIG_FILE}: {flag(name)} was changed from {value} to {now} since the run "
                         f"was created: put it back, {accept}"
                     )
-        for name, expected in self.files.items():
+        for name, valid in self.files.items():
             path = self.directory / name
-            try:
-                if sha256(path) not in expected:
-                    raise UserError(f"{path}: is not the file that was saved: restore it from a copy, {accept}")
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror}; restore it from a copy, {accept}") from None
+            with reading(path):
+                found = sha256(path) if path.exists() else None
+            if found not in valid:
+                state = "is not the file that was saved" if found else "is missing"
+                raise UserError(f"{path}: {state}: restore it from a copy, {accept}")
+            self.files[name] = [found]
 
     def record_best(self, path: Path) -> None:
         """Record the file at `path`, which is about to replace the best weights; those before it remain valid."""
-        self.files[BEST_WEIGHTS] = [*self.files.get(BEST_WEIGHTS, [])[-1:], sha256(path)]
+        self.files[BEST_WEIGHTS] = [*self.files.get(BEST_WEIGHTS, [None])[-1:], sha256(path)]
         self._write()
 
     def record_checkpoint(self, step: int) -> None:

@@ -32,6 +32,7 @@ from gpt.training.checkpoint import (
     Progress,
     discard_checkpoints,
     load_newest,
+    prune_checkpoints,
     remove_leftovers,
     save_checkpoint,
 )
@@ -146,6 +147,7 @@ class Run:
             raise UserError(f"--steps {self.train.steps}: the run is already at step {progress.step}")
         with writing(self.checkpoints):
             remove_leftovers(self.checkpoints)
+            prune_checkpoints(self.checkpoints, progress.step, self.train.keep_checkpoints)
         notes += self.metrics.truncate(progress.step)
         self.manifest.record_checkpoint(progress.step)
         self.save_config()  # with --steps and --device as they are from now on

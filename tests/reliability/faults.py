@@ -101,7 +101,7 @@ def run_with(main: Callable, argv: list, directory: Path, fault: Fault | None = 
     if until:
         until(pid)
     _, status = os.waitpid(pid, 0)
-    return End(os.waitstatus_to_exitcode(status), output.read_text(), int(report.read_text()))
+    return End(os.waitstatus_to_exitcode(status), output.read_text(), int(report.read_text() or 0))
 
 
 def _redirect(path: Path) -> None:
