@@ -27,6 +27,7 @@ from tinytensor.parallel import available_cores
 
 TYPE_NAMES = {int: "a whole number", float: "a number"}
 USER_ERRNOS = {getattr(errno, f"E{name}") for name in ["NOSPC", "DQUOT", "FBIG", "ACCES", "ROFS", "IO", "NAMETOOLONG"]}
+SMALLER_BATCH = "lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
 LONGEST_VALUE, LONGEST_MESSAGE = 200, 600  # characters shown in an error
 
 
@@ -197,8 +198,13 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
-def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """The exit code of `main(argv)`; an error that the user can put right becomes one line on stderr and code 2."""
+def run_command(
+    main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None, to_save_memory: str = SMALLER_BATCH
+) -> int:
+    """The exit code of `main(argv)`; an error that the user can put right becomes one line on stderr and code 2.
+
+    to_save_memory: what to change if there is too little.
+    """
     try:
         with handled(signal.default_int_handler), warnings.catch_warnings():
             # Numbers that overflow are looked for where they matter, and reported in a sentence.
@@ -207,9 +213,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     except (UserError, tt.DeviceError) as error:
         message = str(error)
     except MemoryError:
-        message = (
-            "out of memory: lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
-        )
+        message = f"out of memory: {to_save_memory}"
     except ChildProcessError as error:
         message = f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
     except KeyboardInterrupt:

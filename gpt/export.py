@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-export`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="end other programs, or use a machine with more memory")
 
 
 if __name__ == "__main__":

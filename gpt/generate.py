@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-generate`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="lower --samples, or use a smaller model")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-prepare`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="lower --workers or --vocab-size")
 
 
 if __name__ == "__main__":
