@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 import tinytensor as tt
 from gpt.errors import UserError, did_you_mean
 from gpt.options import flag
-from gpt.signals import handled
+from gpt.signals import Terminated, handled, interrupt
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
@@ -206,7 +205,7 @@ def run_command(
     to_save_memory: what to change if there is too little.
     """
     try:
-        with handled(signal.default_int_handler), warnings.catch_warnings():
+        with handled(interrupt), warnings.catch_warnings():
             # Numbers that overflow are looked for where they matter, and reported in a sentence.
             warnings.simplefilter("ignore", RuntimeWarning)
             return main(argv)
@@ -216,7 +215,7 @@ def run_command(
         message = f"out of memory: {to_save_memory}"
     except ChildProcessError as error:
         message = f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         print("interrupted", file=LossyStream(sys.stderr))
         return 130
     except BrokenPipeError:  # the reader of our output has exited, as `| head` does

@@ -15,6 +15,15 @@ def exit_signals() -> list[signal.Signals]:
     return signals
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP; not a KeyboardInterrupt, which need not end a conversation."""
+
+
+def interrupt(number: int, _: object) -> None:
+    """A signal handler that raises KeyboardInterrupt for Ctrl-C and Terminated for the others."""
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
 @contextmanager
 def handled(handler: Callable[..., Any]) -> Iterator[None]:
     """Within it, the signals call `handler`; in the main thread alone, since Python allows handlers nowhere else."""

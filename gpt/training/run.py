@@ -143,6 +143,8 @@ class Run:
             discard_checkpoints(self.checkpoints)
         else:
             self._require_no_progress(notes)
+            if self.metrics.rows():
+                notes = [f"{self.checkpoints}: no checkpoint was saved yet; the run begins again at step 0"]
         if progress.step > self.train.steps:
             raise UserError(f"--steps {self.train.steps}: the run is already at step {progress.step}")
         with writing(self.checkpoints):

@@ -131,6 +131,14 @@ def test_no_error_is_longer_than_it_can_be_read(tmp_path, capsys):
     assert shortened("a" * 201 + " b") == "a" * 97 + " ... " + "a" * 97 + " b"
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_conversation_ends_at_once_when_it_is_terminated(uninterrupted, monkeypatch, capsys, number):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda *_: signal.raise_signal(number))
+    assert run_command(chat.main, [str(uninterrupted), "--device", "cpu"]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
 def test_an_error_after_a_prompt_is_on_a_line_of_its_own(uninterrupted, monkeypatch, capsys):
     def fail(*_):
         raise MemoryError

@@ -239,3 +239,11 @@ def test_a_run_deleted_while_it_trains_is_one_sentence_and_stays_deleted(flags, 
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].endswith("cannot be written, because its directory does not exist any more")
     assert not out.exists()
+
+
+def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    argv = [str(tmp_path / "empty.txt"), "--out", str(tmp_path / "a/out"), "--tokenizer", "char"]
+    assert run_command(prepare.main, argv) == 2
+    assert "contains no text" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["empty.txt"]

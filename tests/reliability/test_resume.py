@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from gpt.training.manifest import sealed
 from tests.reliability.conftest import contents, rows, run
 
 
@@ -98,6 +99,16 @@ def test_lost_checkpoints_are_refused_unless_one_means_it(stopped, uninterrupted
     assert line.endswith("no valid checkpoint remains; restore one from a copy, or begin again with --from-scratch")
     assert (rows(stopped), (stopped / "best/model.safetensors").read_bytes()) == before
     assert run("--resume", stopped, "--from-scratch") == 0
+    assert contents(stopped) == contents(uninterrupted)
+
+
+def test_a_run_that_had_no_checkpoint_yet_begins_again_and_says_so(stopped, uninterrupted, capsys):
+    shutil.rmtree(stopped / "checkpoints")
+    manifest = json.loads((stopped / "manifest.json").read_text()) | {"checkpoint": 0}
+    del manifest["sha256"]
+    (stopped / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    assert run("--resume", stopped) == 0
+    assert "no checkpoint was saved yet; the run begins again at step 0" in capsys.readouterr().err
     assert contents(stopped) == contents(uninterrupted)
 
 
