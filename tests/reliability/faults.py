@@ -8,12 +8,14 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.numpy
+from tqdm import tqdm
 
 from gpt.cli import run_command
 
@@ -88,6 +90,7 @@ def run_with(main: Callable, argv: list, directory: Path, fault: Fault | None = 
     if pid == 0:
         code = TRACEBACK
         try:
+            tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and would stay locked by a killed one
             _redirect(output)
             events = Events(directory, fault)
             events.install()
