@@ -7,22 +7,25 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
 import tinytensor as tt
-from gpt.cli import configure_process, make_parser, parse, run_command
-from gpt.corpus.tokens import META_FILE, Tokens, open_tokens
+from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
+from gpt.corpus.tokens import META_FILE, Tokens
+from gpt.directories import locked
+from gpt.errors import UserError
 from gpt.generation.stream import write_sample
 from gpt.model import GPTConfig
 from gpt.options import build, check_options, option
+from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.checkpoint import Progress
-from gpt.training.metrics import write_plot
+from gpt.training.metrics import divergence, write_plot
 from gpt.training.recipe import PRESETS, RENAMED, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
-    GracefulExit,
     Throughput,
     build_model,
     build_optimizer,
@@ -42,47 +45,67 @@ class RunOptions:
     preset: str = option("default", "named settings, which the flags below change", choices=tuple(PRESETS))
     out: str = option("", "directory of the new run (default runs/PRESET-1, -2, ...)")
     resume: str = option("", "directory of a run to resume, bit-exactly")
+    from_scratch: bool = option(False, "with --resume: begin again at step 0 if the checkpoints are lost or invalid")
     stop_after: int = option(0, "stop after this step, as if interrupted; 0 runs to the end", at_least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.from_scratch and not self.resume:
+            raise UserError("--from-scratch: needs --resume and the directory of a run")
 
 
 GROUPS = {"run": RunOptions, "model": GPTConfig, "training": TrainConfig}
 
 
-def start(argv: Sequence[str] | None) -> tuple[RunOptions, Run]:
-    """The options, and the new or resumed run that they ask for."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: start or resume a run, and train."""
     parser = make_parser("python train.py", "Train a GPT on text.", GROUPS, PRESETS["default"])
     given = parse(parser, GROUPS, argv, RENAMED)
     options = build(RunOptions, given)
-    changes = {name: value for name, value in given.items() if name not in ("resume", "stop_after")}
+    changes = {name: value for name, value in given.items() if name not in ("resume", "stop_after", "from_scratch")}
     tt.device(changes.get("device", "auto"))  # if it is missing, fail before anything is written
-    if options.resume:
-        return options, open_run(options.resume, changes)
+    with lossy_output():
+        if options.resume:
+            run = open_run(options.resume, changes)
+            with locked(run.directory), GracefulExit() as exit_requested:
+                run.verify()
+                return train(options, run, *make_model(run), exit_requested)
+        with create_run(options.out, options.preset, *configure(options, changes)) as run:
+            model, optimizer = make_model(run)  # what does not work or fit leaves no directory
+            if run.train.init_from:
+                start_from(model, run.train.init_from)
+        with locked(run.directory), GracefulExit() as exit_requested:
+            return train(options, run, model, optimizer, exit_requested)
+
+
+def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+    """The settings of a new run: a preset's, changed by the flags."""
     settings = PRESETS[options.preset] | changes
     if settings.get("init_from"):
         settings |= inherit(settings["init_from"], changes)
-    model, train = build(GPTConfig, settings), build(TrainConfig, settings)
-    return options, create_run(options.out, options.preset, model, train)
+    return build(GPTConfig, settings), build(TrainConfig, settings)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command: train until the last step, or until Ctrl-C or SIGTERM asks for a checkpoint and an early exit."""
-    options, run = start(argv)
+def make_model(run: Run) -> tuple[Any, Any]:
+    """The model of a run, with its initial weights, and its optimizer."""
+    device = tt.device(run.train.device)
+    configure_process(device, run.train.processes)
+    model = build_model(run.train.model, run.model, run.train.seed, device)
+    return model, build_optimizer(model, run.train)
+
+
+def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_requested: GracefulExit) -> int:
+    """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, tt.device(run.train.device)
-    configure_process(device, config.processes)
-    tokens = open_tokens(run.directory)
+    tokens = run.tokens()
     batches = Batches(tokens.train, run.model.block_size, config.batch_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
-    model = build_model(config.model, run.model, config.seed, device)
-    optimizer = build_optimizer(model, config)
-    backward = make_backward(model, device, config.batch_size)
-    progress, invalid = run.restore(model, optimizer)
-    if config.init_from and progress.step == 0:
+    progress, notes = run.restore(model, optimizer, options.from_scratch)
+    if options.resume and config.init_from and progress.step == 0:
         start_from(model, config.init_from)
-    for sentence in invalid:
-        print(f"skipped: {sentence}", file=sys.stderr)
+    backward = make_backward(model, device, config.batch_size)
+    for sentence in notes:
+        print(f"warning: {sentence}", file=sys.stderr)
     size = sum(parameter.data.size for parameter in model.parameters())
     print(f"model: {config.model} with {size:,} parameters on {device.name}")
     print(describe(tokens))
@@ -92,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     throughput = Throughput(config.batch_size * config.grad_accum_steps * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", mininterval=0.5, dynamic_ncols=True)
-    with bar, GracefulExit() as exit_requested:
+    with bar:
         for step in range(progress.step, last):
             with throughput:
                 lr = tt.cosine_schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
@@ -144,6 +167,8 @@ def finish(run: Run, progress: Progress, device: tt.Device) -> None:
     """Print how the run ended, plot its losses, and write a sample of its text."""
     best = f"{progress.best_val_loss:.4f} at step {progress.best_step}"
     print(f"val loss {progress.val_loss:.4f} at the end, best {best}")
+    if sentence := divergence(run.metrics.rows(), run.model.vocab_size):
+        print(f"warning: {sentence}", file=sys.stderr)
     print(write_plot(run.metrics.rows(), run.directory / "loss.png"))
     print(write_sample(run.directory, device))
     print(f'more text: python -m gpt.generate {run.directory} --prompt "..." --tokens 500')

@@ -3,6 +3,7 @@
 Each room imports only from those above it in this list (`tests/test_layering.py` checks that):
 
     errors, options, files     what every room uses: UserError, settings with bounds, files that are never half-written
+    signals, directories       Ctrl-C and SIGTERM; locks, and new directories that appear whole
     tokenizers/                text to token ids and back
     model/                     GPT-2, the bigram table, and the KV cache
     corpus/                    sources of text, documents, the split, token files

@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-chat`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="use a smaller model")
 
 
 if __name__ == "__main__":

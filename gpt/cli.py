@@ -9,19 +9,25 @@ import dataclasses
 import errno
 import io
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 import tinytensor as tt
 from gpt.errors import UserError, did_you_mean
 from gpt.options import flag
+from gpt.signals import Terminated, handled, interrupt
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
 TYPE_NAMES = {int: "a whole number", float: "a number"}
+USER_ERRNOS = {getattr(errno, f"E{name}") for name in ["NOSPC", "DQUOT", "FBIG", "ACCES", "ROFS", "IO", "NAMETOOLONG"]}
+SMALLER_BATCH = "lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
+LONGEST_VALUE, LONGEST_MESSAGE = 200, 600  # characters shown in an error
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,11 +78,20 @@ def parse(
     if unknown:
         raise unknown_flag(parser, unknown[0].partition("=")[0], renamed or {})
     settings = vars(namespace)
+    for name, value in settings.items():
+        if value == "":
+            raise UserError(f"{spelling(parser, name)}: must be given a value, not an empty one")
     for cls in groups.values():
         for field in dataclasses.fields(cls):
             if field.name in settings:
                 settings[field.name] = convert(field, settings[field.name])
     return settings
+
+
+def spelling(parser: Parser, name: str) -> str:
+    """How a setting is written on the command line: `--n-embd`, or `DIR` for an argument without a flag."""
+    action = next(action for action in parser._actions if action.dest == name)
+    return flag(name) if action.option_strings else str(action.metavar)
 
 
 def unknown_flag(parser: Parser, name: str, renamed: Mapping[str, str]) -> UserError:
@@ -122,30 +137,93 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """The exit code of `main(argv)`; an error that the user can put right becomes one line on stderr and code 2."""
+class LossyStream:
+    """A text stream that drops what it cannot write, so that a reader who leaves does not end the work.
+
+    stream: an open text stream, or None, which is what Python has for one that was closed before it started.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = io.StringIO() if stream is None else stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or drop it; returns its length."""
+        with self._lossy():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or drop it."""
+        with self._lossy():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _lossy(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            drop_output(self._stream)
+
+
+@contextmanager
+def lossy_output() -> Iterator[None]:
+    """Within it, stdout and stderr drop what they cannot write: for commands whose result is in files."""
+    with redirect_stdout(LossyStream(sys.stdout)), redirect_stderr(LossyStream(sys.stderr)):  # type: ignore[type-var]
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+
+
+def drop_output(stream: Any) -> None:
+    """Send all further output of a stream, and what it still holds, to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def shortened(text: str) -> str:
+    """A message with any value of more than 200 characters cut in its middle; so is the whole if it is very long."""
+    text = re.sub(rf"\S{{{LONGEST_VALUE + 1},}}", lambda found: cut(found.group(), LONGEST_VALUE), text)
+    return cut(text, LONGEST_MESSAGE)
+
+
+def cut(text: str, length: int) -> str:
+    """A text of at most `length` characters: of a longer one the beginning and the end."""
+    half = (length - 5) // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
+
+
+def run_command(
+    main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None, to_save_memory: str = SMALLER_BATCH
+) -> int:
+    """The exit code of `main(argv)`; an error that the user can put right becomes one line on stderr and code 2.
+
+    to_save_memory: what to change if there is too little.
+    """
     try:
-        with warnings.catch_warnings():
+        with handled(interrupt), warnings.catch_warnings():
             # Numbers that overflow are looked for where they matter, and reported in a sentence.
             warnings.simplefilter("ignore", RuntimeWarning)
             return main(argv)
     except (UserError, tt.DeviceError) as error:
         message = str(error)
     except MemoryError:
-        message = (
-            "out of memory: lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
-        )
+        message = f"out of memory: {to_save_memory}"
     except ChildProcessError as error:
         message = f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, Terminated):
+        print("interrupted", file=LossyStream(sys.stderr))
         return 130
     except BrokenPipeError:  # the reader of our output has exited, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+        if error.errno not in USER_ERRNOS:
             raise
         message = f"{error.filename or 'output'}: {error.strerror}"
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {shortened(message)}", file=LossyStream(sys.stderr))
     return 2

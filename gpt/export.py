@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt.cli import make_parser, parse, run_command
+from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
 from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
@@ -25,11 +26,11 @@ def export(source: Path, out: Path) -> None:
         raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
     if not weights.exists():
         raise UserError(f"{weights}: missing; the first evaluation of a run writes it, so train for longer")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not an empty directory; choose another")
-    with writing(out):
-        create_model_directory(out, kind, config, tokenizer_of(source, config))
-    replace_file(out / WEIGHTS_FILE, lambda temporary: shutil.copyfile(weights, temporary))
+    require_free(out, str(out))
+    tokenizer = tokenizer_of(source, config)
+    with new_directory([out], out.name) as new, writing(out):
+        create_model_directory(new.path, kind, config, tokenizer)
+        replace_file(new.path / WEIGHTS_FILE, lambda temporary: shutil.copyfile(weights, temporary))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-export`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="end other programs, or use a machine with more memory")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,19 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if "No such file" in str(error) and not os.path.exists(os.path.dirname(path) or os.curdir):
+            raise UserError(f"{path}: cannot be written, because its directory does not exist any more") from None
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be written ({reason}); free some space or choose another directory") from None
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn a failure to read `path` into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def sync(path: str | Path) -> None:

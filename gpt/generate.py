@@ -28,9 +28,11 @@ def show_all(prompt: str, samples: int, pieces: Iterable[tuple[int, str]]) -> No
     """Show one text as it comes, or several once they are complete."""
     if samples == 1:
         show(prompt)
-        for _, piece in pieces:
-            show(piece)
-        show("\n")
+        try:
+            for _, piece in pieces:
+                show(piece)
+        finally:
+            show("\n")  # before an error, too
         return
     texts = [prompt] * samples
     for i, piece in pieces:
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script():
     """The exit code of the command `tinytensor-generate`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="lower --samples, or use a smaller model")
 
 
 if __name__ == "__main__":

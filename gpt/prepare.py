@@ -6,13 +6,15 @@ trains on the result. The work is done by `gpt.corpus.preparation`.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from gpt.cli import make_parser, parse, run_command
+from gpt.cli import lossy_output, make_parser, parse, run_command
 from gpt.corpus.preparation import Preparation, PrepareOptions
 from gpt.corpus.sources import open_source
 from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import META_FILE
+from gpt.directories import locked
 from gpt.options import build
 
 NAMES_SHOWN = 5
@@ -38,16 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse(parser, groups, argv)
     options = build(PrepareOptions, given)
     source = open_source(given["source"], options.text_column, options.streaming)
-    preparation = Preparation(source, options)
-    if preparation.files.is_resumed:
-        print(f"resuming after {preparation.files.state['source_bytes']:,} bytes of {source.name}")
-    report(preparation.run(), options.out)
+    with lossy_output(), locked(Path(options.out)):
+        preparation = Preparation(source, options)
+        if preparation.files.is_resumed:
+            print(f"resuming after {preparation.files.state['source_bytes']:,} bytes of {source.name}", flush=True)
+        report(preparation.run(), options.out)
     return 0
 
 
 def console_script():
     """The exit code of the command `tinytensor-prepare`."""
-    return run_command(main)
+    return run_command(main, to_save_memory="lower --workers or --vocab-size")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ takes its place, and the directory is one that `--data` accepts.
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus.encoding import Encoded
 from gpt.corpus.split import SPLITS
-from gpt.corpus.tokens import FORMAT, META_FILE, STATE_FILE
+from gpt.corpus.tokens import FORMAT, META_FILE, STATE_FILE, VERIFIED_FILE, remember, sample_digest, scan
 from gpt.errors import UserError
-from gpt.files import replace_json, sha256, sync, writing
+from gpt.files import replace_json, sync, writing
 from gpt.tokenizers.files import DTYPES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 SAVE_SECONDS = 5
@@ -46,9 +47,10 @@ class TokenFiles:
 
     def _open_state(self) -> dict[str, Any]:
         """The state of an unfinished preparation, or of a new one."""
-        if (self.directory / META_FILE).exists():
-            raise UserError(f"--out {self.directory}: already contains a prepared corpus; choose another --out")
         path = self.directory / STATE_FILE
+        # with a state too, its process was killed at the last instant: finish it again
+        if (self.directory / META_FILE).exists() and not path.exists():
+            raise UserError(f"--out {self.directory}: already contains a prepared corpus; choose another --out")
         if path.exists():
             state = self._read_state(path)
             if state["settings"] == self.settings:
@@ -124,6 +126,8 @@ class TokenFiles:
     def finish(self, source: str, dtype: str, vocab_size: int) -> dict[str, Any]:
         """Write `meta.json` and remove the state; returns what was written."""
         state, kind = self.state, DTYPES[dtype]
+        paths = {name: self.directory / f"{name}.bin" for name in SPLITS}
+        scanned = {name: scan(path, kind) for name, path in paths.items()}
         content = {
             "format": FORMAT,
             "source": source,
@@ -134,16 +138,21 @@ class TokenFiles:
             "vocab_size": vocab_size,
             "unreadable": state["unreadable"],
             "unreadable_names": state["unreadable_names"],
-            "sha256": {name: sha256(self.directory / f"{name}.bin") for name in SPLITS},
+            "sha256": {name: found["sha256"] for name, found in scanned.items()},
+            "samples": {name: sample_digest(path) for name, path in paths.items()},
             "settings": self.settings,
         }
+        remember([self.directory], scanned)
         replace_json(self.directory / META_FILE, content)
         (self.directory / STATE_FILE).unlink()
         return content
 
     def discard(self) -> None:
         """Remove what was written, so that the command can be given again with other settings."""
-        for name in (STATE_FILE, *(f"{name}.bin" for name in SPLITS), TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        with suppress(UserError):  # first of all, so that a process killed meanwhile leaves a state that fits
+            replace_json(self.directory / STATE_FILE, {**INITIAL, "settings": self.settings})
+        tokens = (f"{name}.bin" for name in SPLITS)
+        for name in (*tokens, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VERIFIED_FILE, STATE_FILE):
             (self.directory / name).unlink(missing_ok=True)
         sync(self.directory)
 

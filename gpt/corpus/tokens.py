@@ -2,20 +2,32 @@
 
 `token_files` writes such directories. A run that trains on one that `python -m gpt.prepare` made does not copy it: its
 own `meta.json` names the directory and repeats the checksums.
+
+Sizes and the checksum of a sample of blocks are compared whenever token files are opened. `verify_tokens` also reads
+the whole of a file once, and remembers its size and time of modification, so that it need not be read again.
 """
 
+import hashlib
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from gpt.errors import UserError
 from gpt.files import replace_json
 
 META_FILE = "meta.json"
 STATE_FILE = "state.json"  # in its place while a preparation is unfinished
+VERIFIED_FILE = ".verified.json"  # what `verify_tokens` remembers
 FORMAT = "tinytensor tokens 1"
+SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16
+SCAN_BYTES = 1 << 20
+BAR_DELAY = 1  # seconds before a progress bar appears, so that small files show none
 
 
 @dataclass(frozen=True)
@@ -49,19 +61,26 @@ def link_tokens(prepared: str | Path, directory: Path) -> None:
 
 def open_tokens(directory: str | Path) -> Tokens:
     """The Tokens in a directory, or those it points at; UserError if a file is missing or was changed."""
-    path = Path(directory) / META_FILE
+    path, content = find_meta(directory)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "directory" in content:
-            path = require_same(content)
         dtype = np.dtype(content["dtype"])
-        train, val = (_map(path.parent / f"{name}.bin", dtype, content[name]) for name in ("train", "val"))
+        train, val = (_map(path.parent / f"{name}.bin", dtype, content, name) for name in ("train", "val"))
         return Tokens(train, val, content["source"], content.get("unreadable", 0))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
 
 
-def require_same(content: dict) -> Path:
+def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The `meta.json` beside the token files that a directory has or points at, and its content. Raises UserError."""
+    path = Path(directory) / META_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return (require_same(content) if "directory" in content else path), content
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: corrupt or missing ({error})") from None
+
+
+def require_same(content: dict[str, Any]) -> Path:
     """The path of the `meta.json` that a run's points at; UserError if the token files there have changed."""
     path = Path(content["directory"]) / META_FILE
     if json.loads(path.read_text(encoding="utf-8"))["sha256"] != content["sha256"]:
@@ -69,8 +88,84 @@ def require_same(content: dict) -> Path:
     return path
 
 
-def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """The `count` token ids of a file, memory-mapped."""
-    if path.stat().st_size != count * dtype.itemsize:
-        raise UserError(f"{path}: corrupt, {path.stat().st_size} bytes instead of {count * dtype.itemsize}")
+def _map(path: Path, dtype: np.dtype, content: dict[str, Any], name: str) -> np.ndarray:
+    """The token ids of a split's file, memory-mapped."""
+    size, expected = path.stat().st_size, content[name] * dtype.itemsize
+    if size != expected:
+        raise UserError(f"{path}: corrupt, {size} bytes instead of {expected}")
+    if "samples" in content and sample_digest(path) != content["samples"][name]:  # the first version has none
+        raise changed(path)
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def changed(path: Path) -> UserError:
+    """The error for a token file that is not the one that was written."""
+    return UserError(f"{path}: is not the file that was prepared: restore it from a copy, or prepare the text again")
+
+
+def sample_digest(path: Path) -> str:
+    """The SHA-256 of blocks that are spread evenly over a file, from its first byte to its last."""
+    digest = hashlib.sha256()
+    room = max(path.stat().st_size - BLOCK_BYTES, 0)
+    with open(path, "rb") as file:
+        for begin in sorted({room * i // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
+            file.seek(begin)
+            digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def scan(path: Path, dtype: np.dtype) -> dict[str, Any]:
+    """What is remembered of a token file after reading all of it: when and how long it was, SHA-256, largest id."""
+    digest, largest = hashlib.sha256(), 0
+    identity = _identity(path)
+    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "delay": BAR_DELAY}
+    with open(path, "rb") as file, tqdm(total=identity["bytes"], desc=f"verify {path.name}", **options) as bar:
+        while block := file.read(SCAN_BYTES):
+            digest.update(block)
+            largest = max(largest, int(np.frombuffer(block, dtype).max()))
+            bar.update(len(block))
+    return {**identity, "sha256": digest.hexdigest(), "largest": largest}
+
+
+def _identity(path: Path) -> dict[str, int]:
+    """By what a file that was not written to since is recognised."""
+    status = path.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def remember(directories: Iterable[Path], scanned: dict[str, Any]) -> None:
+    """Save what `scan` found {split: result} in the first directory that can be written to, or nowhere."""
+    for directory in directories:
+        with suppress(UserError):
+            replace_json(directory / VERIFIED_FILE, scanned)
+            return
+
+
+def _remembered(directories: Iterable[Path], name: str, path: Path) -> dict[str, Any] | None:
+    """What `scan` found in a split's file, unless it was written to since."""
+    for directory in directories:
+        with suppress(OSError, KeyError, TypeError, ValueError):
+            found = json.loads((directory / VERIFIED_FILE).read_text(encoding="utf-8"))[name]
+            if _identity(path).items() <= found.items() and {"sha256", "largest"} <= found.keys():
+                return found
+    return None
+
+
+def verify_tokens(directory: Path, vocab_size: int) -> None:
+    """Read all tokens of a run's directory, unless that was done; UserError if they were changed or are too large."""
+    meta, content = find_meta(directory)
+    places = (meta.parent, directory)
+    scanned = {}
+    try:
+        for name in ("train", "val"):
+            path = meta.parent / f"{name}.bin"
+            found = _remembered(places, name, path) or scan(path, np.dtype(content["dtype"]))
+            scanned[name] = found
+            if found["sha256"] != content.get("sha256", {}).get(name, found["sha256"]):  # the first version has none
+                raise changed(path)
+            if found["largest"] >= vocab_size:
+                raise UserError(f"{path}: has token id {found['largest']}, but the vocabulary only {vocab_size} tokens")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{meta}: corrupt or missing ({error})") from None
+    if any(_remembered(places, name, meta.parent / f"{name}.bin") is None for name in scanned):
+        remember(places, scanned)

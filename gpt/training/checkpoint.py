@@ -1,12 +1,14 @@
 """Checkpoints: everything needed to resume a run, each complete or absent.
 
 A checkpoint is a directory `step-000500` with `model.safetensors`, `optimizer.safetensors` and `state.json`, which
-holds the progress and each file's size and SHA-256. It is written under a temporary name, flushed to the disk, and
-renamed. Since all randomness is a function of (seed, step), there is no generator state to save.
+holds the progress, each file's size and SHA-256, and its own. It is written under a temporary name, flushed to the
+disk, and renamed; it is renamed again before it is deleted. Other names in the same directory, such as those of copies,
+are left alone. Since all randomness is a function of (seed, step), there is no generator state to save.
 """
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +19,14 @@ from safetensors import SafetensorError
 
 from gpt.errors import UserError
 from gpt.files import sha256, sync, writing
+from gpt.training.manifest import is_sealed, sealed
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.safetensors import host_arrays, write
 
 PARTS = (WEIGHTS_FILE, "optimizer.safetensors")
 PROGRESS_FILE = "state.json"
+NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,})")  # of a checkpoint
+LEFTOVER = re.compile(r"\.step-[0-9]+\.(tmp|old)")  # of a process that was killed while it wrote or deleted one
 
 
 class InvalidCheckpoint(Exception):
@@ -49,22 +54,61 @@ class Checkpoint:
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write `root/step-NNNNNN`, then remove all but the newest `keep`. UserError, with nothing changed, if it fails."""
+    """Write `root/step-NNNNNN`, then remove all but the newest `keep`. UserError, with nothing lost, if it fails.
+
+    Later checkpoints are kept: they were invalid when the run was resumed, and are replaced when it reaches their step.
+    """
     final = root / f"step-{checkpoint.progress.step:06d}"
     temporary = root / f".{final.name}.tmp"
     try:
         with writing(final):
-            _remove_leftovers(root)
-            temporary.mkdir(parents=True)
+            root.mkdir(exist_ok=True)  # without its parents: if the run was deleted, it stays so
+            remove_leftovers(root)
+            temporary.mkdir()
             _write(temporary, checkpoint)
-            if final.exists():  # an invalid one of the same step, skipped when the run was resumed
-                shutil.rmtree(final)
+            if os.path.lexists(final):
+                _remove(final)
             os.rename(temporary, final)
             sync(root)
+            prune_checkpoints(root, checkpoint.progress.step, keep)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _saved(root)[:-keep]:
-        shutil.rmtree(old)
+
+
+def prune_checkpoints(root: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` of the checkpoints up to `step`."""
+    for old in saved_checkpoints(root, step)[:-keep]:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; being renamed first, it is never there in part."""
+    condemned = path.with_name(f".{path.name}.old")
+    os.rename(path, condemned)
+    _delete(condemned)
+
+
+def _delete(path: Path) -> None:
+    """Delete a directory, a file or a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed process left incomplete."""
+    for path in _entries(root):
+        if LEFTOVER.fullmatch(path.name):
+            _delete(path)
+
+
+def discard_checkpoints(root: Path) -> None:
+    """Delete all checkpoints."""
+    with writing(root):
+        remove_leftovers(root)
+        for path in saved_checkpoints(root):
+            _remove(path)
 
 
 def _write(directory: Path, checkpoint: Checkpoint) -> None:
@@ -73,7 +117,7 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
     for name, state in zip(PARTS, (checkpoint.model, checkpoint.optimizer), strict=True):
         write(directory / name, host_arrays(state))
         files[name] = _fingerprint(directory / name)
-    content = {"progress": asdict(checkpoint.progress), "files": files}
+    content = sealed({"progress": asdict(checkpoint.progress), "files": files})
     (directory / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in (*directory.iterdir(), directory):
         sync(path)
@@ -82,7 +126,7 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
 def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest valid checkpoint under `root`, or None, and sentences about newer, invalid ones."""
     invalid: list[str] = []
-    for path in reversed(_saved(root)):
+    for path in reversed(saved_checkpoints(root)):
         try:
             return load_checkpoint(path), invalid
         except InvalidCheckpoint as error:
@@ -94,22 +138,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint directory and verify its checksums. Raises InvalidCheckpoint."""
     try:
         state = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        if "sha256" in state and not is_sealed(state):  # earlier versions have none
+            raise InvalidCheckpoint(f"{path}: invalid ({PROGRESS_FILE} is not the file that was saved)")
         for name in PARTS:
             if _fingerprint(path / name) != state["files"][name]:
                 raise InvalidCheckpoint(f"{path}: invalid ({name} is not the file that was saved)")
         model, optimizer = (safetensors.numpy.load_file(path / name) for name in PARTS)
         progress = Progress(**state["progress"])
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        if type(progress.step) is not int or progress.step != step_of(path):
+            raise InvalidCheckpoint(f"{path}: invalid (it was saved at step {progress.step})")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path}: invalid ({error})") from None
     return Checkpoint(progress, model, optimizer)
-
-
-def require_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """`load_newest`, but UserError if there are checkpoints and none is valid."""
-    checkpoint, invalid = load_newest(root)
-    if checkpoint is None and invalid:
-        raise UserError(f"{'; '.join(invalid)}: no valid checkpoint remains, start the run again with another --out")
-    return checkpoint, invalid
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -117,12 +157,23 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _saved(root: Path) -> list[Path]:
-    """Checkpoint directories under `root`, oldest first."""
-    return sorted(root.glob("step-*"), key=lambda path: (len(path.name), path.name))
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint; -1 for any other name."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Remove what a killed process left incomplete."""
-    for path in root.glob(".step-*.tmp"):
-        shutil.rmtree(path)
+def saved_checkpoints(root: Path, last: int | None = None) -> list[Path]:
+    """Checkpoint directories under `root`, oldest first, up to those of step `last`."""
+    found = sorted((step_of(path), path) for path in _entries(root) if step_of(path) >= 0 and os.path.isdir(path))
+    return [path for step, path in found if last is None or step <= last]
+
+
+def _entries(root: Path) -> list[Path]:
+    """What a directory contains; nothing if it is missing. UserError if it cannot be read."""
+    try:
+        return [*root.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{root}: cannot be read ({error.strerror})") from None

@@ -5,14 +5,17 @@ of one that was not.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt.files import replace_file, replace_text, writing
+from gpt.files import reading, replace_file, replace_text, writing
 
 Row = dict[str, Any]
+
+FAR_ABOVE = 1.0  # nats per token
 
 
 class Metrics:
@@ -27,27 +30,64 @@ class Metrics:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[Row]:
-        """All rows, up to the first that a crash truncated."""
-        if not self.path.exists():
-            return []
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        """All rows that can be read."""
+        return self.read()[0]
 
-    def truncate(self, step: int) -> None:
-        """Remove the rows after `step`; the run resumes from there and will write them again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
+    def read(self) -> tuple[list[Row], list[str]]:
+        """All rows that can be read, and sentences about the others, but for a last line that a crash truncated."""
+        rows, invalid = [], []
+        with reading(self.path):
+            content = self.path.read_bytes() if self.path.exists() else b""
+        for number, line in enumerate(content.splitlines(keepends=True), 1):
+            if row := parse_row(line):
+                rows.append(row)
+            elif line.endswith(b"\n"):
+                invalid.append(f"{self.path}: line {number} is corrupt and left out")
+        return rows, invalid
+
+    def truncate(self, step: int) -> list[str]:
+        """Remove the rows after `step`, which the run will write again; returns sentences about those left out."""
+        rows, invalid = self.read()
+        kept = [row for row in rows if row["step"] <= step]
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        return invalid
 
     def sync(self) -> None:
         """Flush the rows to the disk."""
         if self.path.exists():
             with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+
+
+def parse_row(line: bytes) -> Row | None:
+    """The row on a line, or None if it is not one."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    valid = isinstance(row, dict) and type(row.get("step")) is int
+    return row if valid and all(type(value) in (int, float) for value in row.values()) else None
+
+
+def divergence(rows: list[Row], vocab_size: int) -> str | None:
+    """A sentence if the validation loss ended far above that of uniform guesses, or the training loss above its start.
+
+    vocab_size: how many tokens there are to guess from.
+    """
+    trained = [row["train_loss"] for row in rows if "train_loss" in row]
+    evaluated = [row["val_loss"] for row in rows if "val_loss" in row]
+    if not trained or not evaluated:
+        return None
+    uniform = math.log(vocab_size)
+    if evaluated[-1] <= uniform + FAR_ABOVE and trained[-1] <= trained[0] + FAR_ABOVE:
+        return None
+    reason = "it diverged: lower --lr, raise --warmup-steps or set --grad-clip"
+    if trained[-1] <= min(trained[0], uniform):
+        reason = "it has overfitted: train for fewer --steps, or on more text"
+    return (
+        f"the training loss began at {trained[0]:.4g} and ended at {trained[-1]:.4g}, the validation loss at "
+        f"{evaluated[-1]:.4g}, and uniform guesses have {uniform:.4g}; {reason}"
+    )
 
 
 def write_plot(rows: Iterable[Row], path: Path) -> str:

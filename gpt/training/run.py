@@ -5,28 +5,42 @@ It contains
     config.json tokenizer.json meta.json train.bin val.bin    written once, when the run is created
     metrics.jsonl checkpoints/step-000500/                    the record, and what `--resume` starts from
     best/                                                     the model with the lowest validation loss
+    manifest.json                                             what these files were, which a resumption verifies
     loss.png sample.txt                                       written at the end
 """
 
 import dataclasses
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.tokens import Tokens, open_tokens, verify_tokens
+from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
-from gpt.files import replace_json, writing
+from gpt.files import replace_json, sync, writing
 from gpt.model import GPTConfig
 from gpt.options import flag
 from gpt.tokenizers.load import Tokenizer
-from gpt.training.checkpoint import Checkpoint, Progress, require_checkpoint, save_checkpoint
+from gpt.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    discard_checkpoints,
+    load_newest,
+    prune_checkpoints,
+    remove_leftovers,
+    save_checkpoint,
+)
 from gpt.training.data import open_data, require_windows
+from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig
-from gpt.weights.directory import create_model_directory, save_weights
+from gpt.weights.directory import WEIGHTS_FILE, create_model_directory, save_weights
 from tinytensor.parallel import available_cores
 
 RUN_FILE = "config.json"
@@ -45,37 +59,77 @@ class Run:
     train: TrainConfig
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.directory / "metrics.jsonl")
-        self.best = self.directory / "best"
-        self.checkpoints = self.directory / "checkpoints"
+        self.manifest = Manifest(self.directory)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The rows logged so far."""
+        return Metrics(self.directory / "metrics.jsonl")
+
+    @property
+    def best(self) -> Path:
+        """The directory of the best model."""
+        return self.directory / "best"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self.directory / "checkpoints"
+
+    def config(self) -> dict[str, Any]:
+        """The settings by group."""
+        return {"model": asdict(self.model), "train": asdict(self.train)}
 
     def save_config(self) -> None:
         """Write `config.json`; a directory that has it is a run."""
-        content = {
-            "format": RUN_FORMAT,
-            "preset": self.preset,
-            "model": asdict(self.model),
-            "train": asdict(self.train),
-        }
-        replace_json(self.directory / RUN_FILE, content)
+        replace_json(self.directory / RUN_FILE, {"format": RUN_FORMAT, "preset": self.preset, **self.config()})
+
+    def verify(self) -> None:
+        """Raise UserError if a file that a resumption reads is not what it was; see `gpt.training.manifest`."""
+        self.manifest.verify(self.config(), RESUMABLE)
+
+    def tokens(self) -> Tokens:
+        """The tokens to train on, verified."""
+        tokens = open_tokens(self.directory)
+        verify_tokens(self.directory, self.model.vocab_size)
+        return tokens
 
     def save(self, progress: Progress, model: Any, optimizer: Any) -> None:
         """Write a checkpoint; the metrics up to it are flushed to the disk first."""
         self.metrics.sync()
         checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict())
         save_checkpoint(self.checkpoints, checkpoint, self.train.keep_checkpoints)
+        self.manifest.record_checkpoint(progress.step)
 
     def record_val_loss(self, progress: Progress, val_loss: float, model: Any) -> None:
         """Record a validation loss; the model with the lowest so far becomes the run's best one."""
         progress.val_loss = val_loss
         if progress.best_val_loss is None or val_loss < progress.best_val_loss:
             progress.best_val_loss, progress.best_step = val_loss, progress.step
-            save_weights(self.best, self.model, model.state_dict())
+            self._save_best(model)
 
-    def restore(self, model: Any, optimizer: Any) -> tuple[Progress, list[str]]:
-        """Load the newest valid checkpoint, if there is one: its Progress, and sentences about invalid ones."""
-        checkpoint, invalid = require_checkpoint(self.checkpoints)
+    def _save_best(self, model: Any) -> None:
+        """Replace the best weights; the manifest knows the new ones before they are in place."""
+        beside = self.directory / ".best.tmp"
+        try:
+            with writing(self.best):
+                beside.mkdir(exist_ok=True)
+                save_weights(beside, self.model, model.state_dict())
+                self.manifest.record_best(beside / WEIGHTS_FILE)
+                os.replace(beside / WEIGHTS_FILE, self.best / WEIGHTS_FILE)
+                sync(self.best)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def restore(self, model: Any, optimizer: Any, from_scratch: bool = False) -> tuple[Progress, list[str]]:
+        """Load the newest valid checkpoint, if there is one: its Progress, and sentences about what is invalid.
+
+        from_scratch: begin at step 0 where no valid checkpoint remains, which is a UserError otherwise.
+        """
+        checkpoint, notes = load_newest(self.checkpoints)
         progress = Progress()
+        if checkpoint and from_scratch:
+            raise UserError(f"--from-scratch: {self.checkpoints} has a valid checkpoint; resume it without the flag")
         if checkpoint:
             progress = checkpoint.progress
             try:
@@ -83,33 +137,61 @@ class Run:
                 optimizer.load_state_dict(checkpoint.optimizer)
             except ValueError as error:
                 raise UserError(f"{self.checkpoints}: does not fit the model in {RUN_FILE} ({error})") from None
+            if not notes and progress.step < (self.manifest.checkpoint or 0):
+                notes = [f"{self.checkpoints}: the checkpoint of step {self.manifest.checkpoint} is missing"]
+        elif from_scratch:
+            discard_checkpoints(self.checkpoints)
+        else:
+            self._require_no_progress(notes)
+            if self.metrics.rows():
+                notes = [f"{self.checkpoints}: no checkpoint was saved yet; the run begins again at step 0"]
         if progress.step > self.train.steps:
             raise UserError(f"--steps {self.train.steps}: the run is already at step {progress.step}")
-        self.metrics.truncate(progress.step)
+        with writing(self.checkpoints):
+            remove_leftovers(self.checkpoints)
+            prune_checkpoints(self.checkpoints, progress.step, self.train.keep_checkpoints)
+        notes += self.metrics.truncate(progress.step)
+        self.manifest.record_checkpoint(progress.step)
         self.save_config()  # with --steps and --device as they are from now on
-        return progress, invalid
+        return progress, notes
+
+    def _require_no_progress(self, notes: list[str]) -> None:
+        """Raise UserError if the run had checkpoints, or must have had some, although there is no valid one."""
+        saved = self.manifest.checkpoint
+        if saved is None:  # the run of an earlier version
+            saved = max((row["step"] for row in self.metrics.rows()), default=0)
+            saved = saved if saved >= self.train.checkpoint_interval else 0
+        if notes or saved:
+            found = "; ".join(notes) or f"{self.checkpoints}: has no checkpoint, but the run has reached step {saved}"
+            raise UserError(
+                f"{found}: no valid checkpoint remains; restore one from a copy, or begin again with --from-scratch"
+            )
 
 
-def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> Run:
-    """Make a new run directory: tokens, tokenizer, configuration. UserError, and no directory, if anything is wrong."""
+@contextmanager
+def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> Iterator[Run]:
+    """Yield a new run, complete but beside its place, which it takes once the block has ended.
+
+    Without `out`, its place is the first free of runs/PRESET-1, runs/PRESET-2, ... UserError if anything is wrong; if
+    that or another exception is raised, also in the block, no directory is left.
+    """
     check_free(out)
     write_data = open_data(train.data, train.init_from)
     # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
     train = dataclasses.replace(train, processes=train.processes or available_cores())
-    with writing(out or "runs"):
-        directory = make_directory(out, preset)
-    try:
-        with writing(directory):
-            tokenizer = write_data(directory)
-            require_windows(directory, train.data, model.block_size)
-            model = fit_vocabulary(model, tokenizer)
-            run = Run(directory, preset, model, train)
-            create_model_directory(run.best, train.model, model, tokenizer)
+    place = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
+    with new_directory([place] if out else numbered, place.name or preset) as new:
+        with writing(out or "runs"):
+            tokenizer = write_data(new.path)
+            require_windows(new.path, train.data, model.block_size)
+            run = Run(new.path, preset, fit_vocabulary(model, tokenizer), train)
+            create_model_directory(run.best, train.model, run.model, tokenizer)
+        run.tokens()
         run.save_config()
-    except BaseException:  # Ctrl-C too: an incomplete run is useless, and would block the next attempt
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    return run
+        run.manifest.create(run.config(), 0)
+        yield run
+    run.directory = run.manifest.directory = new.path
 
 
 def fit_vocabulary(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
@@ -121,28 +203,10 @@ def fit_vocabulary(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 
 def check_free(out: str) -> None:
     """Raise UserError if `--out` names something that exists and is not an empty directory."""
-    path = Path(out) if out else None
-    if path is None or not path.exists():
-        return
-    if (path / RUN_FILE).exists():
+    if (Path(out) / RUN_FILE).exists() and out:
         raise UserError(f"--out {out}: already contains a run; resume it with --resume {out} or choose another --out")
-    if not path.is_dir() or any(path.iterdir()):
-        raise UserError(f"--out {out}: exists and is not an empty directory; choose another --out")
-
-
-def make_directory(out: str, preset: str) -> Path:
-    """Create the directory `out`, or without one the first free of runs/PRESET-1, runs/PRESET-2, ..."""
     if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return Path(out)
-    for number in itertools.count(1):
-        path = Path("runs", f"{preset}-{number}")
-        try:
-            path.mkdir(parents=True)
-            break
-        except FileExistsError:
-            continue
-    return path
+        require_free(Path(out), f"--out {out}")
 
 
 def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:

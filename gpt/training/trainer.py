@@ -1,12 +1,10 @@
-"""The parts of the training loop in `train.py`: build, step, evaluate, stop.
+"""The parts of the training loop in `train.py`: build, step, evaluate.
 
 Every random draw is made under a key of (seed, purpose, step), so a step repeats to the bit whenever it is run. Losses
 stay on the device until they are read.
 """
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -120,28 +118,3 @@ class Throughput:
         throughput = round(self.tokens / self.seconds)
         self.tokens, self.seconds = 0, 0.0
         return throughput
-
-
-class GracefulExit:
-    """True after the first Ctrl-C or SIGTERM, so that the loop can save and exit; a second one raises at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> "GracefulExit":
-        self.received = False
-        self.previous = {}
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
-            self.previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, *_: object) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def __bool__(self) -> bool:
-        return self.received

@@ -113,6 +113,11 @@ def test_user_errors_are_one_line_and_exit_code_2(error, message, capsys):
     assert captured.out == ""
 
 
+def test_each_command_names_what_would_save_memory(capsys):
+    assert run_command(failing(MemoryError()), to_save_memory="lower --samples") == 2
+    assert capsys.readouterr().err == "error: out of memory: lower --samples\n"
+
+
 def test_interruption_is_130_and_success_passes_through(capsys):
     assert run_command(failing(KeyboardInterrupt())) == 130
     assert run_command(lambda argv: len(argv), [1, 2, 3]) == 3

@@ -93,7 +93,7 @@ def test_30_steps_and_a_resumption_equal_60_steps(flags, uninterrupted, tmp_path
 
 
 def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tmp_path):
-    """One whose config.json has the former names, and whose meta.json says less."""
+    """One whose config.json has the former names, whose meta.json says less, and which has no manifest."""
     out = tmp_path / "run"
     assert run(*flags, "--out", out, "--stop-after", 30) == 0
     config, meta = (json.loads((out / name).read_text()) for name in ("config.json", "meta.json"))
@@ -102,6 +102,7 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tm
     (out / "config.json").write_text(json.dumps(config))
     kept = ("format", "source", "dtype", "train", "val")
     (out / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
+    (out / "manifest.json").unlink()
     assert run("--resume", out) == 0
     assert_same_run(uninterrupted, out, 60)
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}

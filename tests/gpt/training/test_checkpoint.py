@@ -10,7 +10,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt.errors import UserError
-from gpt.training.checkpoint import Checkpoint, Progress, load_newest, require_checkpoint, save_checkpoint
+from gpt.training.checkpoint import Checkpoint, Progress, load_newest, save_checkpoint
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -48,7 +48,7 @@ def test_only_the_newest_by_step_are_kept(tmp_path):
 
 def test_without_checkpoints_there_is_none(tmp_path):
     assert load_newest(tmp_path) == (None, [])
-    assert require_checkpoint(tmp_path / "missing") == (None, [])
+    assert load_newest(tmp_path / "missing") == (None, [])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -69,13 +69,6 @@ def test_an_invalid_checkpoint_is_named_and_the_previous_one_used(tmp_path, name
     assert loaded.progress.step == 10
     assert len(invalid) == 1
     assert "step-000020: invalid" in invalid[0]
-
-
-def test_without_a_valid_checkpoint_there_is_one_sentence(tmp_path):
-    save_checkpoint(tmp_path, example(10), keep=2)
-    (tmp_path / "step-000010" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"step-000010: invalid.*no valid checkpoint remains"):
-        require_checkpoint(tmp_path)
 
 
 def test_an_invalid_checkpoint_of_the_same_step_is_replaced(tmp_path):

@@ -11,9 +11,17 @@ from gpt.corpus.tokens import open_tokens
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.tokenizers.load import load_tokenizer
+from gpt.training import run as runs
 from gpt.training.recipe import TrainConfig
-from gpt.training.run import create_run, open_run
+from gpt.training.run import open_run
 from tinytensor.parallel import available_cores
+
+
+def create_run(*settings):
+    with runs.create_run(*settings) as run:
+        assert run.directory.name.startswith(".")
+    return run
+
 
 MODEL = GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)
 

@@ -1,8 +1,6 @@
-"""The parts of the loop: accumulation equals one big batch, evaluation changes nothing, Ctrl-C exits gracefully."""
+"""The parts of the loop: accumulation equals one big batch, evaluation changes nothing."""
 
 import dataclasses
-import signal
-import threading
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from gpt.model import GPTConfig
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import (
-    GracefulExit,
     Throughput,
     build_model,
     build_optimizer,
@@ -116,28 +113,3 @@ def test_throughput_counts_the_tokens_of_timed_steps(monkeypatch):
     with throughput:
         pass
     assert throughput.read() == 30
-
-
-@pytest.mark.parametrize("number", GracefulExit.SIGNALS)
-def test_the_first_signal_is_recorded_and_the_second_raises(number):
-    before = signal.getsignal(number)
-    with GracefulExit() as exit_requested:
-        assert not exit_requested
-        signal.raise_signal(number)
-        assert exit_requested
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
-
-
-def test_outside_the_main_thread_signals_are_left_alone():
-    seen = []
-
-    def body():
-        with GracefulExit() as exit_requested:
-            seen.append(bool(exit_requested))
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    assert seen == [False]
