@@ -126,7 +126,11 @@ class _Worker:
 
 def _serve(connection: Any, model: Module, parameters: list, gradients: list) -> None:
     """The loop of a forked process, until the first one closes the connection or exits."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the parent decides
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # they reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
