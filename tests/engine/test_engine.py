@@ -1031,7 +1031,8 @@ def test_what_the_wanted_gradient_does_not_need_may_change(operation):
 
 
 def test_arrays_of_other_kinds():
-    matrix = tt.tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = tt.tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
     assert (matrix * matrix).tolist() == [[1, 4], [9, 16]]
     with pytest.raises(TypeError, match="not a masked array"):
         tt.Tensor(np.ma.array([1.0, 2.0], mask=[0, 1]))

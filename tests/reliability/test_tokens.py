@@ -9,6 +9,7 @@ import pytest
 from gpt import prepare
 from gpt.cli import run_command
 from gpt.corpus import tokens
+from gpt.corpus.token_files import STATE_VERSION
 from tests.reliability.conftest import contents, run
 
 
@@ -105,7 +106,7 @@ def test_a_preparation_killed_at_its_last_instant_is_finished_again(corpus, text
     meta = (corpus / "meta.json").read_bytes()
     content = json.loads(meta)
     state = {
-        "version": 2,
+        "version": STATE_VERSION,
         "settings": content["settings"],
         "units": 1,
         "bytes": {name: 2 * content[name] for name in ("train", "val")},
