@@ -186,7 +186,8 @@ def _expect_like(where: str, name: str, x, shape: tuple[int, ...], other_name: s
     """x has this shape, which follows from the shape of another argument, and that argument's dtype."""
     if x.shape != shape:
         raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
-    _expect_dtype(where, name, x, other_name, other)
+    if x.dtype != other.dtype:
+        _expect_dtype(where, name, x, other_name, other)
 
 
 def _expect_product(where: str, x, weight) -> None:

@@ -333,26 +333,18 @@ class Function:
     def _record(self, inputs: tuple, y: Tensor) -> None:
         """Make this Function the node of y in the graph."""
         y.function, y._requires_grad = self, True
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
-        self._guards = self._make_guards(tensors, y)
-        self._depth = 1 + max([x.function._depth for x in tensors if x.function is not None], default=0)
-        # not the Tensors themselves, which would keep all their arrays alive
-        self._edges = [
-            (_node(x), x._data.shape, x._data.dtype) if needed else None
-            for x, needed in zip(inputs, self.needs_grad, strict=True)
-        ]
-
-    def _make_guards(self, inputs: list[Tensor], y: Tensor) -> list[Guard]:
-        """A guard for each input, and the result, whose memory was saved."""
-        if not self._saved:
-            return []
         saved = {id(_owner(a)) for a in self._saved}
-        guards = [
-            Guard(x.version, x.version.changes, "an input", x.shape) for x in inputs if id(_owner(x._data)) in saved
-        ]
-        if id(_owner(y._data)) in saved:
+        edges, guards, depth = [], [], 0
+        for x, needed in zip(inputs, self.needs_grad, strict=True):
+            # not the Tensors themselves, which would keep all their arrays alive
+            edges.append((_node(x), x._data.shape, x._data.dtype) if needed else None)
+            if isinstance(x, Tensor):
+                depth = depth if x.function is None else max(depth, x.function._depth)
+                if saved and id(_owner(x._data)) in saved:
+                    guards.append(Guard(x.version, x.version.changes, "an input", x.shape))
+        if saved and id(_owner(y._data)) in saved:
             guards.append(Guard(y.version, y.version.changes, "the result", y.shape))
-        return guards
+        self._edges, self._guards, self._depth = edges, guards, depth + 1
 
     def _check(self) -> None:
         """Raise RuntimeError if what was saved is no longer there, or was changed in place."""
@@ -460,7 +452,8 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     """Call one Function's VJP and add its gradients to the inputs' sums; returns the parents now reached first."""
     function._check()
     _, g, _ = walk.sums.pop(id(function))
-    gradients = _require_tuple(function, function.vjp(g))
+    gradients = function.vjp(g)
+    _require_tuple(function, gradients)
     # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs
     held = {id(g), *map(id, function._saved)}
     if len({*map(id, gradients)}) < len(gradients):
@@ -484,15 +477,14 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     return reached
 
 
-def _require_tuple(function: Function, gradients: object) -> tuple:
-    """What a VJP returned, if it is one gradient for each input."""
+def _require_tuple(function: Function, gradients: object) -> None:
+    """Raise TypeError for what a VJP returned, unless it is one gradient for each input."""
     name, count = type(function).__name__, len(function._edges)
     if not isinstance(gradients, tuple):
         kind = type(gradients).__name__
         raise TypeError(f"backward: {name}.vjp returned a {kind}: must be a tuple, such as `return (gx,)`")
     if len(gradients) != count:
         raise TypeError(f"backward: {name}.vjp returned {len(gradients)} gradients: must be {count}, one per input")
-    return gradients
 
 
 def _require_gradient(function: Function, i: int, gx: Any, shape: tuple, result_shape: tuple) -> Array:
@@ -531,7 +523,7 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         data = data._data
-    if dtype is None and _can_be_held(data):
+    if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub" and data.dtype.isnative:
         return data
     if is_array(data):
         array = data if dtype is None else data.astype(dtype, copy=False)
@@ -545,12 +537,6 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     if type(array) is not np.ndarray and isinstance(array, np.ndarray):
         array = np.asarray(array)  # a matrix, say, whose * means something else
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _can_be_held(data: object) -> bool:
-    """Whether data is an array that a Tensor holds as it is: no subclass of NumPy's, of numbers in this byte order."""
-    ours = type(data) is np.ndarray or (not isinstance(data, np.ndarray) and is_array(data))
-    return ours and data.dtype.kind in "fiub" and data.dtype.isnative  # type: ignore[attr-defined]
 
 
 def raw(x: TensorLike) -> Array:

@@ -31,16 +31,12 @@ def adamw_update(param, grad, m, v, options):
     """
     shapes.check_adamw(param, grad, m, v, options.grad_scale)
     correction = math.sqrt(1 - options.beta2**options.step)
-    coefficients = Coefficients(
-        grad_scale=float(options.grad_scale),
-        beta1=float(options.beta1),
-        beta2=float(options.beta2),
-        decay=float(1 - options.lr * options.weight_decay),
-        rate=float(options.lr / (1 - options.beta1**options.step) * correction),
-        eps=float(options.eps * correction),  # the bias correction of v, taken out of the root
-    )
+    rate = options.lr / (1 - options.beta1**options.step) * correction
+    decay, eps = 1 - options.lr * options.weight_decay, options.eps * correction  # v's correction, out of the root
+    numbers = options.grad_scale, options.beta1, options.beta2, decay, rate, eps
+    coefficients = Coefficients._make(map(float, numbers))
     arrays = [a.reshape(-1) for a in (param, grad, m, v)]
-    for_blocks(lambda block: adamw_pass(*(a[block] for a in arrays), coefficients), param.size, param.itemsize)
+    for_blocks(lambda block: adamw_pass(*[a[block] for a in arrays], coefficients), param.size, param.itemsize)
 
 
 @compiled

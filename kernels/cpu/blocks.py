@@ -19,7 +19,7 @@ PARALLEL_BYTES = 2**20  # below this, waking a thread costs more than it saves
 
 def as_rows(x):
     """(..., S) -> (N, S), a view if x is contiguous. N is counted, as reshape(-1, S) fails where S is 0."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def c_order(x):
@@ -41,5 +41,7 @@ def row_blocks(rows: int, row_bytes: int, block_bytes: int, multiple: int = 1) -
 def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:
     """[work(block) for each cache-sized block of rows], in order; on several threads if there is enough to do."""
     if rows * row_bytes < PARALLEL_BYTES:
+        if rows * row_bytes <= BLOCK_BYTES:
+            return [work(slice(0, rows))] if rows else []
         return [work(block) for block in row_blocks(rows, row_bytes, BLOCK_BYTES)]
     return parallel_map(work, row_blocks(rows, row_bytes, BLOCK_BYTES, get_num_threads()))

@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-DTYPES = (np.float32, np.uint32)  # the latter are dropout's random bits
+DTYPES = {np.dtype(np.float32), np.dtype(np.uint32)}  # the latter are dropout's random bits
 
 
 def compiled(numpy_pass):

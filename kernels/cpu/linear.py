@@ -52,6 +52,8 @@ def matmul(a, b, out, add=False):
     parallel = 2.0 * a.size * b.shape[1] >= PARALLEL_FLOPS
     if len(a) == 1 and b.nbytes >= VECTOR_BYTES and not add:
         _vector_product(a[0], b, out[0])
+    elif not parallel:
+        _product(a, b, out, add)
     elif a.size >= b.size:
         parallel_map(lambda rows: _product(a[rows], b, out[rows], add), _cut(len(a), parallel))
     else:

@@ -84,5 +84,7 @@ def _run(work: Callable, items: list) -> list:
 
 def split_evenly(stop: int, count: int, start: int = 0) -> list[slice]:
     """range(start, stop) in order, in `count` slices of about the same size."""
+    if count == 1:
+        return [slice(start, stop)]
     bounds = [start + (stop - start) * i // count for i in range(count + 1)]
     return [slice(*pair) for pair in pairwise(bounds)]

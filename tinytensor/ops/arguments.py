@@ -66,7 +66,8 @@ def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
 
 def as_ints(name: str, arguments: tuple) -> tuple[int, ...]:
     """Lengths or axes given as f(x, 2, 3) or f(x, (2, 3)), as integers."""
-    given = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Iterable) else arguments
+    one = arguments[0] if len(arguments) == 1 else None
+    given = one if isinstance(one, (tuple, list, Iterable)) else arguments
     try:
         return tuple(operator.index(n) for n in given)
     except TypeError:

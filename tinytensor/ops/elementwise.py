@@ -357,21 +357,18 @@ def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
 
 
 def float16_as_float32(operation: F) -> F:
-    """`operation`, which computes float16 arguments in float32 and gives float16: its sums would lose their digits."""
+    """`operation`, which computes a float16 x, and whatever goes with it, in float32: its sums would lose digits."""
 
     @functools.wraps(operation)
-    def call(*args, **kwargs):
-        for x in (*args, *kwargs.values()) if kwargs else args:
-            if _is_float16(x):
-                break
-        else:
-            return operation(*args, **kwargs)
-        args = [cast(x, np.float32) if _is_float16(x) else x for x in args]
-        kwargs = {name: cast(x, np.float32) if _is_float16(x) else x for name, x in kwargs.items()}
+    def call(x, *args, **kwargs):
+        if not _is_float16(x):
+            return operation(x, *args, **kwargs)
+        args = [cast(a, np.float32) if _is_float16(a) else a for a in (x, *args)]
+        kwargs = {name: cast(a, np.float32) if _is_float16(a) else a for name, a in kwargs.items()}
         return cast(operation(*args, **kwargs), np.float16)
 
     return call  # type: ignore[return-value]
 
 
 def _is_float16(x: object) -> bool:
-    return x is not None and getattr(x, "dtype", None) == FLOAT16
+    return getattr(x, "dtype", None) == FLOAT16

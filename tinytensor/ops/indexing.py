@@ -96,13 +96,18 @@ def checked_ids(
 ) -> Tensor:
     """Integer ids, each in 0 ... limit - 1 or `ignore`, on the device of `like`: a Tensor there stays itself."""
     array = integers(name, what, ids)
-    counted = array if ignore is None else array[array != ignore]
-    if counted.size:
-        low, high = int(counted.min()), int(counted.max())
-        if low < 0 or high >= limit:
-            raise IndexError(f"{name}: {what} from {low} to {high}: must lie in 0..{limit - 1}")
+    if _beyond(array, limit):
+        counted = array if ignore is None else array[array != ignore]
+        if span := _beyond(counted, limit):
+            raise IndexError(f"{name}: {what} from {span[0]} to {span[1]}: must lie in 0..{limit - 1}")
     moved = device_of(raw(like)).put(array)
     return ids if isinstance(ids, Tensor) and moved is ids.data else Tensor(moved)
+
+
+def _beyond(ids: Array, limit: int) -> tuple[int, int] | None:
+    """The least and the greatest id if one is outside 0 ... limit - 1, else None."""
+    low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, -1)
+    return (low, high) if low < 0 or high >= limit else None
 
 
 def integers(name: str, what: str, ids: TensorLike) -> Array:

@@ -18,6 +18,8 @@ class AdamW(Optimizer):
     """
 
     state_names = ("m", "v")
+    _numbers: tuple = ()
+    _options: AdamWOptions | None = None
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class AdamW(Optimizer):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def _update(self, p, group, step, grad_scale, m, v):
-        options = AdamWOptions(
-            group["lr"], *group["betas"], group["eps"], group["weight_decay"], step=step, grad_scale=grad_scale
-        )
-        kernels_for(p.data).adamw_update(p.data, p.grad, m, v, options)
+        numbers = group["lr"], *group["betas"], group["eps"], group["weight_decay"], step
+        if self._options is None or self._numbers != numbers or self._options.grad_scale is not grad_scale:
+            self._numbers, self._options = numbers, AdamWOptions(*numbers, grad_scale)  # mostly shared by a group
+        kernels_for(p.data).adamw_update(p.data, p.grad, m, v, self._options)

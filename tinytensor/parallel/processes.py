@@ -10,6 +10,7 @@ process works through its rows in small parts, which bounds its memory.
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import signal
@@ -51,6 +52,9 @@ class BatchParallel:
         others = min(processes or get_num_threads(), batch_size) - 1 if CAN_FORK else 0
         self._shared = _shared_like(self._parameters) if others else []
         self._share_parameters()
+        if others:
+            gc.collect()
+            gc.freeze()  # what is there now stays: collections in the forks need not walk, and copy, its pages
         self._workers = [_Worker(model, self._parameters) for _ in range(others)]
 
     def backward(self, ids: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> np.ndarray:
