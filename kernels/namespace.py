@@ -47,19 +47,20 @@ def _has_several_gpus(xp: ModuleType) -> bool:
     return xp.cuda.runtime.getDeviceCount() > 1
 
 
-def require_current(x) -> None:
-    """Raise DeviceError if the array `x` is on a GPU other than this thread's current one.
+def require_current(*arrays) -> None:
+    """Raise DeviceError if one of the arrays, all of one namespace, is on a GPU that is not this thread's current one.
 
     CuPy allocates results on the current GPU, wherever the operands are, so an operation on such an array would fail
     or leave its result on the wrong GPU. NumPy arrays and numbers always pass.
     """
-    xp = array_module(x)
+    xp = array_module(arrays[0])
     if xp is np or not _has_several_gpus(xp):
         return
-    own, current = x.device.id, xp.cuda.runtime.getDevice()
-    if own != current:
-        own, current = device_name(xp, own), device_name(xp, current)
-        raise DeviceError(
-            f"an array of shape {x.shape} is on {own!r} while {current!r} is this thread's current device: "
-            f"call tt.device({own!r}).use() first, or move the array"
-        )
+    current = xp.cuda.runtime.getDevice()
+    for x in arrays:
+        if x.device.id != current:
+            own, used = device_name(xp, x.device.id), device_name(xp, current)
+            raise DeviceError(
+                f"an array of shape {x.shape} is on {own!r} while {used!r} is this thread's current device: "
+                f"call tt.device({own!r}).use() first, or move the array"
+            )

@@ -512,7 +512,7 @@ def _fit(gx: Array, shape: tuple, dtype: Any) -> Array:
 
 def is_array(x: object) -> bool:
     """Whether x is a raw array of any device."""
-    return type(x) is np.ndarray or isinstance(x, np.ndarray) or (hasattr(x, "dtype") and array_module(x) is not np)
+    return isinstance(x, np.ndarray) or array_module(x) is not np
 
 
 def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
@@ -523,7 +523,8 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         data = data._data
-    if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub" and data.dtype.isnative:
+    ours = type(data) is np.ndarray or array_module(data) is not np  # no subclass of NumPy's
+    if ours and dtype is None and data.dtype.kind in "fiub" and data.dtype.isnative:
         return data
     if is_array(data):
         array = data if dtype is None else data.astype(dtype, copy=False)
@@ -561,8 +562,7 @@ def _raw_arrays(name: str, inputs: tuple) -> list:
         if on_host:
             names = dict.fromkeys(device_of(x).name for x in arrays if is_array(x))
             raise ValueError(f"{name}: inputs are on different devices, {' and '.join(names)}: move one with x.to(...)")
-        for array in elsewhere:
-            require_current(array)  # CuPy would compute on the wrong GPU
+        require_current(*elsewhere)  # CuPy would compute on the wrong GPU
     elif not on_host:
         if all(x is None for x in arrays):
             raise TypeError(f"{name}: got no tensor, array or number")
