@@ -174,7 +174,15 @@ def test_a_fault_in_our_own_package_is_not_blamed_on_another(tmp_path):
     assert "No module named 'surely_not_installed'" in _import_tinytensor([tmp_path, ROOT]).stderr.splitlines()[-1]
 
 
+# An editable installation finds our submodules even below a foreign package; a wheel or a clone on the path does not.
+IMPORT = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
+import tinytensor
+"""
+
+
 def _import_tinytensor(paths):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    command = [sys.executable, "-c", "import tinytensor"]
+    command = [sys.executable, "-c", IMPORT]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.sep)
