@@ -31,8 +31,7 @@ from pathlib import Path
 from gpt.directories import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
-        time.sleep(600)
-    print("held", flush=True)
+        print("held", flush=True)  # once the fork has run its handlers, which leave the lock to its parent
     time.sleep(600)
 """
 
