@@ -39,8 +39,8 @@ class PrepareOptions:
     """How to prepare a corpus. Raises UserError for impossible values."""
 
     out: str = option("", "directory for the token files; an unfinished one is resumed")
-    tokenizer: str = option("bpe", "char, bpe (learnt from the text), gpt2, or a tokenizer's file or folder")
-    vocab_size: int = option(8192, "tokens of a learnt bpe", at_least=MIN_VOCAB_SIZE)
+    tokenizer: str = option("bpe", "char, bpe (learned from the text), gpt2, or a tokenizer's file or folder")
+    vocab_size: int = option(8192, "tokens of a learned bpe", at_least=MIN_VOCAB_SIZE)
     sample: float = option(1.0, "share of the documents to use", above=0, at_most=1)
     val_share: float = option(0.0, "share for validation; 0 is a tenth, at most 16 MiB", at_least=0, below=1)
     text_column: str = option("text", "column or key of the text in tables and JSON lines")

@@ -128,7 +128,7 @@ def scan(path: Path, dtype: np.dtype) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> dict[str, int]:
-    """By what a file that was not written to since is recognised."""
+    """By what a file that was not written to since is recognized."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 

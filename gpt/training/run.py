@@ -139,6 +139,11 @@ class Run:
                 raise UserError(f"{self.checkpoints}: does not fit the model in {RUN_FILE} ({error})") from None
             if not notes and progress.step < (self.manifest.checkpoint or 0):
                 notes = [f"{self.checkpoints}: the checkpoint of step {self.manifest.checkpoint} is missing"]
+            if self.manifest.checkpoint is None and self.model.dropout:
+                notes.append(
+                    f"{self.directory}: has no manifest; if version 0.1.0 made it, dropout now draws other masks, so "
+                    "the rest of the run is not what that version would have computed"
+                )
         elif from_scratch:
             discard_checkpoints(self.checkpoints)
         else:

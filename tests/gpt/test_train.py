@@ -37,7 +37,7 @@ def rows(directory):
 
 
 def weights(directory, step):
-    """The bytes of a checkpoint's model and optimiser."""
+    """The bytes of a checkpoint's model and optimizer."""
     checkpoint = directory / "checkpoints" / f"step-{step:06d}"
     return [(checkpoint / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")]
 
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_it_stays(flags, t
     out = tmp_path / "run"
     assert run(*flags, "--out", out, "--stop-after", 20) == 0
     before = weights(out, 20)
-    size = len(before[1])  # room for the model, none for the larger optimiser state
+    size = len(before[1])  # room for the model, none for the larger optimizer state
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.RLIM_INFINITY))

@@ -157,6 +157,16 @@ def test_an_edited_configuration_is_used_if_the_manifest_is_deleted(stopped, uni
     assert rows(stopped)[-1] != rows(uninterrupted)[-1]
 
 
+@pytest.mark.parametrize(("dropout", "warns"), [(0.0, False), (0.1, True)])
+def test_a_run_with_dropout_that_may_be_of_the_first_version_is_said_to_have_other_masks(
+    stopped, capsys, dropout, warns
+):
+    edit(stopped / "config.json", dropout=dropout)
+    (stopped / "manifest.json").unlink()
+    assert run("--resume", stopped) == 0
+    assert ("dropout now draws other masks" in capsys.readouterr().err) == warns
+
+
 def test_what_a_flag_may_change_may_be_edited(stopped):
     edit(stopped / "config.json", steps=10)
     assert run("--resume", stopped) == 0

@@ -1,4 +1,4 @@
-"""The models: shapes, names and initialisation of GPT-2, causality, and that they learn."""
+"""The models: shapes, names and initialization of GPT-2, causality, and that they learn."""
 
 import numpy as np
 import pytest
