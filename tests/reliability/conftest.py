@@ -46,12 +46,10 @@ def contents(directory, step=12):
     return {str(path.relative_to(directory)): path.read_bytes() for path in files} | {"rows": rows(directory)}
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _no_plots():
-    """Matplotlib takes longer to import than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        yield
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    """Matplotlib takes longer to draw than these runs to train."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 @pytest.fixture(scope="session")
