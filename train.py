@@ -106,8 +106,7 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     backward = make_backward(model, device, config.batch_size)
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
-    size = sum(parameter.data.size for parameter in model.parameters())
-    print(f"model: {config.model} with {size:,} parameters on {device.name}")
+    print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
     print(describe(tokens))
     print(f"run: {run.directory}", flush=True)
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import tinytensor as tt
 from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command, show
 from gpt.errors import UserError, did_you_mean
+from gpt.files import read_json
 from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
-from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, read_json
+from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
 from gpt.weights.load import find_directory, load_model
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves

@@ -7,13 +7,17 @@ complete or absent.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from gpt.errors import UserError
+
+MAX_JSON_BYTES = 1 << 28
 
 
 @contextmanager
@@ -69,6 +73,30 @@ def replace_text(path: Path, text: str) -> None:
 def replace_json(path: Path, content: object) -> None:
     """Replace `path` atomically by `content` as indented JSON."""
     replace_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError if it is not JSON, or too deeply nested for Python's parser."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may come from anywhere.
+
+    Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, a device read without end
+        raise ValueError("not a regular file")
+    if status.st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{status.st_size} bytes are too many for it")
+    content = parse_json(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def sha256(path: str | Path) -> str:

@@ -5,7 +5,6 @@ it counts have been flushed to the disk. Resuming truncates the files to it. Whe
 takes its place, and the directory is one that `--data` accepts.
 """
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -16,7 +15,7 @@ from gpt.corpus.encoding import Encoded
 from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import FORMAT, META_FILE, STATE_FILE, VERIFIED_FILE, remember, sample_digest, scan
 from gpt.errors import UserError
-from gpt.files import replace_json, sync, writing
+from gpt.files import read_json, replace_json, sync, writing
 from gpt.tokenizers.files import DTYPES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 SAVE_SECONDS = 5
@@ -68,7 +67,7 @@ class TokenFiles:
     def _read_state(self, path: Path) -> dict[str, Any]:
         """The parsed state.json."""
         try:
-            state = {"version": 1, "settings": {}} | json.loads(path.read_text(encoding="utf-8"))
+            state = {"version": 1, "settings": {}} | read_json(path)
         except (OSError, TypeError, ValueError) as error:
             raise UserError(f"{path}: corrupt ({error}); remove {self.directory} and start again") from None
         if state["version"] != STATE_VERSION:

@@ -8,7 +8,6 @@ the whole of a file once, and remembers its size and time of modification, so th
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gpt.errors import UserError
-from gpt.files import replace_json
+from gpt.files import read_json, replace_json
 
 META_FILE = "meta.json"
 STATE_FILE = "state.json"  # in its place while a preparation is unfinished
@@ -45,17 +44,16 @@ def is_prepared(name: str) -> bool:
     if (Path(name) / STATE_FILE).is_file() and not (Path(name) / META_FILE).exists():
         raise UserError(f"--data {name}: is not finished; give the same python -m gpt.prepare command again")
     try:
-        content = json.loads((Path(name) / META_FILE).read_text(encoding="utf-8"))
+        return read_json(Path(name) / META_FILE).get("format") == FORMAT
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def link_tokens(prepared: str | Path, directory: Path) -> None:
     """Write a `meta.json` into `directory` that points at the token files in the directory `prepared`."""
     open_tokens(prepared)
     prepared = Path(prepared).resolve()
-    content = json.loads((prepared / META_FILE).read_text(encoding="utf-8"))
+    content = read_json(prepared / META_FILE)
     replace_json(directory / META_FILE, {"directory": str(prepared), **content})
 
 
@@ -74,7 +72,7 @@ def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
     """The `meta.json` beside the token files that a directory has or points at, and its content. Raises UserError."""
     path = Path(directory) / META_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return (require_same(content) if "directory" in content else path), content
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
@@ -83,7 +81,7 @@ def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
 def require_same(content: dict[str, Any]) -> Path:
     """The path of the `meta.json` that a run's points at; UserError if the token files there have changed."""
     path = Path(content["directory"]) / META_FILE
-    if json.loads(path.read_text(encoding="utf-8"))["sha256"] != content["sha256"]:
+    if read_json(path)["sha256"] != content["sha256"]:
         raise UserError(f"{path}: describes other tokens than those that the run was created with")
     return path
 
@@ -145,7 +143,7 @@ def _remembered(directories: Iterable[Path], name: str, path: Path) -> dict[str,
     """What `scan` found in a split's file, unless it was written to since."""
     for directory in directories:
         with suppress(OSError, KeyError, TypeError, ValueError):
-            found = json.loads((directory / VERIFIED_FILE).read_text(encoding="utf-8"))[name]
+            found = read_json(directory / VERIFIED_FILE)[name]
             if _identity(path).items() <= found.items() and {"sha256", "largest"} <= found.keys():
                 return found
     return None
@@ -155,11 +153,13 @@ def verify_tokens(directory: Path, vocab_size: int) -> None:
     """Read all tokens of a run's directory, unless that was done; UserError if they were changed or are too large."""
     meta, content = find_meta(directory)
     places = (meta.parent, directory)
-    scanned = {}
+    scanned, is_new = {}, False
     try:
         for name in ("train", "val"):
             path = meta.parent / f"{name}.bin"
-            found = _remembered(places, name, path) or scan(path, np.dtype(content["dtype"]))
+            found = _remembered(places, name, path)
+            if found is None:
+                found, is_new = scan(path, np.dtype(content["dtype"])), True
             scanned[name] = found
             if found["sha256"] != content.get("sha256", {}).get(name, found["sha256"]):  # the first version has none
                 raise changed(path)
@@ -167,5 +167,5 @@ def verify_tokens(directory: Path, vocab_size: int) -> None:
                 raise UserError(f"{path}: has token id {found['largest']}, but the vocabulary only {vocab_size} tokens")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{meta}: corrupt or missing ({error})") from None
-    if any(_remembered(places, name, meta.parent / f"{name}.bin") is None for name in scanned):
+    if is_new:
         remember(places, scanned)

@@ -4,9 +4,7 @@ The files are Hugging Face's, so `transformers.AutoTokenizer` loads a run's dire
 """
 
 import json
-import stat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,32 +12,7 @@ from gpt.files import replace_json, replace_text
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-MAX_JSON_BYTES = 1 << 28
 DTYPES: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-
-
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError if it is not JSON, or too deeply nested for Python's parser."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("its brackets are nested too deeply") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that may come from anywhere.
-
-    Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, a device read without end
-        raise ValueError("not a regular file")
-    if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{status.st_size} bytes are too many for it")
-    content = parse_json(path.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpt.errors import UserError, reaching_hub
+from gpt.files import read_json
 from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.tokenizers.files import TOKENIZER_FILE, read_json
+from gpt.tokenizers.files import TOKENIZER_FILE
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
 GPT2_FILES = ("vocab.json", "merges.txt")

@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt.errors import UserError
-from gpt.files import sha256, sync, writing
+from gpt.files import read_json, sha256, sync, writing
 from gpt.training.manifest import is_sealed, sealed
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.safetensors import host_arrays, write
@@ -137,7 +137,7 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint directory and verify its checksums. Raises InvalidCheckpoint."""
     try:
-        state = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        state = read_json(path / PROGRESS_FILE)
         if "sha256" in state and not is_sealed(state):  # earlier versions have none
             raise InvalidCheckpoint(f"{path}: invalid ({PROGRESS_FILE} is not the file that was saved)")
         for name in PARTS:
@@ -147,7 +147,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress = Progress(**state["progress"])
         if type(progress.step) is not int or progress.step != step_of(path):
             raise InvalidCheckpoint(f"{path}: invalid (it was saved at step {progress.step})")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path}: invalid ({error})") from None
     return Checkpoint(progress, model, optimizer)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt.corpus.tokens import META_FILE
 from gpt.errors import UserError
-from gpt.files import reading, replace_json, sha256
+from gpt.files import read_json, reading, replace_json, sha256
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import WEIGHTS_FILE
@@ -100,11 +100,11 @@ class Manifest:
 
     def _read(self) -> None:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
             if not is_sealed(content):
                 raise ValueError("its checksum differs")
             self.config, self.files, self.checkpoint = (content[name] for name in ("config", "files", "checkpoint"))
-        except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: corrupt ({error}); delete it to resume without what it verifies") from None
 
     def _write(self) -> None:

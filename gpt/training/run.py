@@ -11,7 +11,6 @@ It contains
 
 import dataclasses
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any
 from gpt.corpus.tokens import Tokens, open_tokens, verify_tokens
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
-from gpt.files import replace_json, sync, writing
+from gpt.files import parse_json, replace_json, sync, writing
 from gpt.model import GPTConfig
 from gpt.options import flag
 from gpt.tokenizers.load import Tokenizer
@@ -235,7 +234,7 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
 def read_run_file(path: Path) -> dict[str, Any]:
     """The parsed `config.json` of a run; UserError if it is missing, something else, or corrupt."""
     try:
-        content = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        content = parse_json((path / RUN_FILE).read_bytes())
     except FileNotFoundError:
         raise UserError(f"--resume {path}: is not the directory of a run (no {RUN_FILE})") from None
     except (OSError, ValueError) as error:

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpt.errors import UserError
+from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
-from gpt.tokenizers.files import read_json
 from gpt.tokenizers.load import Tokenizer
 
 CONFIG_FILE = "config.json"

@@ -11,9 +11,10 @@ import numpy as np
 
 import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
+from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.options import HUB, flag
-from gpt.tokenizers.files import TOKENIZER_FILE, read_json
+from gpt.tokenizers.files import TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.families import (

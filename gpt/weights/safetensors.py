@@ -17,7 +17,7 @@ import safetensors.numpy
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.tokenizers.files import parse_json
+from gpt.files import parse_json
 
 # NumPy has no bfloat16, which is the upper half of a float32.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}

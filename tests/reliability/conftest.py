@@ -8,8 +8,8 @@ import pytest
 
 import train
 from gpt.cli import run_command
+from tests.gpt.conftest import WORDS
 
-WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "in", "mind", "suffer"]
 FLAGS = {
     "--n-layer": 1,
     "--n-head": 1,

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt.corpus.pieces import Document, Unreadable
 from gpt.errors import UserError
-from gpt.tokenizers.files import parse_json
+from gpt.files import parse_json
 
 MAX_DOCUMENT_BYTES = 1 << 26  # in a file with separators or rows, a document without an end is cut or skipped here
 MAX_KEYS_SHOWN = 10
