@@ -75,6 +75,8 @@ def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
         content = read_json(path)
         is_link = "directory" in content and not (path.parent / "train.bin").exists()
         return (require_same(content, path.parent) if is_link else path), content
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing: restore it from a copy; runs from before version 0.1.0 have none") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
 

@@ -1,33 +1,47 @@
 """What users and machines do to runs: copies, moves, renames, sleep, fewer cores, files that are cut or no files."""
 
+import json
 import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from tqdm import tqdm
 
 import train
 from gpt import export, prepare
 from gpt.cli import run_command
 from gpt.errors import UserError
+from gpt.files import sha256
 from gpt.training.batches import windows
+from gpt.training.recipe import RENAMED
 from tests.reliability.conftest import contents, run
 
-ROOT = Path(__file__).resolve().parents[2]
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 
-def resume_elsewhere(directory, *argv, **options):
-    """The exit code of a process that resumes a run."""
-    command = [sys.executable, "train.py", "--resume", str(directory), *map(str, argv)]
-    end = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, **options)
-    assert "Traceback" not in end.stderr
-    return end.returncode
+def fork(*argv, before=lambda: None):
+    """The id of a process of its own group that calls `before` and then trains."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            tqdm.set_lock(threading.RLock())  # its own is shared by all forks
+            os.setsid()
+            before()
+            code = run(*argv)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def code_of(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("act", ["copied", "moved", "copied with new times", "archived", "linked to"])
@@ -84,39 +98,76 @@ def test_a_run_that_is_renamed_while_it_trains_is_not_written_in_two_places(stop
     assert run("--resume", tmp_path / "renamed") == 0
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+@needs_fork
 def test_a_machine_that_sleeps_changes_nothing(flags, tmp_path):
     """As after a laptop's lid was closed: all processes of a run stop at once, and continue later."""
-    argv = [*flags, "--processes", "2", "--steps", "400", "--checkpoint-interval", "100"]
-    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
+    argv = [*flags, "--processes", 2, "--steps", 60, "--checkpoint-interval", 30, "--eval-interval", 30]
     slept, awake = tmp_path / "slept", tmp_path / "awake"
-    process = subprocess.Popen([sys.executable, "train.py", *argv, "--out", str(slept)], **quiet)
+    pid = fork(*argv, "--out", slept)
     deadline = time.monotonic() + 60
     while not (slept / "metrics.jsonl").exists():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.005)
     for _ in range(3):
-        os.killpg(process.pid, signal.SIGSTOP)
+        os.killpg(pid, signal.SIGSTOP)
         time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGCONT)
+        os.killpg(pid, signal.SIGCONT)
         time.sleep(0.02)
-    assert process.wait(60) == 0
-    assert (
-        subprocess.run([sys.executable, "train.py", *argv, "--out", str(awake)], check=False, **quiet).returncode == 0
-    )
-    assert contents(slept, 400) == contents(awake, 400)
+    assert code_of(pid) == 0
+    assert code_of(fork(*argv, "--out", awake)) == 0
+    assert contents(slept, 60) == contents(awake, 60)
 
 
+@needs_fork
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
 def test_a_machine_with_fewer_cores_resumes_to_the_same_bits(flags, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    argv = [sys.executable, "train.py", *flags, "--processes", "2", "--out"]
-    assert subprocess.run([*argv, str(whole)], cwd=ROOT, check=False, capture_output=True).returncode == 0
-    stop = ["--stop-after", "8"]
-    assert subprocess.run([*argv, str(resumed), *stop], cwd=ROOT, check=False, capture_output=True).returncode == 0
+    argv = [*flags, "--processes", 2, "--out"]
+    assert code_of(fork(*argv, whole)) == 0
+    assert code_of(fork(*argv, resumed, "--stop-after", 8)) == 0
     core = min(os.sched_getaffinity(0))
-    assert resume_elsewhere(resumed, preexec_fn=lambda: os.sched_setaffinity(0, {core})) == 0
+    assert code_of(fork("--resume", resumed, before=lambda: os.sched_setaffinity(0, {core}))) == 0
     assert contents(resumed) == contents(whole)
+
+
+def to_version_0_1_0(directory):
+    """Turn a run into what that version would have written."""
+    config, meta = (json.loads((directory / name).read_text()) for name in ("config.json", "meta.json"))
+    for former, now in RENAMED.items():
+        config["train"][former] = config["train"].pop(now)
+    kept = ("format", "source", "dtype", "train", "val")
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
+    for name in ("manifest.json", ".verified.json"):
+        (directory / name).unlink()
+    for checkpoint in (directory / "checkpoints").iterdir():
+        path = checkpoint / "optimizer.safetensors"
+        arrays = safetensors.numpy.load_file(path)
+        safetensors.numpy.save_file(
+            arrays | {"step": np.asarray(arrays["step"][0])}, path
+        )  # one number for all parameters
+        state = json.loads((checkpoint / "state.json").read_text())
+        state["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        (checkpoint / "state.json").write_text(json.dumps({name: state[name] for name in ("progress", "files")}))
+
+
+def test_a_run_of_version_0_1_0_resumes_and_is_then_one_of_this_version(stopped, uninterrupted, capsys):
+    to_version_0_1_0(stopped)
+    assert run("--resume", stopped) == 0
+    assert "if version 0.1.0 made it, dropout now draws other masks" in capsys.readouterr().err
+    assert contents(stopped) == contents(uninterrupted)
+    assert json.loads((stopped / "config.json").read_text()) == json.loads((uninterrupted / "config.json").read_text())
+    assert (stopped / "manifest.json").exists()
+
+
+def test_a_run_from_before_that_is_refused_with_a_sentence(stopped, capsys):
+    to_version_0_1_0(stopped)
+    (stopped / "meta.json").unlink()
+    capsys.readouterr()
+    assert run("--resume", stopped) == 2
+    assert capsys.readouterr().err == (
+        f"error: {stopped}/meta.json: missing: restore it from a copy; runs from before version 0.1.0 have none\n"
+    )
 
 
 def cut(path):
@@ -164,10 +215,10 @@ def _no_waiting():
     """A command that waits for something is ended by an exception."""
 
     def end(*_):
-        raise TimeoutError("waits")
+        raise AssertionError("waits")  # not a TimeoutError, which is an OSError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(20)
+    signal.alarm(10)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 
 def may_cache() -> bool:
     """Whether the folder that numba caches in is this user's alone, or is `__pycache__`, as safe as the source."""
-    folder = Path(numba.njit(cache=True)(may_cache).stats.cache_path)  # numba's choice; nothing is compiled
+    chosen = numba.njit(cache=True)(may_cache).stats.cache_path  # by numba; nothing is compiled
+    folder = Path(str(chosen))
     return folder.parent == HERE or make_private(folder)
 
 
