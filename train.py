@@ -35,7 +35,7 @@ from gpt.training.trainer import (
     require_finite,
     train_step,
 )
-from gpt.weights.load import inherit, start_from
+from gpt.weights.load import inherit, pinned, start_from
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
     """The settings of a new run: a preset's, changed by the flags."""
     settings = PRESETS[options.preset] | changes
     if settings.get("init_from"):
+        settings["init_from"] = pinned(settings["init_from"])
         settings |= inherit(settings["init_from"], changes)
     return build(GPTConfig, settings), build(TrainConfig, settings)
 

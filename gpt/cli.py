@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
+from threadpoolctl import threadpool_limits
+
 import tinytensor as tt
 from gpt.errors import UserError, did_you_mean
 from gpt.options import flag
@@ -116,12 +118,15 @@ def configure_process(device: tt.Device, processes: int = 0) -> None:
 
     A GPU becomes the current one. On the CPU, freed memory is kept for the next step instead of returned to the system,
     and the kernels use `processes` cores (0: all that are available), as threads, or as processes in
-    `tinytensor.parallel`.
+    `tinytensor.parallel`. BLAS has one thread in each, as its own would take more cores than these.
     """
     device.use()
     if device.name == "cpu":
         keep_freed_memory()
-        set_num_threads(processes or available_cores())
+        cores = processes or available_cores()
+        set_num_threads(cores)
+        if cores == 1:  # with more, that has limited BLAS
+            threadpool_limits(limits=1, user_api="blas")
 
 
 def accept_any_text() -> None:

@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed to the disk (fsync), then rena
 complete or absent.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -75,6 +76,12 @@ def replace_json(path: Path, content: object) -> None:
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def require_regular(path: str | Path) -> None:
+    """Raise OSError if a path is no regular file: a named pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; ValueError if it is not JSON, or too deeply nested for Python's parser."""
     try:
@@ -88,11 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, a device read without end
-        raise ValueError("not a regular file")
-    if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{status.st_size} bytes are too many for it")
+    require_regular(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{size} bytes are too many for it")
     content = parse_json(path.read_bytes())
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
@@ -100,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
+    """The SHA-256 of a regular file, as `sha256sum` prints it; OSError for anything else."""
+    require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

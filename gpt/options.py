@@ -5,6 +5,7 @@ Each such dataclass is a group of flags on a command line (`gpt.cli`), checks it
 
 import dataclasses
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,8 @@ from gpt.errors import UserError, did_you_mean
 
 BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
 DEVICE_HELP = "auto, cpu, cuda, cuda:N or emulated"
-HUB = "hf:"  # begins a value that names something on the Hugging Face hub
+HUB = "hf:"  # begins a value that names something on the Hugging Face hub: hf:NAME, or hf:NAME@REVISION
+COMMIT = re.compile("[0-9a-f]{40}")  # a revision that never changes, unlike a branch or a tag
 
 T = TypeVar("T")
 
@@ -38,6 +40,14 @@ def check_options(config: Any) -> None:
         for bound, limit in field.metadata["bounds"].items():
             if not BOUNDS[bound](value, limit):  # a NaN fails every comparison, so it is refused too
                 raise UserError(f"{flag(field.name)} {value}: must be {bound} {limit}")
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """The two parts of NAME@REVISION, None without a revision. UserError if one is empty."""
+    repository, at, revision = name.partition("@")
+    if not repository or (at and not revision):
+        raise UserError(f"{HUB}{name}: must be {HUB}NAME, or {HUB}NAME@REVISION with a branch, tag or commit")
+    return repository, revision or None
 
 
 def field_names(cls: Any) -> list[str]:

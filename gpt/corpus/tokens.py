@@ -1,7 +1,7 @@
 """Token files as training reads them: two memory-mapped arrays of token ids, and the `meta.json` that describes them.
 
 `token_files` writes such directories. A run that trains on one that `python -m gpt.prepare` made does not copy it: its
-own `meta.json` names the directory and repeats the checksums.
+own `meta.json` names the directory and repeats the checksums. If it moved, they can be copied into the run.
 
 Sizes and the checksum of a sample of blocks are compared whenever token files are opened. `verify_tokens` also reads
 the whole of a file once, and remembers its size and time of modification, so that it need not be read again.
@@ -73,14 +73,22 @@ def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
     path = Path(directory) / META_FILE
     try:
         content = read_json(path)
-        return (require_same(content) if "directory" in content else path), content
+        is_link = "directory" in content and not (path.parent / "train.bin").exists()
+        return (require_same(content, path.parent) if is_link else path), content
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing: restore it from a copy; runs from before version 0.1.0 have none") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
 
 
-def require_same(content: dict[str, Any]) -> Path:
-    """The path of the `meta.json` that a run's points at; UserError if the token files there have changed."""
+def require_same(content: dict[str, Any], run: Path) -> Path:
+    """The path of the `meta.json` that a run's points at; UserError if the token files there have moved or changed."""
     path = Path(content["directory"]) / META_FILE
+    if not path.exists():
+        raise UserError(
+            f"{path}: missing, and the token files beside it with which the run was created: move them back, or copy "
+            f"train.bin and val.bin into {run}"
+        )
     if read_json(path)["sha256"] != content["sha256"]:
         raise UserError(f"{path}: describes other tokens than those that the run was created with")
     return path

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt.files import reading, replace_file, replace_text, writing
+from gpt.files import reading, replace_file, replace_text, require_regular, writing
 
 Row = dict[str, Any]
 
@@ -36,8 +36,11 @@ class Metrics:
     def read(self) -> tuple[list[Row], list[str]]:
         """All rows that can be read, and sentences about the others, but for a last line that a crash truncated."""
         rows, invalid = [], []
+        content = b""
         with reading(self.path):
-            content = self.path.read_bytes() if self.path.exists() else b""
+            if self.path.exists():
+                require_regular(self.path)
+                content = self.path.read_bytes()
         for number, line in enumerate(content.splitlines(keepends=True), 1):
             if row := parse_row(line):
                 rows.append(row)

@@ -14,9 +14,11 @@ from gpt.options import DEVICE_HELP, check_options, option
 class TrainConfig:
     """A training recipe. Raises UserError for an impossible one."""
 
-    data: str = option("pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME, or what gpt.prepare wrote")
+    data: str = option(
+        "pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME@REVISION, or what gpt.prepare wrote"
+    )
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
-    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
+    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
     processes: int = option(0, "CPU processes, 0 for one per core; the same number gives the same bits", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)

@@ -43,7 +43,10 @@ def host_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. OSError or SafetensorError if it cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it; the library's files are for their owner alone
     safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    path.chmod(mode)
 
 
 def entries(path: Path) -> dict[str, Entry]:

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 
 HERE = Path(__file__).parent
@@ -66,9 +67,15 @@ def available():
 
 
 def cache_directory():
-    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory."""
+    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory.
+
+    CompileError if it belongs to another user, who could have put anything there.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+    directory = Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+    if not make_private(directory):
+        raise CompileError(f"{directory}: belongs to another user; set TINYTENSOR_CACHE to a directory of your own")
+    return directory
 
 
 def inline_includes(code, name, directories):

@@ -7,11 +7,28 @@ from pathlib import Path
 
 import numba
 
+from kernels.caches import make_private
+
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loops would be slow, and their BLAS calls would do nothing
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
+HERE = Path(__file__).parent
+
+
+def may_cache() -> bool:
+    """Whether the folder that numba caches in is this user's alone, or is `__pycache__`, as safe as the source."""
+    chosen = numba.njit(cache=True)(may_cache).stats.cache_path  # by numba; nothing is compiled
+    folder = Path(str(chosen))
+    return folder.parent == HERE or make_private(folder)
+
+
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+OPTIONS = {
+    "nogil": True,
+    "cache": may_cache(),
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+}
 
 
 def sources_digest(folder: Path) -> str:
@@ -22,7 +39,7 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-SOURCES = sources_digest(Path(__file__).parent)
+SOURCES = sources_digest(HERE)
 
 
 def loop(function, signature=None):

@@ -267,7 +267,7 @@ class Hub:
     def __init__(self, directory=None):
         self.directory = directory
 
-    def snapshot_download(self, name, allow_patterns):
+    def snapshot_download(self, repo_id, *, revision=None, allow_patterns=None):
         if self.directory is None:
             raise OSError("no route to host\nand more")
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(allow_patterns)
