@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed to the disk (fsync), then rena
 complete or absent.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,12 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def require_regular(path: str | Path) -> None:
+    """OSError unless `path` is a regular file: a named pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def sync(path: str | Path) -> None:
@@ -88,11 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, a device read without end
-        raise ValueError("not a regular file")
-    if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{status.st_size} bytes are too many for it")
+    require_regular(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{size} bytes are too many for it")
     content = parse_json(path.read_bytes())
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
@@ -100,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
+    """The SHA-256 of a file, as `sha256sum` prints it. OSError if it cannot be read or is a pipe or device."""
+    require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -35,13 +35,17 @@ class InvalidCheckpoint(Exception):
 
 @dataclass
 class Progress:
-    """How far a run has come: updates made, the last and the best validation loss, seconds of training."""
+    """How far a run has come: updates made, the last and the best validation loss, seconds of training.
+
+    metrics: the SHA-256 of the rows up to here; earlier versions have none.
+    """
 
     step: int = 0
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_step: int = 0
     seconds: float = 0.0
+    metrics: str | None = None
 
 
 @dataclass(frozen=True)

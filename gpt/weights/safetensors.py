@@ -57,11 +57,12 @@ def entries(path: Path) -> dict[str, Entry]:
             if length > min(status.st_size, MAX_HEADER):
                 raise ValueError("its header is truncated")
             header = parse_json(file.read(length))
-        return {
-            name: entry(path, name, content, 8 + length, status.st_size)
-            for name, content in header.items()
-            if name != "__metadata__"
-        }
+        header.pop("__metadata__", None)
+        found = {name: entry(path, name, content, 8 + length, status.st_size) for name, content in header.items()}
+        spans = sorted(content["data_offsets"] for content in header.values())
+        if [0, *(end for _, end in spans)] != [*(begin for begin, _ in spans), status.st_size - 8 - length]:
+            raise ValueError("its tensors overlap or leave gaps")
+        return found
     except FileNotFoundError:
         raise
     except OSError as error:
