@@ -171,6 +171,7 @@ class LossyStream:
 @contextmanager
 def lossy_output() -> Iterator[None]:
     """Within it, stdout and stderr drop what they cannot write: for commands whose result is in files."""
+    accept_any_text()
     with redirect_stdout(LossyStream(sys.stdout)), redirect_stderr(LossyStream(sys.stderr)):  # type: ignore[type-var]
         try:
             yield

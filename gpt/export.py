@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt.cli import make_parser, parse, run_command
+from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", metavar="RUN", help="a run, or a model directory")
     parser.add_argument("out", metavar="OUT", help="the directory to make")
     settings = parse(parser, {}, argv)
+    accept_any_text()
     source = find_directory(settings["directory"])
     verify_best(source)
     export(source, Path(settings["out"]))

@@ -40,7 +40,7 @@ class Tokens:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished, or unreadable."""
+    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished or corrupt."""
     directory = Path(name)
     if (directory / STATE_FILE).is_file() and not (directory / META_FILE).exists():
         raise UserError(f"--data {name}: is not finished; give the same python -m gpt.prepare command again")
