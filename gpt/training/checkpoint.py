@@ -110,7 +110,6 @@ def remove_leftovers(root: Path) -> None:
 def discard_checkpoints(root: Path) -> None:
     """Delete all checkpoints."""
     with writing(root):
-        remove_leftovers(root)
         for path in saved_checkpoints(root):
             _remove(path)
 

@@ -34,8 +34,8 @@ WORK = {
 PATHS = {"out", "resume", "data", "init_from", "tokenizer", "directory", "source"}
 NAMES = [
     "text.txt", "text.txt", "empty.txt", "binary", "folder", "empty", "fifo", "loop", "run", "run", "run/best",
-    "damaged", "corpus", "new", "new/run", "é\n'", "-dash", ".", "missing", "missing/below", "text.txt/below", "x" * 300,
-    "x/" * 2500, "/proc/self/mem", "/dev/null", "/dev/full", os.fsdecode(b"\xff\xfe"),
+    "damaged", "corpus", "new", "new/run", "é\n'", "-dash", ".", "missing", "missing/below", "text.txt/below",
+    "x" * 300, "x/" * 2500, "/proc/self/mem", "/dev/null", "/dev/full", os.fsdecode(b"\xff\xfe"),
 ]  # fmt: skip
 # what an operating system lets through: any bytes but NUL; not the names of data sets to download
 TEXTS = st.binary(max_size=40).map(lambda data: os.fsdecode(data.replace(b"\0", b"").replace(b"/", b"")))
