@@ -93,7 +93,7 @@ def command_lines(draw, name):
             words.insert(draw(st.integers(0, len(words))), draw(NAMED | st.sampled_from(["-h", "--", "-", "--seed"])))
         elif words and not words[0].startswith("-"):  # the argument without a flag
             words[0] = draw(NAMED)
-    return words if name != "train" else [*words, "--stop-after", "3"]
+    return [*words, "--stop-after", "9"] if name in ("train", "resume") else words
 
 
 @pytest.fixture(scope="module")

@@ -155,6 +155,9 @@ def test_a_copy_made_while_training_resumes_to_the_same_bits_or_says_why_not(tra
         assert end.code in (0, 2), end
         if end.code == 2:
             end.error()
-        else:
-            assert contents(copy, STEPS) == contents(finished, STEPS)
+            continue
+        found, expected = contents(copy, STEPS), contents(finished, STEPS)
+        if "its rows up to step" in end.errors:  # they were copied before the checkpoint was saved
+            del found["rows"], expected["rows"]
+        assert found == expected
     assert contents(tmp_path / "run", STEPS) == contents(finished, STEPS)
