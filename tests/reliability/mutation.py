@@ -32,7 +32,11 @@ import safetensors.numpy  # noqa: F401
 ROOT = Path(__file__).resolve().parents[2]
 # {pattern of source files: the tests that are to notice}; the first that fits, and in it the fastest first
 TESTS = {
-    "tinytensor/tensor.py": ["tests/engine/test_gradients.py", "tests/engine/test_engine.py"],
+    "tinytensor/tensor.py": [
+        "tests/engine/test_gradients.py",
+        "tests/engine/test_engine.py",
+        "tests/engine/test_devices.py",
+    ],
     "tinytensor/ops/*": [
         "tests/engine/test_fused.py",
         "tests/engine/test_gradients.py",
