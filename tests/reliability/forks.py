@@ -38,6 +38,8 @@ class End:
 
 def fork(function: Callable[[], int], output: Path, errors: Path, stdin: Path | str = os.devnull) -> int:
     """The id of a forked process that ends with the exit code `function()`."""
+    for path in (output, errors):
+        path.write_text("")  # a process that is killed at once has made none
     pid = os.fork()
     if pid == 0:
         code = TRACEBACK
