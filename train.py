@@ -22,6 +22,7 @@ from gpt.options import build, check_options, option
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.checkpoint import Progress
+from gpt.training.manifest import verify_best
 from gpt.training.metrics import divergence, write_plot
 from gpt.training.recipe import PRESETS, RENAMED, TrainConfig
 from gpt.training.run import Run, create_run, open_run
@@ -35,7 +36,7 @@ from gpt.training.trainer import (
     require_finite,
     train_step,
 )
-from gpt.weights.load import inherit, pinned, start_from
+from gpt.weights.load import find_directory, inherit, pinned, start_from
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
     settings = PRESETS[options.preset] | changes
     if settings.get("init_from"):
         settings["init_from"] = pinned(settings["init_from"])
+        verify_best(find_directory(settings["init_from"]))
         settings |= inherit(settings["init_from"], changes)
     return build(GPTConfig, settings), build(TrainConfig, settings)
 

@@ -21,6 +21,7 @@ from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
+from gpt.training.manifest import verify_best
 from gpt.weights.load import find_directory, load_model
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
@@ -181,10 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = tt.device(options.device)
     configure_process(device)
     accept_any_text()
-    model, tokenizer = load_model(settings["directory"], device)
+    directory = find_directory(settings["directory"])
+    verify_best(directory)
+    model, tokenizer = load_model(directory, device)
     interactive = sys.stdin.isatty()
     if interactive:
-        note(greeting(find_directory(settings["directory"]), options.turn))
+        note(greeting(directory, options.turn))
     chat(Conversation(model, tokenizer, sampling, options.turn), interactive)
     return 0
 

@@ -81,7 +81,7 @@ def parse(
         raise unknown_flag(parser, unknown[0].partition("=")[0], renamed or {})
     settings = vars(namespace)
     for name, value in settings.items():
-        if value == "":
+        if value in ("", []):  # argparse's value of `--flag=--`
             raise UserError(f"{spelling(parser, name)}: must be given a value, not an empty one")
     for cls in groups.values():
         for field in dataclasses.fields(cls):
@@ -176,6 +176,7 @@ class LossyStream:
 @contextmanager
 def lossy_output() -> Iterator[None]:
     """Within it, stdout and stderr drop what they cannot write: for commands whose result is in files."""
+    accept_any_text()
     with redirect_stdout(LossyStream(sys.stdout)), redirect_stderr(LossyStream(sys.stderr)):  # type: ignore[type-var]
         try:
             yield
@@ -191,7 +192,8 @@ def drop_output(stream: Any) -> None:
 
 
 def shortened(text: str) -> str:
-    """A message with any value of more than 200 characters cut in its middle; so is the whole if it is very long."""
+    """A message on one line, any value of more than 200 characters cut in its middle; so is the whole if very long."""
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     text = re.sub(rf"\S{{{LONGEST_VALUE + 1},}}", lambda found: cut(found.group(), LONGEST_VALUE), text)
     return cut(text, LONGEST_MESSAGE)
 

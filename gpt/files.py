@@ -42,6 +42,12 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def require_regular(path: str | Path) -> None:
+    """OSError unless `path` is a regular file: a named pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def sync(path: str | Path) -> None:
     """Flush a file, or the entries of a directory, to the disk."""
     if os.name == "nt" and os.path.isdir(path):
@@ -106,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a regular file, as `sha256sum` prints it; OSError for anything else."""
+    """The SHA-256 of a file, as `sha256sum` prints it. OSError if it cannot be read or is a pipe or device."""
     require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:

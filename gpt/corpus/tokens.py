@@ -40,13 +40,24 @@ class Tokens:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished."""
-    if (Path(name) / STATE_FILE).is_file() and not (Path(name) / META_FILE).exists():
+    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished or corrupt."""
+    directory = Path(name)
+    if (directory / STATE_FILE).is_file() and not (directory / META_FILE).exists():
         raise UserError(f"--data {name}: is not finished; give the same python -m gpt.prepare command again")
     try:
-        return read_json(Path(name) / META_FILE).get("format") == FORMAT
-    except (OSError, ValueError):
-        return False
+        if read_json(directory / META_FILE).get("format") == FORMAT:
+            return True
+        reason = "is something else"
+    except FileNotFoundError:
+        reason = "is missing"
+    except (OSError, ValueError) as error:
+        reason = f"is corrupt ({error})"
+    if (directory / "train.bin").exists() and (directory / "val.bin").exists():  # they are no folder of texts
+        raise UserError(
+            f"--data {name}: has token files, but their {META_FILE} {reason}: restore it from a copy, or prepare the "
+            "text again"
+        )
+    return False
 
 
 def link_tokens(prepared: str | Path, directory: Path) -> None:

@@ -46,11 +46,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's progress, and the state dicts {name: array} of its model and optimizer."""
+    """A run's progress, and the state dicts {name: array} of its model and optimizer.
+
+    metrics: the SHA-256 of the rows up to here; earlier versions have none.
+    """
 
     progress: Progress
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    metrics: str | None = None
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -106,7 +110,6 @@ def remove_leftovers(root: Path) -> None:
 def discard_checkpoints(root: Path) -> None:
     """Delete all checkpoints."""
     with writing(root):
-        remove_leftovers(root)
         for path in saved_checkpoints(root):
             _remove(path)
 
@@ -117,7 +120,7 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
     for name, state in zip(PARTS, (checkpoint.model, checkpoint.optimizer), strict=True):
         write(directory / name, host_arrays(state))
         files[name] = _fingerprint(directory / name)
-    content = sealed({"progress": asdict(checkpoint.progress), "files": files})
+    content = sealed({"progress": asdict(checkpoint.progress), "files": files, "metrics": checkpoint.metrics})
     (directory / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in (*directory.iterdir(), directory):
         sync(path)
@@ -149,7 +152,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise InvalidCheckpoint(f"{path}: invalid (it was saved at step {progress.step})")
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path}: invalid ({error})") from None
-    return Checkpoint(progress, model, optimizer)
+    return Checkpoint(progress, model, optimizer, state.get("metrics"))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

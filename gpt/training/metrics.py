@@ -4,6 +4,7 @@ Apart from the two timing fields, rows are functions of the step, so a run that 
 of one that was not.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt.files import reading, replace_file, replace_text, require_regular, writing
+from gpt.files import reading, replace_file, replace_text, require_regular, sha256, writing
 
 Row = dict[str, Any]
 
@@ -48,18 +49,24 @@ class Metrics:
                 invalid.append(f"{self.path}: line {number} is corrupt and left out")
         return rows, invalid
 
-    def truncate(self, step: int) -> list[str]:
-        """Remove the rows after `step`, which the run will write again; returns sentences about those left out."""
+    def truncate(self, step: int, digest: str | None = None) -> list[str]:
+        """Remove the rows after `step`, which the run will write again; returns sentences about what is wrong.
+
+        digest: what `save` returned at that step, if that is known.
+        """
         rows, invalid = self.read()
-        kept = [row for row in rows if row["step"] <= step]
-        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step)
+        replace_text(self.path, text)
+        if digest and not invalid and hashlib.sha256(text.encode()).hexdigest() != digest:
+            invalid.append(f"{self.path}: its rows up to step {step} are not those that were saved")
         return invalid
 
-    def sync(self) -> None:
-        """Flush the rows to the disk."""
-        if self.path.exists():
-            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+    def save(self) -> str:
+        """Flush the rows to the disk; returns their SHA-256."""
+        with writing(self.path):
+            with open(self.path, "a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+            return sha256(self.path)
 
 
 def parse_row(line: bytes) -> Row | None:

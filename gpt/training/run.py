@@ -95,8 +95,8 @@ class Run:
 
     def save(self, progress: Progress, model: Any, optimizer: Any) -> None:
         """Write a checkpoint; the metrics up to it are flushed to the disk first."""
-        self.metrics.sync()
-        checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict())
+        digest = self.metrics.save()
+        checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict(), digest)
         save_checkpoint(self.checkpoints, checkpoint, self.train.keep_checkpoints)
         self.manifest.record_checkpoint(progress.step)
 
@@ -154,7 +154,7 @@ class Run:
         with writing(self.checkpoints):
             remove_leftovers(self.checkpoints)
             prune_checkpoints(self.checkpoints, progress.step, self.train.keep_checkpoints)
-        notes += self.metrics.truncate(progress.step)
+        notes += self.metrics.truncate(progress.step, checkpoint.metrics if checkpoint else None)
         self.manifest.record_checkpoint(progress.step)
         self.save_config()  # with --steps and --device as they are from now on
         return progress, notes

@@ -137,6 +137,29 @@ def test_the_schedule_stays_within_its_bounds(step, steps, warmup):
     assert tt.cosine_schedule(step, steps, 0, 1e-2, 1e-3) >= 1e-3 * (1 - 1e-12)
 
 
+def test_the_defaults_are_those_of_the_papers_as_in_pytorch():
+    (group,) = AdamW(parameters((2,))).param_groups
+    assert {name: value for name, value in group.items() if name != "params"} == {
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01,
+    }  # fmt: skip
+
+
+def test_a_graph_from_before_a_step_is_stale():
+    (p,) = parameters((3,))
+    y = (p * p).sum()
+    p.grad = np.ones(3)
+    SGD([p], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="was changed in place"):
+        y.backward()
+
+
+def test_the_rate_that_was_set_can_be_read():
+    optimizer = SGD(parameters((2,)), lr=0.1)
+    assert optimizer.lr == 0.1
+    optimizer.lr = 0.2
+    assert optimizer.lr == optimizer.param_groups[0]["lr"] == 0.2
+
+
 def test_the_rate_can_be_changed_between_steps():
     (p,) = parameters((2,))
     optimizer = SGD([p], lr=0.0)

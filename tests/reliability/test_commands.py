@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (None, ["--resume", ""], "--resume"),
         (None, ["--out", ""], "--out"),
         (None, ["--data="], "--data"),
+        (None, ["--steps=--"], "--steps"),
         (prepare.main, ["", "--out", "out"], "SOURCE"),
         (prepare.main, ["pydocs", "--out", ""], "--out"),
         (generate.main, [""], "DIR"),
@@ -127,6 +128,7 @@ def test_no_error_is_longer_than_it_can_be_read(tmp_path, capsys):
         line = capsys.readouterr().err
         assert line.startswith("error: ")
         assert len(line) < 700
+    assert shortened("a\nb\x1b[2J\udcff é") == "a\\nb\\x1b[2J\\udcff é"
     assert shortened("a" * 200 + " b") == "a" * 200 + " b"
     assert shortened("a" * 201 + " b") == "a" * 97 + " ... " + "a" * 97 + " b"
 

@@ -6,6 +6,9 @@ import shutil
 
 import pytest
 
+import train
+from gpt import chat, export, generate
+from gpt.cli import run_command
 from gpt.training.manifest import sealed
 from tests.reliability.conftest import contents, rows, run
 
@@ -197,6 +200,23 @@ def test_a_damaged_file_of_the_run_is_named(stopped, capsys, name, damage):
     if name in ("best/model.safetensors", "manifest.json"):  # training does not need them
         (stopped / "manifest.json").unlink()
         assert run("--resume", stopped) == 0
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"),
+    [(generate.main, []), (chat.main, []), (export.main, ["out"]), (train.main, ["--out", "out"])],
+    ids=["generate", "chat", "export", "init-from"],
+)
+def test_whoever_reads_the_best_model_verifies_it(stopped, capsys, monkeypatch, main, argv):
+    monkeypatch.chdir(stopped)
+    argv = ["--init-from", str(stopped), *argv] if main is train.main else [str(stopped), *argv]
+    path = stopped / "best/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert run_command(main, argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}: is not the file that was saved: restore it from a copy")
+    assert not (stopped / "out").exists()
 
 
 def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped, uninterrupted, capsys):

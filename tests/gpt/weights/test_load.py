@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors import SafetensorError
 
 import tinytensor as tt
 import train
@@ -108,6 +109,23 @@ def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the name of the model is empty"):
         load_model("", "cpu")
     load_model(".", "cpu")
+
+
+@pytest.mark.parametrize("fault", ["more after the last", "a gap", "an overlap"])
+def test_a_file_with_other_bytes_than_its_tensors_is_corrupt(tmp_path, fault):
+    path = tmp_path / "x.safetensors"
+    header = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16] if fault == "more after the last" else [12, 20]},
+    }
+    if fault == "an overlap":
+        header["b"]["data_offsets"] = [4, 12]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(20 if fault != "an overlap" else 12))
+    with pytest.raises(UserError, match=r"x\.safetensors: corrupt \(its tensors overlap or leave gaps\)"):
+        safetensors_format.entries(path)
+    with pytest.raises(SafetensorError):
+        safetensors.numpy.load_file(path)
 
 
 def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
