@@ -57,11 +57,11 @@ class Cache:
         """`Attention.forward` for tokens x (B, T, C); appends to the layer's keys and values (B, H, block_size, D)."""
         batch, time, channels = x.shape
         end = self.length + time
-        qkv = attention.c_attn(x).reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
-        q, k, v = tt.unbind(qkv, 2)  # (B,T,H,D) each
+        qkv = attention.c_attn(x).data.reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
+        qk, v = qkv[:, :, :2].swapaxes(1, 2), qkv[:, :, 2]  # (B,2,T,H,D), (B,T,H,D)
         if attention.rotary_theta is not None:
-            q, k = (tt.rotary(part, self.length, attention.rotary_theta) for part in (q, k))
-        q, k, v = (part.data.swapaxes(1, 2) for part in (q, k, v))  # (B,H,T,D) each
+            qk = tt.rotary(qk, self.length, attention.rotary_theta).data
+        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, 0], qk[:, 1], v))  # (B,H,T,D) each
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
         scores = self.device.xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2))  # (B,H,T,D) @ (B,H,D,S) -> (B,H,T,S)
         p = self.kernels.softmax_forward(scores, q.shape[-1] ** -0.5, causal=time > 1)

@@ -905,8 +905,9 @@ def test_products_of_rotated_vectors_depend_on_their_distance_alone():
 def test_rotary_angles_are_exact_far_from_the_beginning():
     """An angle of 100,000 in float32 would be off by 4e-3."""
     x = np.random.default_rng(0).standard_normal((1, 2, 8))
-    y = tt.rotary(x.astype(np.float32), 100_000).numpy()
-    np.testing.assert_allclose(y, rotary(x, 100_000), atol=1e-6)
+    for first in (0, 1000, 1023, 1024, 100_000, 10**9):
+        y = tt.rotary(x.astype(np.float32), first).numpy()
+        np.testing.assert_allclose(y, rotary(x, first), atol=1e-6)
 
 
 # ---- float16, infinite gradients, extremes --------------------------------------------------------------------------

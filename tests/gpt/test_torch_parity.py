@@ -1,11 +1,11 @@
 """Agreement with an independent GPT in plain PyTorch (extra `bench`); skipped where PyTorch is missing.
 
-Measured with PyTorch 2.13, NumPy 2.4 and numba 0.68 on two x86-64 cores, largest differences over the three variants
-(GPT-2's; no biases; ReLU, post-norm and an untied head), with
+Measured with PyTorch 2.13, NumPy 2.4 and numba 0.68 on two x86-64 cores, largest differences over the four variants
+(GPT-2's; no biases; rotary positions; ReLU, post-norm and an untied head), with
 `python -m pytest tests/gpt/test_torch_parity.py --junitxml=FILE`, which records them as properties:
 
-    logits 2.1e-6;  gradients 1.2e-6 of the largest element of each;  losses of 20 AdamW steps 4.8e-7 with pre-norm and
-    1.5e-4 with post-norm, where rounding grows faster
+    logits 2.1e-6;  gradients 1.2e-6 of the largest element of each;  losses of 20 AdamW steps 9.6e-7 with pre-norm and
+    3.1e-4 with post-norm, where rounding grows faster
 """
 
 import numpy as np

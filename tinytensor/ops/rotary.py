@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 from typing import Any
@@ -18,6 +19,8 @@ from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
 from tinytensor.ops.elementwise import float16_as_float32
 from tinytensor.tensor import Function, Tensor, TensorLike
+
+PAGE = 1024  # positions
 
 
 class Rotary(Function):
@@ -77,13 +80,17 @@ def rotate_packed(qkv: Any, theta: float, direction: int = 1, in_place: bool = F
 
 def rotary_table(x: Any, time: int, size: int, theta: float, direction: int = 1, first_position: int = 0) -> Any:
     """(T, 2, D/2): cosines and sines of direction times the angles of `time` positions, in the dtype and place of x."""
-    end = first_position + time
-    longer = 1 << max(0, end - 1).bit_length()  # so that a text that grows by single tokens needs few tables
-    return _table(longer, size, theta, direction, x.dtype, device_of(x))[first_position:end]
+    # begins at a whole page and has a power of two of rows, so that a text that grows by single tokens needs few tables
+    page, first = divmod(first_position, PAGE)
+    rows = 1 << max(0, first + time - 1).bit_length()
+    return _table(page * PAGE, rows, size, theta, direction, x.dtype, device_of(x))[first : first + time]
 
 
 @functools.lru_cache(maxsize=64)
-def _table(time: int, size: int, theta: float, direction: int, dtype: np.dtype, device: Device) -> Any:
+def _table(begin: int, rows: int, size: int, theta: float, direction: int, dtype: np.dtype, device: Device) -> Any:
     frequencies = theta ** (-np.arange(0, size, 2) / size)  # (D/2,), in float64
-    angles = np.arange(time)[:, None] * frequencies  # (T, D/2)
+    angles = np.arange(begin, begin + rows)[:, None] * frequencies  # (rows, D/2)
     return device.put(np.stack([np.cos(angles), direction * np.sin(angles)], axis=1).astype(dtype))
+
+
+atexit.register(_table.cache_clear)  # while the devices whose memory the tables occupy are still there
