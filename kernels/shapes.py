@@ -144,6 +144,19 @@ def check_attention_backward(g, qkv, y, lse) -> None:
     _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
 
 
+def check_rotary(x, table, count: int, in_place: bool) -> None:
+    """x (B, T, N, D), D even, contiguous if it is to be changed; table (T, 2, D/2); count at most N."""
+    _expect_floating("rotary", "x", x)
+    _expect_layout("rotary", "x", x, ("batch", "time", "vectors", "size"))
+    if x.shape[3] % 2:
+        raise ValueError(f"rotary: x has shape {x.shape}: its last axis must be even, for two halves")
+    _expect_like("rotary", "table", table, (x.shape[1], 2, x.shape[3] // 2), "x", x)
+    if not 0 <= count <= x.shape[2]:
+        raise ValueError(f"rotary: count is {count}: x of shape {x.shape} has {x.shape[2]} vectors")
+    if in_place and not x.flags.c_contiguous:
+        raise ValueError("rotary: x must be C-contiguous to be changed in place")
+
+
 def check_adamw(param, grad, m, v, grad_scale) -> None:
     """param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or an array ()."""
     where = "adamw_update"

@@ -18,7 +18,7 @@ LAYERS = [
     ["tinytensor.ops." + name for name in ("activations", "indexing", "linalg", "logic", "reduce")],
     ["tinytensor.ops.order", "tinytensor.ops.shape"],
     ["tinytensor.ops.einsum", "tinytensor.ops.scan"],
-    ["tinytensor.ops.composed", "tinytensor.ops.fused"],
+    ["tinytensor.ops.composed", "tinytensor.ops.fused", "tinytensor.ops.rotary"],
     ["tinytensor.ops.attention", "tinytensor.ops.losses"],
     ["tinytensor.ops"],
     ["tinytensor.methods", "tinytensor.creation"],

@@ -51,6 +51,7 @@ ATTENTION_SIZES = (
     (1, 64, 2, 128),
 )
 PRODUCT_SIZES = ((1, 1, 1), (37, 65, 33), (37, 64, 1025), (128, 256, 512))  # (rows, inputs, outputs)
+ROTARY_SIZES = ((1, 1, 1, 2), (2, 33, 6, 16), (3, 5, 36, 64))  # (batch, time, vectors, size)
 TABLE_SIZES = ((1, 1, 1), (200, 7, 33), (300, 1000, 64))  # (ids, rows of the table, columns)
 
 
@@ -119,6 +120,10 @@ def _attention_gradient(k, g, qkv, dropout):
     return k.attention_backward(g, qkv, y, lse, scale, dropout)
 
 
+def _rotary(k, x, table, count):
+    return k.rotary(x, table, count), k.rotary(x.copy(), table, count, in_place=True)
+
+
 def _linear_cross_entropy(k, x, weight, targets):
     return k.linear_cross_entropy(x, weight, targets, IGNORED, True)
 
@@ -163,6 +168,9 @@ def cases() -> Iterator[Case]:
             size = f"B {B}, T {T}, H {H}, D {D}" + (f", dropout {dropout.p}" if dropout.p else "")
             yield Case("attention_forward", size, partial(_attention, dropout=dropout), (qkv,))
             yield Case("attention_backward", size, partial(_attention_gradient, dropout=dropout), (g, qkv))
+    for B, T, N, D in ROTARY_SIZES:
+        x, table = normal(B, T, N, D), normal(T, 2, D // 2)
+        yield Case("rotary", f"B {B}, T {T}, N {N}, D {D}", partial(_rotary, count=N // 3 * 2), (x, table))
     for rows, inputs, outputs in PRODUCT_SIZES:
         x, weight, bias, g = normal(rows, inputs), normal(inputs, outputs), normal(outputs), normal(rows, outputs)
         size = f"{rows} x {inputs} x {outputs}"

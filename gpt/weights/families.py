@@ -167,6 +167,8 @@ def why_not_gpt2(kind: str, config: GPTConfig) -> str | None:
         return f"--model {kind}: is not a transformer"
     if config.norm != "pre":
         return f"--norm {config.norm}: GPT-2 has its layer norms before each sublayer (--norm pre), and one at the end"
+    if config.positions != "learned":
+        return f"--positions {config.positions}: GPT-2 adds a learned vector for each position (--positions learned)"
     return None
 
 
@@ -174,7 +176,8 @@ def approximate_size(kind: str, config: GPTConfig) -> int:
     """About how many parameters a model has: those of its large matrices."""
     if kind == "bigram":
         return config.vocab_size**2
-    return (config.vocab_size + config.block_size + 12 * config.n_layer * config.n_embd) * config.n_embd
+    positions = config.block_size if config.positions == "learned" else 0
+    return (config.vocab_size + positions + 12 * config.n_layer * config.n_embd) * config.n_embd
 
 
 def our_names(found: Mapping[str, T]) -> dict[str, T]:

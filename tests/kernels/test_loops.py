@@ -93,6 +93,13 @@ def attention_backward_arguments(rows, columns, variant):
     return g, qkv, part, options, tuple(saved), gqkv
 
 
+def rotary_arguments(rows, columns, variant):
+    """Some or all of 3 vectors rotated, rows that begin within a text and may go on to the next."""
+    half = -(-columns // 2)
+    x, table = random(rows, (rows, 3, 2 * half), (rows // 2 + 1, 2, half))
+    return x, table, 3 - variant, rows // 3
+
+
 def product_arguments(rows, columns, variant):
     """Matrices as they are or transposed; `add` and `tiled` in each combination."""
     inner = 3 * rows * columns % 530 + 1
@@ -115,6 +122,7 @@ ARGUMENTS = {
     "product_pass": product_arguments,
     "attention_forward_pass": attention_arguments,
     "attention_backward_pass": attention_backward_arguments,
+    "rotary_pass": rotary_arguments,
     "keep_pass": keep_arguments,
 }
 

@@ -120,6 +120,11 @@ CALLS = {
         lambda k, g, qkv, y, lse: k.attention_backward(g, qkv, y, lse, 0.5),
         {"g": normal(2, 6, 2, 4), "qkv": normal(2, 6, 3, 2, 4), "y": normal(2, 6, 2, 4), "lse": normal(2, 2, 6)},
     ),
+    "rotary": Call(
+        lambda k, x, table: k.rotary(x, table, 2),
+        {"x": normal(2, 6, 3, 4), "table": normal(6, 2, 2)},
+        {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2")},
+    ),
     "adamw_update": Call(
         lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
         {"param": normal(3, 4), "grad": normal(3, 4), "m": normal(3, 4), "v": abs(normal(3, 4))},
@@ -230,6 +235,18 @@ MESSAGES = {
     "no head size": (
         lambda k, z: k.attention_forward(z(1, 2, 3, 1, 0), 1.0),
         "attention: qkv has shape (1, 2, 3, 1, 0): must be (batch, time, 3, heads, head size), head size at least 1",
+    ),
+    "an odd size to rotate": (
+        lambda k, z: k.rotary(z(1, 2, 3, 5), z(2, 2, 2), 3),
+        "rotary: x has shape (1, 2, 3, 5): its last axis must be even, for two halves",
+    ),
+    "too many to rotate": (
+        lambda k, z: k.rotary(z(1, 2, 3, 4), z(2, 2, 2), 4),
+        "rotary: count is 4: x of shape (1, 2, 3, 4) has 3 vectors",
+    ),
+    "layout to rotate in place": (
+        lambda k, z: k.rotary(z(2, 1, 3, 4).swapaxes(0, 2), z(1, 2, 2), 2, in_place=True),
+        "rotary: x must be C-contiguous to be changed in place",
     ),
     "dtypes": (
         lambda k, z: k.layer_norm_forward(z(2, 3), z(3, dtype=np.float64), None, 1e-5),

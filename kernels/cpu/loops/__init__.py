@@ -13,6 +13,7 @@ from kernels.cpu.loops.dropout import keep_pass
 from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
 from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
 from kernels.cpu.loops.products import product_pass
+from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "layer_norm_backward_pass",
     "layer_norm_pass",
     "product_pass",
+    "rotary_pass",
     "softmax_pass",
 ]

@@ -55,13 +55,14 @@ def test_dropout_depends_on_seed_and_step_alone():
     np.testing.assert_array_equal(first, again)
 
 
-def test_every_device_trains_as_the_cpu_does(device):
-    shape = dataclasses.replace(SHAPE, dropout=0.3)
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_every_device_trains_as_the_cpu_does(device, positions):
+    shape = dataclasses.replace(SHAPE, dropout=0.3, positions=positions)
     model, losses = trained(3, 2, 2, shape, device=device)
     assert all(tt.array_module(p.data) is device.xp for p in model.parameters())
     np.testing.assert_allclose(losses, trained(3, 2, 2, shape)[1], rtol=1e-4)
     eval_windows = EvalWindows(TOKENS, 8, 2, 2)
-    on_cpu = build_model("gpt", SHAPE, 1, CPU)
+    on_cpu = build_model("gpt", shape, 1, CPU)
     on_cpu.load_state_dict({name: tt.to_numpy(array) for name, array in model.state_dict().items()})
     assert evaluate(model, eval_windows) == pytest.approx(evaluate(on_cpu, eval_windows), rel=1e-5)
 

@@ -33,6 +33,7 @@ VARIANTS = [
     {"bias": False},
     {"tied": False},
     {"norm": "post", "activation": "relu", "tied": False, "dropout": 0.5},
+    {"positions": "rotary", "bias": False},
 ]
 
 
@@ -328,8 +329,10 @@ def test_an_exported_model_is_the_same(tmp_path, options):
 def test_what_gpt2_cannot_express_is_not_exported(tmp_path, capsys):
     bigram = saved(tmp_path / "bigram", "bigram", Bigram(GPTConfig(**SHAPE)))
     post = saved(tmp_path / "post", "gpt", lively(norm="post"))
+    rotary = saved(tmp_path / "rotary", "gpt", lively(positions="rotary"))
     good = saved(tmp_path / "good", "gpt", lively())
     cases = [
+        (rotary, "new", "cannot be exported as a GPT-2: --positions rotary: GPT-2 adds a learned vector for each"),
         (bigram, "new", "cannot be exported as a GPT-2: --model bigram: is not a transformer"),
         (post, "new", "cannot be exported as a GPT-2: --norm post: GPT-2 has its layer norms before each sublayer"),
         (good, "bigram", "exists and is not an empty directory"),
@@ -452,6 +455,30 @@ def test_where_our_section_disagrees_with_hugging_faces_keys_those_hold(tmp_path
     edit(directory / "config.json", layer_norm_epsilon=1e-6)
     with pytest.raises(UserError, match=r"config\.json: layer_norm_epsilon is 1e-06, here it can only be 1e-05"):
         load_model(directory, "cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "post"}], ids=str)
+def test_a_model_that_was_saved_before_there_were_other_positions_has_learned_ones(tmp_path, options):
+    model = lively(**options)
+    directory = saved(tmp_path, "gpt", model)
+    section = json.loads((directory / "config.json").read_text())["tinytensor"]
+    assert section.pop("positions") == "learned"
+    edit(directory / "config.json", tinytensor=section)
+    loaded, _ = load_model(directory, "cpu")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+def test_a_model_starts_from_one_with_rotary_positions_and_a_shorter_context(tmp_path):
+    model = lively(positions="rotary")
+    directory = saved(tmp_path, "gpt", model)
+    settings = inherit(str(directory), {"block_size": 5})
+    assert (settings["positions"], settings["block_size"]) == ("rotary", 5)
+    shorter = GPT(GPTConfig(**{name: value for name, value in settings.items() if name != "model"}))
+    start_from(shorter, str(directory))
+    np.testing.assert_array_equal(logits_of(shorter), logits_of(model))
+    with pytest.raises(UserError, match=r"--positions learned: the model of --init-from .* has rotary"):
+        inherit(str(directory), {"positions": "learned"})
 
 
 def test_a_resized_vocabulary_is_that_of_the_file(tmp_path):
