@@ -101,7 +101,7 @@ class Preparation:
             return load_tokenizer(self.directory)
         try:
             tokenizer = self.make_tokenizer(workers)
-        except UserError:
+        except (UserError, OSError):
             self.files.discard()
             raise
         tokenizer.save(self.directory)

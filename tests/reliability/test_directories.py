@@ -240,6 +240,13 @@ def test_a_run_deleted_while_it_trains_is_one_sentence_and_stays_deleted(flags, 
     assert not out.exists()
 
 
+def test_a_preparation_whose_tokenizer_cannot_be_opened_leaves_nothing(text_file, tmp_path, capsys):
+    argv = [str(text_file), "--out", str(tmp_path / "a/out"), "--tokenizer", "x" * 5000]
+    assert run_command(prepare.main, argv) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):
     (tmp_path / "empty.txt").touch()
     argv = [str(tmp_path / "empty.txt"), "--out", str(tmp_path / "a/out"), "--tokenizer", "char"]

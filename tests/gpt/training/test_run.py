@@ -144,7 +144,7 @@ def test_a_missing_foreign_or_corrupt_directory_is_named(tmp_path, run):
         config.write_text(json.dumps(foreign))
         with pytest.raises(UserError, match=r"is not the directory of a run \(its config\.json is something else\)"):
             open_run(run.directory, {})
-    for corrupt in (b"", b"{", b"\xff\xfe"):
+    for corrupt in (b"", b"{", b"[]", b"\xff\xfe"):
         config.write_bytes(corrupt)
         with pytest.raises(UserError, match=r"its config\.json is corrupt"):
             open_run(run.directory, {})
