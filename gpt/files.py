@@ -42,12 +42,6 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def require_regular(path: str | Path) -> None:
-    """OSError unless `path` is a regular file: a named pipe would be waited for, a device read without end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
 def sync(path: str | Path) -> None:
     """Flush a file, or the entries of a directory, to the disk."""
     if os.name == "nt" and os.path.isdir(path):
