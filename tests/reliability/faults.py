@@ -86,6 +86,7 @@ def run_with(main: Callable, argv: list, directory: Path, fault: Fault | None = 
     """Run `main(argv)` in a fork, with a fault below `directory`; `until(pid)` may kill it meanwhile."""
     report, output = directory.with_name("events"), directory.with_name("stderr")
     report.write_text("0")
+    output.write_text("")  # a process killed at once has made none
     pid = os.fork()
     if pid == 0:
         code = TRACEBACK

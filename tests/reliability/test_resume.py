@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from gpt.training.manifest import sealed
+from gpt.files import sealed
 from tests.reliability.conftest import contents, rows, run
 
 
