@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed to the disk (fsync), then rena
 complete or absent.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # no failure of this file; `gpt.cli` says what to do
         if "No such file" in str(error) and not os.path.exists(os.path.dirname(path) or os.curdir):
             raise UserError(f"{path}: cannot be written, because its directory does not exist any more") from None
         reason = getattr(error, "strerror", None) or str(error)
