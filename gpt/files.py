@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # no failure of this file; `gpt.cli` says what to do
         if "No such file" in str(error) and not os.path.exists(os.path.dirname(path) or os.curdir):
             raise UserError(f"{path}: cannot be written, because its directory does not exist any more") from None
         reason = getattr(error, "strerror", None) or str(error)
@@ -103,6 +105,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum added."""
+    return {**content, "sha256": _digest(content)}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Whether a parsed JSON object is as `sealed` made it."""
+    return content.get("sha256") == _digest({name: value for name, value in content.items() if name != "sha256"})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: str | Path) -> str:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gpt.errors import UserError
 from gpt.files import read_json, replace_json
+from gpt.tokenizers.files import DTYPES
 
 META_FILE = "meta.json"
 STATE_FILE = "state.json"  # in its place while a preparation is unfinished
@@ -72,7 +73,7 @@ def open_tokens(directory: str | Path) -> Tokens:
     """The Tokens in a directory, or those it points at; UserError if a file is missing or was changed."""
     path, content = find_meta(directory)
     try:
-        dtype = np.dtype(content["dtype"])
+        dtype = {kind.str: kind for kind in DTYPES.values()}[content["dtype"]]
         train, val = (_map(path.parent / f"{name}.bin", dtype, content, name) for name in ("train", "val"))
         return Tokens(train, val, content["source"], content.get("unreadable", 0))
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -161,7 +162,7 @@ def remember(directories: Iterable[Path], scanned: dict[str, Any]) -> None:
 def _remembered(directories: Iterable[Path], name: str, path: Path) -> dict[str, Any] | None:
     """What `scan` found in a split's file, unless it was written to since."""
     for directory in directories:
-        with suppress(OSError, KeyError, TypeError, ValueError):
+        with suppress(OSError, KeyError, TypeError, AttributeError, ValueError):
             found = read_json(directory / VERIFIED_FILE)[name]
             if _identity(path).items() <= found.items() and {"sha256", "largest"} <= found.keys():
                 return found
@@ -184,7 +185,7 @@ def verify_tokens(directory: Path, vocab_size: int) -> None:
                 raise changed(path)
             if found["largest"] >= vocab_size:
                 raise UserError(f"{path}: has token id {found['largest']}, but the vocabulary only {vocab_size} tokens")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{meta}: corrupt or missing ({error})") from None
     if is_new:
         remember(places, scanned)

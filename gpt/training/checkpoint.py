@@ -18,8 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt.errors import UserError
-from gpt.files import read_json, sha256, sync, writing
-from gpt.training.manifest import is_sealed, sealed
+from gpt.files import is_sealed, read_json, sealed, sha256, sync, writing
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.safetensors import host_arrays, write
 
@@ -148,6 +147,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise InvalidCheckpoint(f"{path}: invalid ({name} is not the file that was saved)")
         model, optimizer = (safetensors.numpy.load_file(path / name) for name in PARTS)
         progress = Progress(**state["progress"])
+        if not all(value is None or type(value) in (int, float) for value in asdict(progress).values()):
+            raise InvalidCheckpoint(f"{path}: invalid (its progress does not consist of numbers)")
         if type(progress.step) is not int or progress.step != step_of(path):
             raise InvalidCheckpoint(f"{path}: invalid (it was saved at step {progress.step})")
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -5,15 +5,13 @@
 contains its own checksum. Token files are covered by `meta.json`.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus.tokens import META_FILE
 from gpt.errors import UserError
-from gpt.files import read_json, reading, replace_json, sha256
+from gpt.files import is_sealed, read_json, reading, replace_json, sealed, sha256
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import WEIGHTS_FILE
@@ -26,20 +24,6 @@ BEST_WEIGHTS = f"{BEST}/{WEIGHTS_FILE}"
 FILES = (META_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *(f"{BEST}/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
 
 Config = Mapping[str, Mapping[str, Any]]
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its own checksum added."""
-    return {**content, "sha256": _digest(content)}
-
-
-def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a parsed JSON object is as `sealed` made it."""
-    return content.get("sha256") == _digest({name: value for name, value in content.items() if name != "sha256"})
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest:

@@ -17,6 +17,7 @@ from gpt.files import reading, replace_file, replace_text, require_regular, sha2
 Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
+MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
 class Metrics:
@@ -106,6 +107,8 @@ def write_plot(rows: Iterable[Row], path: Path) -> str:
         from matplotlib.figure import Figure  # an extra, and slow to import; Figure alone needs no display
     except ImportError:
         return "loss.png not written: it needs matplotlib, pip install -e '.[plot]'"
+    except (OSError, ValueError, RuntimeError) as error:  # of its settings, such as MPLBACKEND, and its own files
+        return f"loss.png not written: matplotlib cannot be used ({str(error)[:MAX_REASON]})"
     figure = Figure(figsize=(8, 5), layout="tight")
     axes = figure.subplots()
     for key, label, style in (("train_loss", "training batch", "-"), ("val_loss", "validation", "o-")):

@@ -183,7 +183,7 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     write_data = open_data(train.data, train.init_from)
     # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
     train = dataclasses.replace(train, processes=train.processes or available_cores())
-    place = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:
         with writing(out or "runs"):

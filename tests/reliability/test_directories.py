@@ -187,6 +187,14 @@ def test_the_current_directory_is_not_replaced(flags, tmp_path, monkeypatch, cap
     assert "--out .: is the current directory or a mount point; name a new directory" in capsys.readouterr().err
 
 
+def test_a_link_to_itself_is_one_sentence(flags, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert run(*flags, "--out", tmp_path / "loop") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'loop'}: ")
+    assert os.listdir(tmp_path) == ["loop"]
+
+
 def test_an_empty_directory_and_a_link_to_one_are_filled(flags, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(*flags, "--out", tmp_path / "empty", "--stop-after", 1) == 0
@@ -198,28 +206,57 @@ def test_an_empty_directory_and_a_link_to_one_are_filled(flags, tmp_path):
 
 
 CREATE = """
-import sys, time
+import os, shutil, sys, time
 import train
+from gpt import export
 from gpt.cli import run_command
+from gpt.corpus.token_files import TokenFiles
 
 def wait(*_):
-    print("held", flush=True)
+    os.write(1, b"held\\n")
     time.sleep(600)
 
-train.build_optimizer = wait
-sys.exit(run_command(train.main, sys.argv[1:]))
+owner, name, main = {
+    "model": (train, "build_optimizer", train.main),
+    "tokens": (TokenFiles, "append", train.main),
+    "export": (shutil, "copyfile", export.main),
+}[sys.argv[1]]
+setattr(owner, name, wait)
+sys.exit(run_command(main, sys.argv[2:]))
 """
 
 
+@pytest.fixture
+def creation(flags, uninterrupted):
+    """{what is being created: the arguments that create it, but for its directory}."""
+    return {"model": [*flags, "--out"], "tokens": [*flags, "--out"], "export": [uninterrupted]}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_a_run_is_created_leaves_nothing(flags, tmp_path, number):
-    process = python(CREATE, *flags, "--out", tmp_path / "a/run", stderr=subprocess.PIPE)
-    assert [path.name for path in (tmp_path / "a").iterdir()] == [f".run.tmp-{process.pid}"]
+@pytest.mark.parametrize("what", ["model", "tokens", "export"])
+def test_a_signal_while_a_run_or_an_export_is_created_leaves_nothing(creation, tmp_path, what, number):
+    process = python(CREATE, what, *creation[what], tmp_path / "a/new", stderr=subprocess.PIPE)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [f".new.tmp-{process.pid}"]
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted\n"
+    assert errors.endswith("interrupted\n")
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["tokens", "export"])
+def test_what_a_kill_leaves_of_a_creation_is_removed_by_the_next(creation, uninterrupted, tmp_path, what):
+    out = tmp_path / "new"
+    process = python(CREATE, what, *creation[what], out)
+    process.kill()
+    process.communicate()
+    assert os.listdir(tmp_path) == [f".new.tmp-{process.pid}"]
+    if what == "export":
+        assert run_command(export.main, [str(uninterrupted), str(out)]) == 0
+    else:
+        assert run(*creation[what], out) == 0
+    assert os.listdir(tmp_path) == ["new"]
 
 
 def test_a_run_deleted_while_it_trains_is_one_sentence_and_stays_deleted(flags, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import train
 from gpt import chat, export, generate
 from gpt.cli import run_command
-from gpt.training.manifest import sealed
+from gpt.files import sealed
 from tests.reliability.conftest import contents, rows, run
 
 
