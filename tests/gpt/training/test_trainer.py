@@ -9,11 +9,11 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import (
     Throughput,
     build_model,
-    build_optimizer,
     due,
     evaluate,
     make_backward,
