@@ -1,15 +1,15 @@
 """Orthogonalization by Newton-Schulz iterations, for arrays of every device.
 
-The polar factor of x = U S V^T is U V^T, x with every singular value replaced by 1. An odd polynomial p of x,
-a x + b (x x^T) x + c (x x^T)^2 x, has the same singular vectors and p of the singular values, so a few polynomials one
-after the other that drive (0, 1] to 1 make the factor of matrix products alone, which is what every processor is best
-at. Muon (`tinytensor/optim/muon.py`) needs it only roughly.
+The polar factor of x = U S V^T is U V^T, x with every singular value replaced by 1. An odd polynomial of x,
+a x + b (x x^T) x + c (x x^T)^2 x, has the same singular vectors and a s + b s^3 + c s^5 for each singular value s, so a
+few of them, one after the other, make the factor of matrix products alone. Muon (`tinytensor/optim/muon.py`) needs it
+only roughly.
 
-Three things make it cheap. The polynomials are evaluated on the Gram matrix G = x x^T of the smaller side: each
-multiplies x by q = a I + b G + c G^2 and so turns G into q G q, and only the product of all q meets x in the end.
-The polynomials are those of Polar Express (Amsel et al. 2025, arXiv:2505.16932), each the best of its degree for the
-interval that the one before leaves. And the largest singular value is bounded by (trace G^4)^(1/8), which costs nothing
-as G^2 is needed anyway, and exceeds it by n^(1/8) at most, where the Frobenius norm may exceed it by n^(1/2).
+Four things make it cheap. The polynomials are those of Polar Express (Amsel et al. 2025, arXiv:2505.16932), each the
+best of its degree for the interval that the one before leaves. With the Gram matrix G = x x^T of the shorter side, each
+is a product q x, q = a I + b G + c G^2. It turns G into q G q, so that of a wide x only the product of all q need be
+multiplied by x, once. And the largest singular value is bounded by (trace G^4)^(1/8), which costs little as G^2 is
+needed anyway, and exceeds it by a factor of n^(1/8) at most, where that of the Frobenius norm is up to n^(1/2).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ POLYNOMIALS = (
     (2.9175380442298477, -2.1824053828650416, 0.47552921925745756),
     (2.0463101337308275, -1.4294750038250834, 0.3933524105937022),
 )
+WIDE = 2  # columns per row from which on the Gram matrix is iterated rather than x
 
 
 def newton_schulz(x):
@@ -31,25 +32,53 @@ def newton_schulz(x):
 
     Singular values from 0.03 of the bound on become 0.96 to 1.04; smaller ones grow at most 44-fold relative to it.
     """
-    if x.shape[-2] > x.shape[-1]:
-        return newton_schulz(x.mT).mT
     xp = array_module(x)
-    largest = xp.abs(x).max(axis=(-2, -1), keepdims=True)
-    x = x / xp.where(largest > 0, largest, 1)  # so that powers of it neither overflow nor vanish
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    largest = xp.maximum(x.max(), -x.min())
+    x = x / xp.where(largest > 0, largest, 1)  # so that no product overflows, and none vanishes but relative to others
     gram = xp.matmul(x, x.mT)
-    square = xp.matmul(gram, gram.mT)  # gram is symmetric: of such a product NumPy's BLAS computes one half
-    bound = xp.sqrt(xp.sqrt(xp.square(square).sum(axis=(-2, -1), keepdims=True)))
-    bound = xp.maximum(bound, 1)  # as it is anyway, but of a zero matrix
-    gram, square = gram / bound, square / xp.square(bound)
-    identity = xp.eye(gram.shape[-1], dtype=x.dtype)
+    trace = _diagonal(gram).sum(axis=-1)[..., None, None]
+    trace = xp.where(trace > 0, trace, 1)
+    gram /= trace  # now the bound on singular values lies between n^(-3/8) and 1
+    square = _square(xp, gram)
+    bound = xp.power(xp.square(square).sum(axis=(-2, -1), keepdims=True), 1 / 8)
+    bound = xp.where(bound > 0, bound, 1)
     (a, b, c), *others = POLYNOMIALS
-    factor = q = a * identity + b * gram + c * square
-    for a, b, c in others:
-        gram = xp.matmul(xp.matmul(q, gram), q)
-        square = xp.matmul(gram, gram.mT)
-        q = a * identity + b * gram + c * square
-        factor = xp.matmul(factor, q)
-    return xp.matmul(factor / xp.sqrt(bound), x)
+    q = _polynomial(gram, square, (a / bound[..., 0], b / bound**3, c / bound**5))
+    product = q / xp.sqrt(trace)
+    wide = x.shape[-1] >= WIDE * x.shape[-2]
+    for coefficients in others:
+        if wide:
+            gram = xp.matmul(gram, _square(xp, q))
+        else:
+            x = xp.matmul(product, x)
+            gram = xp.matmul(x, x.mT)
+        q = _polynomial(gram, _square(xp, gram), coefficients)
+        product = xp.matmul(product, q) if wide else q
+    return xp.matmul(x.mT, product.mT) if tall else xp.matmul(product, x)
+
+
+def _square(xp, gram):
+    """gram^2; written as a product with the transpose, of which NumPy's BLAS computes one half."""
+    return xp.matmul(gram, gram.mT)
+
+
+def _diagonal(square):
+    """The diagonals (..., N) of contiguous matrices (..., N, N), a view."""
+    size = square.shape[-1]
+    return square.reshape(*square.shape[:-2], size * size)[..., :: size + 1]
+
+
+def _polynomial(gram, square, coefficients):
+    """a I + b gram + c square, (..., R, R)."""
+    a, b, c = coefficients
+    q = c * square
+    q += b * gram
+    diagonal = _diagonal(q)
+    diagonal += a
+    return q
 
 
 def split_blocks(x, blocks):
@@ -60,9 +89,9 @@ def split_blocks(x, blocks):
 
 
 def update_scale(shape, blocks):
-    """The factor by which the entries of orthonormal blocks of a matrix (R, C) get a root mean square of R^-0.5.
+    """(max(1, C / R) / number of blocks)^0.5, for a matrix (R, C).
 
-    For a matrix in one block it is max(1, C / R)^0.5.
+    The factor is that of Jordan et al. for the whole matrix, and keeps the norm of blocks side by side below it.
     """
-    height, width = shape
-    return math.sqrt(max(height // blocks[0], width // blocks[1]) / height)
+    rows, columns = shape
+    return math.sqrt(max(1, columns / rows) / math.prod(blocks))

@@ -27,9 +27,12 @@ def build_optimizer(model: Any, config: TrainConfig) -> Any:
 def hidden_groups(model: Any) -> list[dict]:
     """The matrices that map activations to activations, with the blocks that Muon orthogonalizes apart.
 
-    The fused matrix of an attention layer (C, 3C) is three: for queries, keys and values.
+    Those of an attention layer are one block per head: c_attn (C, 3C) for queries, keys and values, and c_proj (C, C).
     """
-    hidden = [(name, p) for name, p in model.named_parameters() if name.startswith("transformer.h.") and p.ndim == 2]
-    fused = [p for name, p in hidden if name.endswith("attn.c_attn.weight")]
-    others = [p for name, p in hidden if not name.endswith("attn.c_attn.weight")]
-    return [{"params": fused, "blocks": (1, 3)}, {"params": others}] if hidden else []
+    groups = []
+    for name, p in model.named_parameters():
+        if name.startswith("transformer.h.") and p.ndim == 2:
+            heads = model.config.n_head
+            blocks = (1, 3 * heads) if "c_attn" in name else (heads, 1) if "attn.c_proj" in name else (1, 1)
+            groups.append({"params": [p], "blocks": blocks})
+    return groups

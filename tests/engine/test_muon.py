@@ -68,12 +68,18 @@ def test_blocks_are_a_view_in_the_order_of_the_grid():
     np.testing.assert_array_equal(blocks[1, 2], x[2:, 4:])
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
-def test_updates_of_every_shape_have_entries_of_one_size(shape):
-    """A root mean square of 1 / sqrt(in), which for whole matrices is Jordan's factor sqrt(max(1, out / in))."""
-    y = update_scale(shape, (1, 1)) * polar(np.random.default_rng(0).standard_normal(shape))
-    assert np.sqrt((y**2).mean()) == pytest.approx(shape[0] ** -0.5)
-    assert update_scale(shape, (1, 1)) == pytest.approx(max(1, shape[1] / shape[0]) ** 0.5)
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (6, 6)])
+@pytest.mark.parametrize("blocks", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_updates_in_blocks_have_at_most_the_norm_of_whole_ones(shape, blocks):
+    """Which gives the entries of whole matrices a root mean square of 1 / sqrt(in)."""
+    whole = update_scale(shape, (1, 1)) * polar(x := np.random.default_rng(0).standard_normal(shape))
+    assert np.sqrt((whole**2).mean()) == pytest.approx(shape[0] ** -0.5)
+    y = x.copy()
+    for row in split_blocks(y, blocks):
+        for block in row:
+            block[...] = polar(block)
+    norms = [np.linalg.norm(z, 2) for z in (update_scale(shape, blocks) * y, whole)]
+    assert norms[0] <= norms[1] * (1 + 1e-12)
 
 
 def parameters(device, *shapes, dtype=np.float32):
@@ -109,9 +115,9 @@ def test_muon_is_the_formula(device):
         for step in range(5):
             g = 0.5 * np.random.default_rng((step, i)).standard_normal(x.shape).astype(np.float32)
             m = 0.9 * m + g
-            parts = np.split(0.9 * m + g, 3 if i in GROUPS[0] else 1, axis=1)
-            y = np.concatenate([update_scale(part.shape, (1, 1)) * iterated(part) for part in parts], axis=1)
-            x = x - 0.1 * (y + 0.01 * x)
+            count = 3 if i in GROUPS[0] else 1
+            y = np.concatenate([iterated(part) for part in np.split(0.9 * m + g, count, axis=1)], axis=1)
+            x = x - 0.1 * (update_scale(x.shape, (1, count)) * y + 0.01 * x)
         np.testing.assert_allclose(tt.to_numpy(params[i].data), x, atol=1e-4)
 
 

@@ -108,8 +108,9 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tm
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
-def test_two_processes_resume_bit_exactly_too(flags, tmp_path):
-    flags = [*flags, "--processes", 2]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_resume_bit_exactly_too(flags, tmp_path, optimizer):
+    flags = [*flags, "--processes", 2, "--optimizer", optimizer, "--schedule", "linear"]
     try:
         assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", 20) == 0
         assert run(*flags, "--out", tmp_path / "resumed", "--stop-after", 10) == 0
