@@ -27,8 +27,15 @@ POLYNOMIALS = (
 WIDE = 2  # columns per row from which on the Gram matrix is iterated rather than x
 
 
-def newton_schulz(x):
-    """x (..., R, C) -> (..., R, C): about the polar factor of each matrix, zero where all of it is zero.
+def normalized(x):
+    """x divided by its mean magnitude, so that products of it neither overflow nor vanish."""
+    xp = array_module(x)
+    mean = xp.abs(x).mean()
+    return x / xp.where(mean > 0, mean, 1)
+
+
+def newton_schulz(x, polynomials=POLYNOMIALS):
+    """x (..., R, C), normalized -> (..., R, C): about the polar factor of each matrix, zero where all of it is zero.
 
     Singular values from 0.03 of the bound on become 0.96 to 1.04; smaller ones grow at most 44-fold relative to it.
     """
@@ -36,8 +43,6 @@ def newton_schulz(x):
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    largest = xp.maximum(x.max(), -x.min())
-    x = x / xp.where(largest > 0, largest, 1)  # so that no product overflows, and none vanishes but relative to others
     gram = xp.matmul(x, x.mT)
     trace = _diagonal(gram).sum(axis=-1)[..., None, None]
     trace = xp.where(trace > 0, trace, 1)
@@ -45,7 +50,7 @@ def newton_schulz(x):
     square = _square(xp, gram)
     bound = xp.power(xp.square(square).sum(axis=(-2, -1), keepdims=True), 1 / 8)
     bound = xp.where(bound > 0, bound, 1)
-    (a, b, c), *others = POLYNOMIALS
+    (a, b, c), *others = polynomials
     q = _polynomial(gram, square, (a / bound[..., 0], b / bound**3, c / bound**5))
     product = q / xp.sqrt(trace)
     wide = x.shape[-1] >= WIDE * x.shape[-2]

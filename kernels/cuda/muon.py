@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from kernels import shapes
 from kernels.cuda.launch import device_namespace
-from kernels.newton_schulz import newton_schulz, split_blocks, update_scale
+from kernels.newton_schulz import newton_schulz, normalized, split_blocks, update_scale
 
 
 def muon_update(params, grads, momenta, options):
@@ -24,7 +24,8 @@ def muon_update(params, grads, momenta, options):
             equal[param.shape, o.blocks].append((param, scaled + o.beta * momentum, o))
     for (_, blocks), updates in equal.items():
         xp = device_namespace(updates[0][0])
-        directions = newton_schulz(split_blocks(xp.stack([direction for _, direction, _ in updates]), blocks))
+        directions = xp.stack([direction for _, direction, _ in updates])
+        directions = newton_schulz(split_blocks(normalized(directions), blocks))
         for (param, _, o), y in zip(updates, directions, strict=True):
             param *= 1 - o.lr * o.weight_decay
             param_blocks = split_blocks(param, blocks)
