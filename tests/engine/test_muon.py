@@ -24,9 +24,9 @@ def polar(x):
 def iterated(x):
     """What `newton_schulz` computes of one matrix, by its singular values in float64."""
     u, s, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    s = s / max((s**8).sum() ** 0.125, 1e-300)
-    for a, b, c in POLYNOMIALS:
-        s = a * s + b * s**3 + c * s**5
+    s = s / max((s**4).sum() ** 0.25, 1e-300)
+    for coefficients in POLYNOMIALS:
+        s = sum(c * s ** (2 * i + 1) for i, c in enumerate(coefficients))
     return (u * s) @ vt
 
 
@@ -42,7 +42,7 @@ def test_newton_schulz_is_its_polynomial_of_the_singular_values(rows, columns, r
     expected = iterated(x.astype(np.float64) / scale)
     result = newton_schulz(normalized(x))
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, expected, atol=2e-4)
+    np.testing.assert_allclose(result, expected, atol=3e-3)
     np.testing.assert_allclose(newton_schulz(normalized(x.astype(np.float64))), expected, atol=1e-9)
 
 
@@ -59,7 +59,7 @@ def test_a_zero_matrix_stays_zero_among_others(device):
     x = np.stack([np.zeros((4, 6)), matrix(4, 6, 4, 0)]).astype(np.float32)
     y = tt.to_numpy(newton_schulz(normalized(device.put(x))))
     np.testing.assert_array_equal(y[0], 0)
-    np.testing.assert_allclose(y[1], iterated(x[1]), atol=1e-5)
+    np.testing.assert_allclose(y[1], iterated(x[1]), atol=3e-3)
 
 
 def test_blocks_are_a_view_in_the_order_of_the_grid():
@@ -119,7 +119,7 @@ def test_muon_is_the_formula(device):
             count = 3 if i in GROUPS[0] else 1
             y = np.concatenate([iterated(part) for part in np.split(0.9 * m + g, count, axis=1)], axis=1)
             x = x - 0.1 * (update_scale(x.shape, (1, count)) * y + 0.01 * x)
-        np.testing.assert_allclose(tt.to_numpy(params[i].data), x, atol=1e-4)
+        np.testing.assert_allclose(tt.to_numpy(params[i].data), x, atol=1e-3)  # each update has 0.1 y
 
 
 def test_the_same_bits_on_repeat_and_after_loading_the_state(device):
