@@ -16,12 +16,13 @@ class Muon(Optimizer):
     m = momentum m + g,  p = p - lr (s O(momentum m + g) + weight_decay p), where O(x) is about the polar factor U V^T
     of x = U S V^T. Among all updates of a bounded spectral norm this one descends steepest (Bernstein & Newhouse 2024,
     arXiv:2409.20325): every direction of a matrix changes at the same rate, also those that the gradient hardly shows.
-    s gives the entries of O a root mean square of 1 / sqrt(in), for weights (in, out), so that one learning rate fits
-    all shapes; for whole matrices it is the sqrt(max(1, out / in)) of Jordan et al.
+    s = sqrt(max(1, out / in)), for weights (in, out), gives the entries of O a root mean square of 1 / sqrt(in), so
+    that one learning rate fits all shapes.
 
     For matrices that map activations to activations; embeddings, the output layer and vectors belong to AdamW (see
     `Chained`). blocks: (rows, columns), an option of groups: each of their matrices is a grid of equal parts that are
-    orthogonalized apart, such as (1, 3) where queries, keys and values share one fused matrix.
+    orthogonalized apart, such as (1, 3 heads) where the queries, keys and values of all heads share one matrix. s is
+    then divided by the square root of their number, which keeps the norm of the whole matrix bounded as before.
 
     Raises ValueError for a parameter that is no matrix or is not a multiple of its blocks.
     """
