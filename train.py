@@ -24,12 +24,12 @@ from gpt.training.batches import Batches, EvalWindows
 from gpt.training.checkpoint import Progress
 from gpt.training.manifest import verify_best
 from gpt.training.metrics import divergence, write_plot
+from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import PRESETS, RENAMED, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
     Throughput,
     build_model,
-    build_optimizer,
     due,
     evaluate,
     make_backward,
@@ -107,6 +107,7 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     if options.resume and config.init_from and progress.step == 0:
         start_from(model, config.init_from)
     backward = make_backward(model, device, config.batch_size)
+    schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
@@ -120,7 +121,7 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     with bar:
         for step in range(progress.step, last):
             with throughput:
-                lr = tt.cosine_schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
+                lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
                 loss, norm = train_step(backward, optimizer, batches, step, config)
                 progress.step = step + 1

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
-from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions
+from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions, MuonOptions
 
 # An error may be FACTOR times the float32 error of the CPU + RELATIVE times the largest value + ABSOLUTE.
 FACTOR, RELATIVE, ABSOLUTE = 4, 2e-6, 1e-9
@@ -35,6 +35,7 @@ EPS = 1e-5  # of layer norm
 IGNORED = -1  # a target that does not count
 DROPOUT = DropoutOptions(p=0.2, seed=0x0123_4567_89AB_CDEF, first_row=2**32 - 2)  # the row number wraps round
 ADAMW = AdamWOptions(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=3)
+MUON = MuonOptions(lr=1e-2, beta=0.9, weight_decay=0.1, blocks=(1, 3))
 
 # Rows of one element, a part of a warp, several warps, a block, and more than registers hold.
 ROW_SIZES = ((1, 1), (3, 7), (65, 256), (5, 300), (17, 1025), (3, 4097), (2, 50_257))
@@ -140,6 +141,12 @@ def _adamw_step(k, param, grad, m, v, grad_scale=0.5):
     return param, m, v
 
 
+def _muon_step(k, param, grad, momentum):
+    param, momentum = param.copy(), momentum.copy()
+    k.muon_update([param], [grad], [momentum], [MUON])
+    return param, momentum
+
+
 def cases() -> Iterator[Case]:
     """Every function of `kernels.cuda`, on sizes that take each of its paths."""
     rng = np.random.default_rng(0)
@@ -185,6 +192,7 @@ def cases() -> Iterator[Case]:
     for elements in (1, 1000, 70_001):
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
         yield Case("adamw_update", f"{elements}", _adamw_step, state)
+    yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
     yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
 
 

@@ -27,12 +27,6 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
-def build_optimizer(model: Any, config: TrainConfig) -> Any:
-    """AdamW with weight decay for matrices and embeddings, and none for biases and layer norms."""
-    groups = tt.optim.decay_groups(model.parameters(), config.weight_decay)
-    return tt.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
-
-
 def make_backward(model: Any, device: tt.Device, batch_size: int) -> Backward:
     """A function (ids, targets, scale) that accumulates the gradients of scale * loss and returns the loss.
 

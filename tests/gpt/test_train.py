@@ -109,9 +109,10 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tm
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_two_processes_resume_bit_exactly_too(flags, tmp_path, positions):
-    flags = [*flags, "--processes", 2, "--positions", positions]
+@pytest.mark.parametrize(("optimizer", "positions"), [("adamw", "learned"), ("muon", "rotary")])
+def test_two_processes_resume_bit_exactly_too(flags, tmp_path, optimizer, positions):
+    recipe = ["--optimizer", optimizer, "--positions", positions, "--schedule", "linear"]
+    flags = [*flags, "--processes", 2, *recipe]
     try:
         assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", 20) == 0
         assert run(*flags, "--out", tmp_path / "resumed", "--stop-after", 10) == 0

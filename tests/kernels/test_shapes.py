@@ -14,10 +14,11 @@ import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
 from kernels.cpu import compiled
-from kernels.options import AdamWOptions, DropoutOptions
+from kernels.options import AdamWOptions, DropoutOptions, MuonOptions
 
 RNG = np.random.default_rng(0)
 ADAMW = AdamWOptions(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=1)
+MUON = MuonOptions(lr=0.1, beta=0.9, weight_decay=0.1, blocks=(1, 2))
 
 
 def normal(*shape):
@@ -128,6 +129,10 @@ CALLS = {
     "adamw_update": Call(
         lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
         {"param": normal(3, 4), "grad": normal(3, 4), "m": normal(3, 4), "v": abs(normal(3, 4))},
+    ),
+    "muon_update": Call(
+        lambda k, param, grad, momentum: k.muon_update([param], [grad], [momentum], [MUON]),
+        {"param": normal(3, 4), "grad": normal(3, 4), "momentum": normal(3, 4)},
     ),
 }
 
@@ -255,6 +260,14 @@ MESSAGES = {
     "grad_scale": (
         lambda k, z: k.adamw_update(z(2), z(2), z(2), z(2), AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
         "adamw_update: grad_scale has shape (2,): must be a number or an array of shape ()",
+    ),
+    "blocks": (
+        lambda k, z: k.muon_update([z(4, 5)], [z(4, 5)], [z(4, 5)], [MUON]),
+        "muon_update: param has shape (4, 5): must be a multiple of blocks (1, 2)",
+    ),
+    "momentum layout": (
+        lambda k, z: k.muon_update([z(3, 2)], [z(3, 2)], [z(2, 3).T], [MUON]),
+        "muon_update: param and momentum must be C-contiguous to be changed in place",
     ),
     "parameter layout": (
         lambda k, z: k.adamw_update(z(3, 2).T, z(2, 3), z(2, 3), z(2, 3), ADAMW),

@@ -62,6 +62,17 @@ def test_a_run_saved_under_the_former_names_of_settings_opens(run):
     assert "threads" not in path.read_text()
 
 
+def test_a_run_saved_before_a_setting_existed_opens_with_its_default(run):
+    path = run.directory / "config.json"
+    content = json.loads(path.read_text())
+    for name in ("optimizer", "muon_lr", "schedule"):
+        content["train"].pop(name)
+    path.write_text(json.dumps(content))
+    again = open_run(run.directory, {})
+    again.verify()
+    assert again.train == run.train
+
+
 def test_train_and_prepare_give_the_same_files(tmp_path, text_file):
     """By both routes, for a text, for texts of a folder, and for documents."""
     folder, documents = tmp_path / "folder", tmp_path / "documents.jsonl"
