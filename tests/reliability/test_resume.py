@@ -196,6 +196,7 @@ def test_a_damaged_file_of_the_run_is_named(stopped, capsys, name, damage):
         return
     line = error(capsys, "--resume", stopped)
     assert line.startswith(f"error: {path}: ")
+    assert ("is missing" in line) == (damage == "missing")
     assert "delete" in line
     if name in ("best/model.safetensors", "manifest.json"):  # training does not need them
         (stopped / "manifest.json").unlink()
@@ -229,6 +230,11 @@ def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped
     assert contents(stopped) == contents(uninterrupted)
     edit(stopped / "config.json", lr=0.5)
     assert "--lr was changed" in error(capsys, "--resume", stopped)
+
+
+def test_nothing_temporary_is_in_a_finished_run(uninterrupted):
+    hidden = [path.name for path in uninterrupted.rglob("*") if path.name.startswith(".")]
+    assert hidden == [".verified.json"]
 
 
 def test_what_a_killed_deletion_left_is_removed(stopped, uninterrupted):
