@@ -48,6 +48,7 @@ class Trainer:
 
         def start():
             os.setsid()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # if this runs under nohup, where a trainer would ignore it
             os.nice(10)
             return run_command(train.main, argv)
 
