@@ -15,6 +15,7 @@ from gpt.cli import run_command
 from gpt.directories import LOCK_FILE, locked, new_directory
 from gpt.errors import UserError
 from tests.reliability.conftest import contents, run
+from tests.reliability.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -82,6 +83,15 @@ def test_a_lock_ends_with_its_process_although_a_fork_of_it_lives_on(tmp_path, h
     process.wait()
     with locked(tmp_path):
         pass
+
+
+def test_a_fork_after_a_lock_has_ended_keeps_the_files_that_got_its_descriptor(tmp_path):
+    with locked(tmp_path / "a"):
+        pass
+    with open(tmp_path / "file", "w") as file:
+        inode = os.stat(file.name).st_ino
+        pid = fork(lambda: os.fstat(file.fileno()).st_ino != inode, tmp_path / "out", tmp_path / "err")
+        assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "err").read_text()
 
 
 def test_a_directory_made_for_its_lock_is_removed_unless_something_was_put_into_it(tmp_path):
