@@ -85,6 +85,14 @@ def test_a_lock_ends_with_its_process_although_a_fork_of_it_lives_on(tmp_path, h
         pass
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files as Linux lists them")
+def test_a_lock_leaves_no_file_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with locked(tmp_path / "a"):
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_fork_after_a_lock_has_ended_keeps_the_files_that_got_its_descriptor(tmp_path):
     with locked(tmp_path / "a"):
         pass
