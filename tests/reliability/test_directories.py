@@ -1,5 +1,6 @@
 """One process at a time writes to a directory, and a new one appears complete or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -100,6 +102,17 @@ def test_a_fork_after_a_lock_has_ended_keeps_the_files_that_got_its_descriptor(t
         inode = os.stat(file.name).st_ino
         pid = fork(lambda: os.fstat(file.fileno()).st_ino != inode, tmp_path / "out", tmp_path / "err")
         assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "err").read_text()
+
+
+def test_a_file_system_without_locks_has_none_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    failure = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=failure))
+    with locked(tmp_path):
+        pass
+    failure.errno, failure.strerror = errno.EIO, os.strerror(errno.EIO)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), locked(tmp_path):
+        pass
 
 
 def test_a_directory_made_for_its_lock_is_removed_unless_something_was_put_into_it(tmp_path):
