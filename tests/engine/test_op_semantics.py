@@ -668,6 +668,7 @@ REFUSED = [
     (lambda x: tt.pad(x, [(0, 0), (0, -1)]), ValueError, "pad: pad_width .*: must not be negative; slice x instead"),
     (lambda x: x.repeat(2), ValueError, r"repeat: counts \(2,\): must be at least one for each axis"),
     (lambda x: x.chunk(0), ValueError, "chunk: chunks 0: must be at least 1"),
+    (lambda x: x.sum().chunk(2), ValueError, "chunk: a 0-d tensor has no axis to be split along"),
     (lambda x: x.split(2.5), TypeError, r"split: \(2.5,\): must be integers"),
     (lambda x: tt.tensor(1.0).unbind(), ValueError, "unbind: a 0-d tensor has no axis"),
     (lambda x: tt.roll(x, (1, 2), 0), ValueError, r"roll: shift \(1, 2\) and axis 0: must be as many"),

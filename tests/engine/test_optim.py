@@ -152,11 +152,12 @@ def test_the_defaults_are_those_of_the_papers_as_in_pytorch():
     }  # fmt: skip
 
 
-def test_a_graph_from_before_a_step_is_stale():
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_a_graph_from_before_a_step_is_stale(optimizer):
     (p,) = parameters((3,))
     y = (p * p).sum()
     p.grad = np.ones(3)
-    SGD([p], lr=0.1).step()
+    optimizer([p], lr=0.1).step()
     with pytest.raises(RuntimeError, match="was changed in place"):
         y.backward()
 

@@ -52,7 +52,11 @@ TESTS = {
     ],
     "gpt/training/checkpoint.py": ["tests/gpt/training/test_checkpoint.py", "tests/reliability/test_resume.py"],
     "gpt/training/manifest.py": ["tests/reliability/test_resume.py"],
-    "gpt/training/run.py": ["tests/gpt/training/test_run.py", "tests/reliability/test_resume.py"],
+    "gpt/training/run.py": [
+        "tests/gpt/training/test_run.py",
+        "tests/reliability/test_tokens.py",
+        "tests/reliability/test_resume.py",
+    ],
     "gpt/directories.py": ["tests/reliability/test_directories.py"],
     "gpt/files.py": ["tests/gpt/training", "tests/reliability/test_resume.py"],
 }

@@ -111,6 +111,7 @@ def test_a_run_that_learns_says_nothing(flags, tmp_path, capsys):
         ([4.2, 636.0], 640.0, "it diverged"),
         ([3.0, 4.1], 4.1, "it diverged"),  # one that began with another's weights
         ([4.2, 0.1], 9.0, "it has overfitted"),
+        ([4.2, 5.0, 0.1], 9.0, "it has overfitted"),
     ],
 )
 def test_divergence_is_told_from_overfitting(train_losses, val_loss, reason):

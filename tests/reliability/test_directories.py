@@ -1,5 +1,6 @@
 """One process at a time writes to a directory, and a new one appears complete or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +17,7 @@ from gpt.cli import run_command
 from gpt.directories import LOCK_FILE, locked, new_directory
 from gpt.errors import UserError
 from tests.reliability.conftest import contents, run
+from tests.reliability.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -81,6 +84,34 @@ def test_a_lock_ends_with_its_process_although_a_fork_of_it_lives_on(tmp_path, h
     process.kill()
     process.wait()
     with locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files as Linux lists them")
+def test_a_lock_leaves_no_file_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with locked(tmp_path / "a"):
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_fork_after_a_lock_has_ended_keeps_the_files_that_got_its_descriptor(tmp_path):
+    with locked(tmp_path / "a"):
+        pass
+    with open(tmp_path / "file", "w") as file:
+        inode = os.stat(file.name).st_ino
+        pid = fork(lambda: os.fstat(file.fileno()).st_ino != inode, tmp_path / "out", tmp_path / "err")
+        assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "err").read_text()
+
+
+def test_a_file_system_without_locks_has_none_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    failure = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=failure))
+    with locked(tmp_path):
+        pass
+    failure.errno, failure.strerror = errno.EIO, os.strerror(errno.EIO)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), locked(tmp_path):
         pass
 
 

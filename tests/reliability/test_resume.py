@@ -196,6 +196,7 @@ def test_a_damaged_file_of_the_run_is_named(stopped, capsys, name, damage):
         return
     line = error(capsys, "--resume", stopped)
     assert line.startswith(f"error: {path}: ")
+    assert ("is missing" in line) == (damage == "missing")
     assert "delete" in line
     if name in ("best/model.safetensors", "manifest.json"):  # training does not need them
         (stopped / "manifest.json").unlink()
@@ -229,6 +230,24 @@ def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped
     assert contents(stopped) == contents(uninterrupted)
     edit(stopped / "config.json", lr=0.5)
     assert "--lr was changed" in error(capsys, "--resume", stopped)
+
+
+def test_a_run_cannot_end_before_where_it_is(stopped, capsys):
+    assert "--steps 4: the run is already at step 8" in error(capsys, "--resume", stopped, "--steps", 4)
+
+
+def test_what_a_flag_changed_and_what_was_mentioned_is_remembered(stopped, capsys):
+    shutil.rmtree(stopped / "checkpoints/step-000008")
+    assert run("--resume", stopped, "--stop-after", 4, "--steps", 10) == 0
+    assert "the checkpoint of step 8 is missing" in capsys.readouterr().err
+    assert run("--resume", stopped) == 0
+    assert "missing" not in capsys.readouterr().err
+    assert rows(stopped)[-1]["step"] == 10
+
+
+def test_nothing_temporary_is_in_a_finished_run(uninterrupted):
+    hidden = [path.name for path in uninterrupted.rglob("*") if path.name.startswith(".")]
+    assert hidden == [".verified.json"]
 
 
 def test_what_a_killed_deletion_left_is_removed(stopped, uninterrupted):

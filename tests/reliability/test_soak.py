@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ SETTINGS = [
 ]
 REST = 0.7  # share of the time in which the trainer is stopped
 PATIENCE = 60  # seconds for what should take less than one
-MAX_GROWTH = 4 << 20  # bytes of resident memory between the second and the last third of a training
+MAX_GROWTH = 4 << 20  # of the median of resident bytes from the second to the last third of a training
 
 
 class Trainer:
@@ -48,6 +49,7 @@ class Trainer:
 
         def start():
             os.setsid()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # if this runs under nohup, where a trainer would ignore it
             os.nice(10)
             return run_command(train.main, argv)
 
@@ -180,9 +182,10 @@ def test_a_long_run_with_all_that_happens_to_it(flags, trainers, tmp_path, reque
     assert sorted(os.listdir(out)) == sorted(os.listdir(calm))
     assert sorted(os.listdir(place)) == ["calm", "run", "train.err", "train.out"]
 
-    third = len(samples) // 3
-    middle, end = samples[third : 2 * third], samples[2 * third : -2]
-    for name, bound, i in (("resident bytes", MAX_GROWTH, 0), ("open files", 0, 1), ("child processes", 0, 2)):
-        before, after = (max(sample[i] for sample in part) for part in (middle, end))
-        assert after <= before + bound, name
+    if seconds >= 60:  # a shorter run is mostly its start
+        third = len(samples) // 3
+        middle, end = samples[third : 2 * third], samples[2 * third :]
+        for name, bound, i in (("resident bytes", MAX_GROWTH, 0), ("open files", 0, 1), ("child processes", 0, 2)):
+            before, after = (statistics.median(sample[i] for sample in part) for part in (middle, end))
+            assert after <= before + bound, name
     print(f"soak: {steps} steps, {counts}")
