@@ -26,6 +26,7 @@ from gpt.training.metrics import divergence, write_plot
 from gpt.training.recipe import PRESETS, RENAMED, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
+    Backward,
     Throughput,
     build_model,
     build_optimizer,
@@ -71,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run.verify()
                 return train(options, run, *make_model(run), exit_requested)
         with create_run(options.out, options.preset, *configure(options, changes)) as run:
-            model, optimizer = make_model(run)  # what does not work or fit leaves no directory
+            model, backward, optimizer = make_model(run)  # what does not work or fit leaves no directory
             if run.train.init_from:
                 start_from(model, run.train.init_from)
         with locked(run.directory), GracefulExit() as exit_requested:
-            return train(options, run, model, optimizer, exit_requested)
+            return train(options, run, model, backward, optimizer, exit_requested)
 
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
@@ -86,15 +87,19 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
     return build(GPTConfig, settings), build(TrainConfig, settings)
 
 
-def make_model(run: Run) -> tuple[Any, Any]:
-    """The model of a run, with its initial weights, and its optimizer."""
+def make_model(run: Run) -> tuple[Any, Backward, Any]:
+    """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
     device = tt.device(run.train.device)
     configure_process(device, run.train.processes)
     model = build_model(run.train.model, run.model, run.train.seed, device)
-    return model, build_optimizer(model, run.train)
+    # processes are forked before there is any state of the optimizer, of which each would keep a copy
+    backward = make_backward(model, device, run.train.batch_size)
+    return model, backward, build_optimizer(model, run.train)
 
 
-def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_requested: GracefulExit) -> int:
+def train(
+    options: RunOptions, run: Run, model: Any, backward: Backward, optimizer: Any, exit_requested: GracefulExit
+) -> int:
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, tt.device(run.train.device)
     tokens = run.tokens()
@@ -103,7 +108,6 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     progress, notes = run.restore(model, optimizer, options.from_scratch)
     if options.resume and config.init_from and progress.step == 0:
         start_from(model, config.init_from)
-    backward = make_backward(model, device, config.batch_size)
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
