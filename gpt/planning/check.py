@@ -6,21 +6,23 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tinytensor as tt
 from gpt.corpus.preparation import PrepareOptions
 from gpt.errors import UserError
 from gpt.model import GPTConfig
-from gpt.options import flag
+from gpt.options import build, flag
 from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
 from gpt.planning.memory import Prediction, generation_memory, preparation_memory, training_memory
+from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
 from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import available_cores
 
 WARN_PERCENT = 80  # of what there is: a prediction is right within about a tenth
 MORE_MEMORY = "end other programs, or use a machine with more memory"
 
+T = TypeVar("T")
 Predict = Callable[[Mapping[str, int]], list[Prediction]]  # what a change of some settings would need
 
 
@@ -43,12 +45,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Setting:
-    """A flag that memory depends on: its value, the default, and what the value must be a multiple of."""
+    """A flag that memory depends on: its value, the default, the least one, and what all must be a multiple of."""
 
     name: str
     value: int
     default: int = 1
-    multiple: int = 1
+    least: int = 1
+    unit: int = 1
 
 
 def find_limits(device: tt.Device) -> Limits:
@@ -66,13 +69,14 @@ def check_training(
     device = tt.device(train.device)
 
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
-        changed = [
-            dataclasses.replace(config, **{name: changes[name] for name in changes if hasattr(config, name)})
-            for config in (model, train)
-        ]
-        return training_memory(train.model, *changed, device.name, resumed)
+        return training_memory(train.model, _changed(model, changes), _changed(train, changes), device.name, resumed)
 
     _require(predict, _training_settings(model, train, given, resumed), find_limits(device), quiet)
+
+
+def _changed(config: T, changes: Mapping[str, int]) -> T:
+    """A dataclass instance with those of the changes that it has fields for."""
+    return build(cast(type[T], type(config)), {**vars(config), **changes})
 
 
 def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str, Any], resumed: bool) -> list[Setting]:
@@ -80,7 +84,9 @@ def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str,
 
     After them, those come first that change the result least: micro-batches make up for a smaller batch.
     """
-    defaults = {field.name: field.default for field in (*dataclasses.fields(model), *dataclasses.fields(train))}
+    defaults: dict[str, Any] = {
+        field.name: field.default for field in (*dataclasses.fields(model), *dataclasses.fields(train))
+    }
     names = ["processes"]
     if not resumed:
         names = ["batch_size", "processes", "block_size", "grad_accum_steps", "eval_batches"]
@@ -91,14 +97,13 @@ def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str,
     values["processes"] = train.processes or available_cores()
     defaults["processes"] = available_cores()
     settings = [
-        Setting(name, values[name], max(1, defaults[name]), model.n_head if name == "n_embd" else 1) for name in names
+        Setting(name, values[name], max(1, defaults[name]), *([model.n_head] * 2 if name == "n_embd" else []))
+        for name in names
     ]
     return sorted(settings, key=lambda s: s.value // s.default if s.name in given else 0, reverse=True)
 
 
-def check_generation(
-    kind: str, model: GPTConfig, device: tt.Device, samples: int, prompt: int, tokens: int, quiet: bool = False
-) -> None:
+def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: int, prompt: int, tokens: int) -> None:
     """Raise UserError if a generation would not fit: `samples` texts of `prompt` tokens and `tokens` more."""
 
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
@@ -107,28 +112,28 @@ def check_generation(
 
     settings = [Setting("samples", samples), Setting("tokens", tokens, 200)]
     settings.sort(key=lambda s: s.value // s.default, reverse=True)
-    _require(predict, settings, find_limits(device), quiet)
+    _require(predict, settings, find_limits(device))
 
 
 def check_preparation(options: PrepareOptions, source_bytes: int | None) -> None:
     """Raise UserError if a preparation from a source of that size, None if unknown, would not fit."""
 
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
-        return [preparation_memory(dataclasses.replace(options, **changes), source_bytes)]
+        return [preparation_memory(_changed(options, changes), source_bytes)]
 
-    settings = [Setting("vocab_size", options.vocab_size, 8192)]
+    settings = [Setting("vocab_size", options.vocab_size, 8192, MIN_VOCAB_SIZE)]
     settings.append(Setting("workers", options.workers or available_cores(), available_cores()))
     settings.sort(key=lambda s: s.value // s.default, reverse=True)
-    _require(predict, settings, find_limits(tt.device("cpu")), quiet=False)
+    _require(predict, settings, find_limits(tt.device("cpu")))
 
 
-def _require(predict: Predict, settings: list[Setting], limits: Limits, quiet: bool) -> None:
+def _require(predict: Predict, settings: list[Setting], limits: Limits, quiet: bool = False) -> None:
     """Raise UserError beyond a limit, or print a warning close to it."""
     percent, needed, limit = limits.tightest(predict({}))
     if limit is None or percent < WARN_PERCENT:
         return
     setting, advice = _advice(predict, settings, limits)
-    name = f"{flag(setting.name)} {setting.value}: " if setting else ""
+    name = f"{flag(setting.name)} {setting.value}: " if setting else "this "
     if percent >= 100:
         raise UserError(f"{name}needs about {size(needed)}, {limit.name} has {size(limit.bytes)}; {advice}")
     if not quiet:
@@ -143,29 +148,30 @@ def _advice(predict: Predict, settings: list[Setting], limits: Limits) -> tuple[
         if value is not None:
             more = ", and more --grad-accum-steps make up for it" if setting.name == "batch_size" else ""
             return setting, f"{flag(setting.name)} {value} would fit{more}"
-    helpful = [setting for setting in settings if setting.value > setting.multiple]
+    now = limits.tightest(predict({}))[0]
+    least = [(limits.tightest(predict({s.name: s.least}))[0], s) for s in settings if s.value > s.least]
+    helpful = [s for percent, s in sorted(least, key=lambda pair: pair[0]) if percent * 10 < now * 9][:2]
     if not helpful:
         return None, MORE_MEMORY
-    helpful.sort(key=lambda s: limits.tightest(predict({s.name: s.multiple}))[0])
-    lower = " and ".join(flag(setting.name) for setting in helpful[:2])
-    return helpful[0], f"lower {lower}, or use a machine with more memory"
+    return helpful[0], f"lower {' and '.join(flag(s.name) for s in helpful)}, or use a machine with more memory"
 
 
 def _largest_fitting(predict: Predict, setting: Setting, limits: Limits) -> int | None:
-    """The largest value of a flag, rounded down, with which there would not even be a warning; None if there is none."""
+    """The largest smaller value of a flag, rounded down, that would not even give a warning; None if there is none."""
+    unit = setting.unit
 
-    def fits(multiples: int) -> bool:
-        return limits.tightest(predict({setting.name: multiples * setting.multiple}))[0] < WARN_PERCENT
+    def fits(units: int) -> bool:
+        return limits.tightest(predict({setting.name: units * unit}))[0] < WARN_PERCENT
 
-    low, high = 1, setting.value // setting.multiple
+    low, high = setting.least // unit, setting.value // unit
     if high <= low or not fits(low):
         return None
     while high - low > 1:  # low fits, high does not
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    value = low * setting.multiple
+    value = low * unit
     rounded = value - value % 10 ** max(0, len(str(value)) - 2)
-    return rounded - rounded % setting.multiple or value
+    return max(setting.least, rounded - rounded % unit)
 
 
 def size(count: int) -> str:

@@ -6,10 +6,10 @@ read stays in memory until something else needs the room, so cached files count 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import tinytensor as tt
@@ -66,7 +66,7 @@ def resident() -> int:
 
 
 def _cgroup_room(root: Path) -> Iterator[int]:
-    """Yield what each cgroup of this process that has a limit leaves, from its own up to the topmost."""
+    """Yield what each cgroup of this process that has a limit leaves, from the topmost down to its own."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -79,11 +79,8 @@ def _cgroup_room(root: Path) -> Iterator[int]:
             base, limit_file, usage_file, prefix = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
         else:
             continue
-        top = root / "sys/fs/cgroup" / base
-        own = Path(os.path.normpath(f"{top}/{path}"))
-        for folder in (own, *own.parents):
-            if not folder.is_relative_to(top):
-                break
+        names = [name for name in path.split("/") if name not in ("", "..")]  # ".." leads out of a container
+        for folder in accumulate(names, Path.joinpath, initial=root / "sys/fs/cgroup" / base):
             limit, usage = _number(folder / limit_file), _number(folder / usage_file)
             if limit is not None and limit < UNLIMITED:
                 yield max(0, limit - max(0, (usage or 0) - _cached_files(folder / "memory.stat", prefix)))

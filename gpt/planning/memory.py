@@ -77,11 +77,12 @@ TOKENIZER, WORKER, LEARNED_TOKEN = 40 * MIB, 90 * MIB, 64  # of the tokenizers l
 
 @dataclass(frozen=True)
 class Item:
-    """Something that takes memory: bytes in each of some processes."""
+    """Something that takes memory: bytes for each of some processes."""
 
     name: str
     bytes: int
     processes: int = 1
+    in_first: bool = True  # whether it is part of the first process, alone or shared with others
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Prediction:
 
     @property
     def process(self) -> int:
-        """Bytes of the first process, which has a part in all of them."""
-        return sum(item.bytes for item in self.items)
+        """Bytes of the first process, which needs most."""
+        return sum(item.bytes * item.processes for item in self.items if item.in_first)
 
 
 def parameter_count(kind: str, model: GPTConfig) -> int:
@@ -167,7 +168,7 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     if processes > 1:
         received = 2 * 2 * INT * train.batch_size * model.block_size  # as sent, and unpacked
         forked = FLOAT * (step + existing) + received + _libraries(fork=True)
-        items.append(Item("a forked process, gradients and activations", forked, processes - 1))
+        items.append(Item("a forked process, gradients and activations", forked, processes - 1, in_first=False))
         items.append(Item("its gradients in shared memory", FLOAT * count, processes - 1))
     return Prediction(tuple(items))
 
@@ -211,7 +212,7 @@ def _attention_scratch(model: GPTConfig) -> int:
 
 
 def _batches(model: GPTConfig, train: TrainConfig) -> Item:
-    """Ids and targets of all micro-batches, the windows they are cut from, and where those and the evaluation's begin."""
+    """Ids and targets of all micro-batches, the windows they come from, and where those and the evaluation's begin."""
     windows = train.batch_size * train.grad_accum_steps
     made = 2 * INT * train.batch_size * (model.block_size + 1) + 2 * INT * train.batch_size * model.block_size
     starts = 4 * INT * (windows + train.batch_size * train.eval_batches)
@@ -264,7 +265,7 @@ def preparation_memory(options: PrepareOptions, source_bytes: int | None) -> Pre
         workers = min(workers, source_bytes // UNIT_BYTES)
     items = [Item("interpreter and libraries", resident() + TOKENIZER)]
     if workers > 1:
-        items.append(Item("a worker process", WORKER, workers))
+        items.append(Item("a worker process", WORKER, workers, in_first=False))
     if options.tokenizer == "bpe":
         texts = min(source_bytes or MAX_LEARN_BYTES, MAX_LEARN_BYTES)
         items.append(Item("a vocabulary that is learned", 3 * texts + LEARNED_TOKEN * options.vocab_size))

@@ -11,7 +11,7 @@ from typing import Any
 import tinytensor as tt
 from gpt.corpus.tokens import open_tokens
 from gpt.planning.check import find_limits
-from gpt.planning.memory import Prediction, training_memory
+from gpt.planning.memory import training_memory
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.run import Run
 from gpt.training.trainer import Backward, evaluate, train_step
@@ -66,7 +66,7 @@ def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> s
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (
         f"a step of {per_step:,} tokens: {duration(step)}; an evaluation: {duration(evaluation_seconds)}\n"
-        f"{steps:,} steps and {evaluations:,} evaluations: about {duration(total)}"
+        f"steps: {steps:,}, evaluations: {evaluations:,}, together about {duration(total)}"
     )
 
 
