@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --settings A,B,C,D
 
-Each setting is planned and then run for a few steps, in processes of their own. What is measured, 50 times a second, is
-the memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each page
-counts once, and the files that the first process has mapped, which are the libraries. Linux only.
+Each setting is planned and then run for some seconds, in processes of their own. Measured, 50 times a second, is the
+memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each counts
+once, and the files that the first process has mapped, which are the libraries. Linux only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinytensor as tt
 from benchmarks.train_step import SETTINGS as STEP_SETTINGS
@@ -29,7 +28,9 @@ from gpt.planning.memory import generation_memory
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.weights.directory import create_model_directory, save_weights
 
+ROOT = Path(__file__).resolve().parent.parent
 INTERVAL = 0.02  # seconds between two samples
+FEWEST_STEPS, MOST_STEPS = 4, 200
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,\n"
 
 
@@ -50,7 +51,7 @@ TRAININGS = {
     "large vocabulary": shape(2, 4, 128, 64, 100_000, 12),
     "one process": {**shape(1, 2, 64, 32, 65, 8), "processes": 1},
 }
-GENERATIONS = {"generation": (GPTConfig(50304, 1024, 12, 12, 768), 4, 60)}  # model, texts, tokens
+GENERATIONS = {"generation": (GPTConfig(50304, 1024, 12, 12, 768), 4, 950, 20)}  # model, texts, prompt, tokens
 
 
 def memory(pid: int) -> dict[str, int]:
@@ -71,8 +72,8 @@ def processes(pid: int) -> list[int]:
     return [pid, *(below for child in children for below in processes(int(child)))]
 
 
-def measure_peak(command: list[str]) -> tuple[float, str]:
-    """MiB that a command has had at most, and what it printed."""
+def measure_peak(command: list[str]) -> float:
+    """MiB that a command has had at most."""
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while process.poll() is None:
@@ -83,7 +84,7 @@ def measure_peak(command: list[str]) -> tuple[float, str]:
         output = process.stdout.read()
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{output}")
-    return peak / 2**20, output
+    return peak / 2**20
 
 
 def seconds_in(text: str) -> float:
@@ -92,34 +93,37 @@ def seconds_in(text: str) -> float:
     return float(number) * {"ms": 1e-3, "s": 1, "min": 60}[unit]
 
 
-def training(name: str, steps: int, folder: Path) -> str:
+def training(name: str, seconds: float, folder: Path) -> str:
     """Plan a training and run it; a row of the table."""
     text = folder / "text.txt"
     text.write_text(LETTERS * 2000)
-    flags = {**TRAININGS[name], "steps": steps, "warmup-steps": 0, "eval-batches": 1, "log-interval": 1, "data": text}
+    flags = {**TRAININGS[name], "warmup-steps": 0, "eval-batches": 1, "data": text}
     command = [sys.executable, str(ROOT / "train.py"), "--device", "cpu", "--no-bias"]
     command += [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     plan = subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True).stdout
     predicted = float(re.search(r"^peak +([\d,]+)$", plan, re.MULTILINE)[1].replace(",", ""))
+    step = seconds_in(plan)
+    steps = min(MOST_STEPS, max(FEWEST_STEPS, int(seconds / step)))
     run = folder / name.replace(" ", "-")
-    measured, _ = measure_peak([*command, "--out", str(run)])
+    lengths = ["--steps", str(steps), "--log-interval", str(steps // FEWEST_STEPS)]
+    measured = measure_peak([*command, *lengths, "--out", str(run)])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     tokens = TRAININGS[name]["batch-size"] * TRAININGS[name]["block-size"]
     taken = statistics.median(tokens / row["tokens_per_second"] for row in rows[1:])  # the first one compiles
-    step = seconds_in(plan)
     return row_of(name, predicted, measured) + f" {step:.3g} s | {taken:.3g} s | {step / taken:.2f} |"
 
 
 def generation(name: str, folder: Path) -> str:
     """Generate with a model that knows nothing; a row of the table."""
-    config, texts, tokens = GENERATIONS[name]
-    (prediction,) = generation_memory("gpt", config, "cpu", texts, 1, tokens)
+    config, texts, prompt, tokens = GENERATIONS[name]
+    (prediction,) = generation_memory("gpt", config, "cpu", texts, prompt, tokens)
     with tt.seeded(1):
         model = GPT(config)
     create_model_directory(folder / "model", "gpt", config, CharTokenizer(LETTERS))
     save_weights(folder / "model", config, model.state_dict())
     command = [sys.executable, "-m", "gpt.generate", str(folder / "model"), "--device", "cpu"]
-    measured, _ = measure_peak([*command, "--samples", str(texts), "--tokens", str(tokens)])
+    command += ["--samples", str(texts), "--tokens", str(tokens), "--prompt", "a" * prompt]
+    measured = measure_peak(command)
     return row_of(name, prediction.total / 2**20, measured) + " | | |"
 
 
@@ -131,13 +135,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     known = [*TRAININGS, *GENERATIONS]
     parser.add_argument("--settings", default=",".join(known), help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=4, help="steps of each training (default 4)")
+    parser.add_argument("--seconds", type=float, default=10, help="of each training, four steps at least (default 10)")
     args = parser.parse_args()
     print("| setting | predicted | measured | ratio | step, predicted | step, measured | ratio |")
     print("|---|---|---|---|---|---|---|")
     for name in args.settings.split(","):
         with TemporaryDirectory() as folder:
-            row = generation(name, Path(folder)) if name in GENERATIONS else training(name, args.steps, Path(folder))
+            row = generation(name, Path(folder)) if name in GENERATIONS else training(name, args.seconds, Path(folder))
         print(row, flush=True)
 
 

@@ -39,7 +39,7 @@ shared. **The sample** at the end loads the model a second time.
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
 weights twice, when the model is made and when a checkpoint is written.
 
-**Generation** holds weights, and keys and values, 2 L C for each token of each text so far.
+**Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
 
 **A preparation** has worker processes, each with its own library and a few megabytes of text, and learns a byte-pair
 vocabulary from at most MAX_LEARN_BYTES of text, for which the library reserves memory for every token asked for.
@@ -67,7 +67,7 @@ from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS, available_cores
 FLOAT, INT = 4, 8
 MIB = 1 << 20
 # measured: beyond what is there after the imports of a command, and in each forked process
-LIBRARIES, LIBRARIES_OF_FORK = 85 * MIB, 42 * MIB
+LIBRARIES, LIBRARIES_OF_FORK = 92 * MIB, 42 * MIB
 COMPILED_LOOPS, COMPILED_LOOPS_OF_FORK = 50 * MIB, 20 * MIB  # numba's, where it is installed
 CUDA_HOST, CUDA_DEVICE = 400 * MIB, 450 * MIB  # a context, CuPy, cuBLAS and its workspace
 OBJECTS_OF_LAYER = 16 << 10  # modules, parameters and states, which Python keeps as objects
@@ -153,7 +153,7 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     moments = {
         f"gradients, activations of {tokens:,} tokens": step + (count if train.grad_accum_steps > 1 else existing),
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
-        "the model that writes the sample": count + _cache_values(kind, model, 1, model.block_size),
+        "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
     }
     if resumed:
         moments["a checkpoint in memory"] = 4 * count
@@ -227,9 +227,17 @@ def _libraries(fork: bool = False) -> int:
     return resident() + LIBRARIES + (COMPILED_LOOPS if compiled else 0)
 
 
-def _cache_values(kind: str, model: GPTConfig, texts: int, tokens: int) -> int:
-    """Keys and values of `tokens` of each text."""
-    return 0 if kind == "bigram" else 2 * model.n_layer * model.n_embd * tokens * texts
+def _cache_values(kind: str, model: GPTConfig, texts: int) -> int:
+    """Keys and values of `texts`: of all positions, since NumPy asks for huge pages, of which each text touches all."""
+    return 0 if kind == "bigram" else 2 * model.n_layer * model.n_embd * model.block_size * texts
+
+
+def _while_made(kind: str, model: GPTConfig) -> int:
+    """What a model takes besides its parameters while the last large one is drawn and scaled."""
+    c, v = model.n_embd, model.vocab_size
+    if kind == "bigram":
+        return v**2
+    return 4 * c**2 if model.tied else v * c
 
 
 def generation_memory(
@@ -243,11 +251,10 @@ def generation_memory(
     else:
         scores = 2 * model.n_head * chunk * length
         work = texts * (11 * model.n_embd * chunk + scores + model.vocab_size)
-    largest = max(model.vocab_size, 4 * model.n_embd) * model.n_embd
     arrays = (
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
-        Item("keys and values", FLOAT * _cache_values(kind, model, texts, length)),
-        Item("work on tokens", FLOAT * max(work, 2 * largest)),
+        Item("keys and values", FLOAT * _cache_values(kind, model, texts)),
+        Item("work on tokens", FLOAT * max(work, _while_made(kind, model))),
     )
     choice = 5 * 2 * FLOAT * model.vocab_size
     written = texts * (TEXT_OBJECTS + TOKEN_OBJECT * (prompt + tokens))

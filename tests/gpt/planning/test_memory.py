@@ -13,6 +13,7 @@ import pytest
 import tinytensor as tt
 from gpt.corpus.preparation import PrepareOptions
 from gpt.model import GPTConfig
+from gpt.model.cache import Cache
 from gpt.planning.memory import (
     FLOAT,
     generation_memory,
@@ -115,13 +116,11 @@ def test_resuming_holds_a_checkpoint_besides():
     assert total(resumed=True, n_embd=1024) > total(n_embd=1024)
 
 
-def test_keys_and_values_grow_with_the_text_up_to_the_window():
-    def cached(tokens):
-        (predicted,) = generation_memory("gpt", MODEL, "cpu", 1000, 1, tokens)
-        return next(item.bytes for item in predicted.items if item.name == "keys and values")
-
-    of_token = 2 * FLOAT * MODEL.n_layer * MODEL.n_embd * 1000
-    assert [cached(tokens) // of_token for tokens in (9, 30, 500)] == [10, 31, MODEL.block_size]
+def test_a_cache_has_keys_and_values_for_all_positions_of_each_text():
+    cache = Cache(build_model("gpt", MODEL, 1, CPU), 3)
+    (predicted,) = generation_memory("gpt", MODEL, "cpu", 3, 1, 10)
+    expected = next(item.bytes for item in predicted.items if item.name == "keys and values")
+    assert sum(array.nbytes for layer in cache.layers for array in layer) == expected
 
 
 def test_a_preparation_has_no_more_workers_than_work():
