@@ -233,11 +233,14 @@ def _cache_values(kind: str, model: GPTConfig, texts: int) -> int:
 
 
 def _while_made(kind: str, model: GPTConfig) -> int:
-    """What a model takes besides its parameters while the last large one is drawn and scaled."""
-    c, v = model.n_embd, model.vocab_size
-    if kind == "bigram":
-        return v**2
-    return 4 * c**2 if model.tied else v * c
+    """What a model takes besides its parameters while it is made: each is drawn, copied and scaled, so it is there twice.
+
+    That counts for the last large one; for the first, the embedding, if it is more than half of the model.
+    """
+    embedding = model.vocab_size * (model.vocab_size if kind == "bigram" else model.n_embd)
+    if kind == "bigram" or not model.tied:
+        return embedding
+    return max(4 * model.n_embd**2, 2 * embedding - parameter_count(kind, model))
 
 
 def generation_memory(
