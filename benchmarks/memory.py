@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --settings A,B,C,D
 
-Each setting is planned and then run for some seconds, in processes of their own. Measured, 50 times a second, is the
-memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each counts
+Each setting is planned and then run for some seconds, in processes of their own. Measured, up to 50 times a second, is
+the memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each counts
 once, and the files that the first process has mapped, which are the libraries. Linux only.
 """
 
@@ -29,7 +29,7 @@ from gpt.tokenizers.characters import CharTokenizer
 from gpt.weights.directory import create_model_directory, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERVAL = 0.02  # seconds between two samples
+INTERVAL, SHARE = 0.02, 30  # seconds between two samples, or so many times what one takes, as it stops the process
 FEWEST_STEPS, MOST_STEPS = 4, 200
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,\n"
 
@@ -77,10 +77,11 @@ def measure_peak(command: list[str]) -> float:
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while process.poll() is None:
+            began = time.perf_counter()
             found = [memory(pid) for pid in processes(process.pid)]
             kept = sum(each.get("Pss_Anon", 0) + each.get("Pss_Shmem", 0) for each in found)
             peak = max(peak, kept + found[0].get("RssFile", 0))
-            time.sleep(INTERVAL)
+            time.sleep(max(INTERVAL, SHARE * (time.perf_counter() - began)))
         output = process.stdout.read()
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{output}")

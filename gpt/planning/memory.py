@@ -32,8 +32,8 @@ ids and targets of all micro-batches are made at once, and sent whole to each pr
 MLP (residual stream, layer norm, 4 C before and 4 C after GELU, result), and a block of logits. It has the memory that
 gradients and activations had.
 
-**Resuming** reads weights and state (P and 2 P) from a checkpoint, and copies the weights once more before they are
-shared. **The sample** at the end loads the model a second time.
+**Resuming** reads weights and state (P and 2 P) from a checkpoint; with several processes the weights are there once
+more until the shared ones have their values. **The sample** at the end loads the model a second time.
 
 **On a GPU** all B T tokens are there at once, layer norms save their input and c_attn and c_fc its output: 12 C + H + 4
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
@@ -156,7 +156,7 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
         "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
     }
     if resumed:
-        moments["a checkpoint in memory"] = 4 * count
+        moments["a checkpoint in memory"] = (4 if processes > 1 else 3) * count
     name, values = max(moments.items(), key=lambda moment: moment[1])
     items = [
         Item("interpreter and libraries", _libraries()),
@@ -233,7 +233,7 @@ def _cache_values(kind: str, model: GPTConfig, texts: int) -> int:
 
 
 def _while_made(kind: str, model: GPTConfig) -> int:
-    """What a model takes besides its parameters while it is made: each is drawn, copied and scaled, so it is there twice.
+    """What a model takes besides its parameters while it is made: each is copied and scaled, so it is there twice.
 
     That counts for the last large one; for the first, the embedding, if it is more than half of the model.
     """
