@@ -3,8 +3,8 @@
     python benchmarks/memory.py --settings A,B,C,D
 
 Each setting is planned and then run for some seconds, in processes of their own. Measured, up to 50 times a second, is
-the memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each counts
-once, and the files that the first process has mapped, which are the libraries. Linux only.
+the memory of the run and all its forks: anonymous and shared pages by their proportional share (PSS), so that each
+counts once, and the files that the first process has mapped, which are the libraries. Linux only.
 """
 
 from __future__ import annotations
