@@ -70,7 +70,7 @@ MIB = 1 << 20
 LIBRARIES, LIBRARIES_OF_FORK = 92 * MIB, 42 * MIB
 COMPILED_LOOPS, COMPILED_LOOPS_OF_FORK = 50 * MIB, 20 * MIB  # numba's, where it is installed
 CUDA_HOST, CUDA_DEVICE = 400 * MIB, 450 * MIB  # a context, CuPy, cuBLAS and its workspace
-OBJECTS_OF_LAYER = 16 << 10  # modules, parameters and states, which Python keeps as objects
+OBJECTS_OF_LAYER = 24 << 10  # modules, parameters and states, which Python keeps as objects
 TOKEN_OBJECT, TEXT_OBJECTS = 40, 8 << 10  # of a token in a list, and of a text that is generated
 TOKENIZER, WORKER, LEARNED_TOKEN = 40 * MIB, 90 * MIB, 64  # of the tokenizers library, with and without its own process
 
