@@ -17,7 +17,7 @@ from gpt.training.run import Run
 from gpt.training.trainer import Backward, evaluate, train_step
 from tinytensor.parallel.processes import PART_TOKENS
 
-SAMPLES, SECONDS = 5, 4.0  # timings whose median is taken; fewer if they take longer than that
+SAMPLES, SECONDS = 100, 4.0  # timings whose median is taken; fewer if they take longer than that
 
 
 def memory_table(run: Run, resumed: bool) -> str:
