@@ -20,9 +20,10 @@ from gpt.files import read_json
 from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
+from gpt.planning.check import check_generation
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
 from gpt.training.manifest import verify_best
-from gpt.weights.load import find_directory, load_model
+from gpt.weights.load import find_directory, load_model, model_config
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
     import readline  # noqa: F401  input() uses it: arrow keys, history, Ctrl-R
@@ -184,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     directory = find_directory(settings["directory"])
     verify_best(directory)
+    kind, config = model_config(directory)
+    check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
     model, tokenizer = load_model(directory, device)
     interactive = sys.stdin.isatty()
     if interactive:

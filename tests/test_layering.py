@@ -34,6 +34,7 @@ LAYERS = [
     ["gpt.weights"],
     ["gpt.generation"],
     ["gpt.training"],
+    ["gpt.planning"],
     ["gpt.cli"],
     ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],

@@ -33,6 +33,7 @@ def trained(steps, batch_size, accum_steps, shape=SHAPE, device=CPU, **recipe):
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
     backward = make_backward(model, device, batch_size)
     read = [train_step(backward, optimizer, batches, step, config) for step in range(steps)]
+    assert all(p.grad is None for p in model.parameters())  # an evaluation has their memory
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
 
