@@ -27,10 +27,7 @@ ODD = [
 ]  # fmt: skip
 HUGE = [str(sign * number) for number in (2**31, 2**63, 2**64, 10**30) for sign in (1, -1)]
 # Flags that ask for work: of these, large values are legal, and take the time and memory that they take.
-WORK = {
-    "steps", "stop_after", "batch_size", "grad_accum_steps", "n_layer", "n_head", "n_embd", "block_size", "vocab_size",
-    "eval_batches", "processes", "tokens", "samples", "workers",
-}  # fmt: skip
+WORK = {"steps", "stop_after", "grad_accum_steps", "eval_batches", "processes", "tokens", "workers"}
 PATHS = {"out", "resume", "data", "init_from", "tokenizer", "directory", "source"}
 NAMES = [
     "text.txt", "text.txt", "empty.txt", "binary", "folder", "empty", "fifo", "loop", "run", "run", "run/best",

@@ -10,7 +10,7 @@ from gpt.cli import run_command
 from gpt.corpus.preparation import PrepareOptions
 from gpt.generate import main as generate
 from gpt.model import GPTConfig
-from gpt.planning import check
+from gpt.planning import check, memory
 from gpt.planning.check import check_training, size
 from gpt.planning.limits import Limit, host_limit
 from gpt.planning.memory import preparation_memory
@@ -153,9 +153,10 @@ def test_resuming_uses_the_same_check(has, tiny, tmp_path, capsys):
     )
 
 
-def test_a_vocabulary_too_large_to_learn_is_refused(has, error, text_file):
+def test_a_vocabulary_too_large_to_learn_is_refused(has, error, text_file, monkeypatch):
+    monkeypatch.setattr(memory, "resident", lambda: 100 * MIB)
     needed = preparation_memory(PrepareOptions(out="x", tokenizer="bpe"), 1).total
-    has(needed * 3 // 2)
+    has(needed + 60 * MIB)
     sentence = error(prepare, text_file, "--out", "prepared", "--tokenizer", "bpe", "--vocab-size", 10**6)
     assert re.match(r"error: --vocab-size 1000000: .*; --vocab-size \d+ would fit\n", sentence)
 
