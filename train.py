@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -19,23 +20,27 @@ from gpt.errors import UserError
 from gpt.generation.stream import write_sample
 from gpt.model import GPTConfig
 from gpt.options import build, check_options, option
+from gpt.planning.check import check_training
+from gpt.planning.plan import memory_table, time_estimate
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.checkpoint import Progress
+from gpt.training.manifest import verify_best
 from gpt.training.metrics import divergence, write_plot
+from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import PRESETS, RENAMED, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
+    Backward,
     Throughput,
     build_model,
-    build_optimizer,
     due,
     evaluate,
     make_backward,
     require_finite,
     train_step,
 )
-from gpt.weights.load import inherit, start_from
+from gpt.weights.load import find_directory, inherit, pinned, start_from
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class RunOptions:
     resume: str = option("", "directory of a run to resume, bit-exactly")
     from_scratch: bool = option(False, "with --resume: begin again at step 0 if the checkpoints are lost or invalid")
     stop_after: int = option(0, "stop after this step, as if interrupted; 0 runs to the end", at_least=0)
+    plan: bool = option(False, "print the memory and time that the run would take, and do nothing")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -55,6 +61,7 @@ class RunOptions:
 
 
 GROUPS = {"run": RunOptions, "model": GPTConfig, "training": TrainConfig}
+NOT_SETTINGS = ("resume", "from_scratch", "stop_after", "plan")  # flags of one command, not of a run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,39 +69,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python train.py", "Train a GPT on text.", GROUPS, PRESETS["default"])
     given = parse(parser, GROUPS, argv, RENAMED)
     options = build(RunOptions, given)
-    changes = {name: value for name, value in given.items() if name not in ("resume", "stop_after", "from_scratch")}
+    changes = {name: value for name, value in given.items() if name not in NOT_SETTINGS}
     tt.device(changes.get("device", "auto"))  # if it is missing, fail before anything is written
     with lossy_output():
+        if options.plan:
+            return plan(options, changes)
         if options.resume:
             run = open_run(options.resume, changes)
             with locked(run.directory), GracefulExit() as exit_requested:
                 run.verify()
-                return train(options, run, *make_model(run), exit_requested)
-        with create_run(options.out, options.preset, *configure(options, changes)) as run:
-            model, optimizer = make_model(run)  # what does not work or fit leaves no directory
+                return train(options, run, *make_model(run, changes, resumed=True), exit_requested)
+        settings = configure(options, changes)
+        check_training(*settings, changes, quiet=True)  # before the corpus is read: the vocabulary may not be known
+        with create_run(options.out, options.preset, *settings) as run:
+            model, backward, optimizer = make_model(run, changes)  # what does not work or fit leaves no directory
             if run.train.init_from:
                 start_from(model, run.train.init_from)
         with locked(run.directory), GracefulExit() as exit_requested:
-            return train(options, run, model, optimizer, exit_requested)
+            return train(options, run, model, backward, optimizer, exit_requested)
 
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """The settings of a new run: a preset's, changed by the flags."""
     settings = PRESETS[options.preset] | changes
     if settings.get("init_from"):
+        settings["init_from"] = pinned(settings["init_from"])
+        verify_best(find_directory(settings["init_from"]))
         settings |= inherit(settings["init_from"], changes)
     return build(GPTConfig, settings), build(TrainConfig, settings)
 
 
-def make_model(run: Run) -> tuple[Any, Any]:
-    """The model of a run, with its initial weights, and its optimizer."""
+def plan(options: RunOptions, changes: dict[str, Any]) -> int:
+    """Print what a run would need; a new one is made in a temporary directory, for its vocabulary and its tokens."""
+    with TemporaryDirectory() as folder:
+        if options.resume:
+            run = open_run(options.resume, changes)
+        else:
+            settings = configure(options, changes)
+            with create_run(f"{folder}/run", options.preset, *settings) as run:
+                pass
+        print(memory_table(run, bool(options.resume)), flush=True)
+        print(time_estimate(run, *make_model(run, changes, bool(options.resume))))
+    return 0
+
+
+def make_model(run: Run, changes: dict[str, Any], resumed: bool = False) -> tuple[Any, Backward, Any]:
+    """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
+    check_training(run.model, run.train, changes, resumed)
     device = tt.device(run.train.device)
     configure_process(device, run.train.processes)
     model = build_model(run.train.model, run.model, run.train.seed, device)
-    return model, build_optimizer(model, run.train)
+    # processes are forked before there is any state of the optimizer, of which each would keep a copy
+    backward = make_backward(model, device, run.train.batch_size)
+    return model, backward, build_optimizer(model, run.train)
 
 
-def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_requested: GracefulExit) -> int:
+def train(
+    options: RunOptions, run: Run, model: Any, backward: Backward, optimizer: Any, exit_requested: GracefulExit
+) -> int:
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, tt.device(run.train.device)
     tokens = run.tokens()
@@ -103,7 +135,7 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     progress, notes = run.restore(model, optimizer, options.from_scratch)
     if options.resume and config.init_from and progress.step == 0:
         start_from(model, config.init_from)
-    backward = make_backward(model, device, config.batch_size)
+    schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
@@ -117,7 +149,7 @@ def train(options: RunOptions, run: Run, model: Any, optimizer: Any, exit_reques
     with bar:
         for step in range(progress.step, last):
             with throughput:
-                lr = tt.cosine_schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
+                lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
                 loss, norm = train_step(backward, optimizer, batches, step, config)
                 progress.step = step + 1

@@ -33,6 +33,7 @@ PARTS = {  # what a step consists of: where its functions are looked up, and the
     "GELU": [(cpu, "gelu_forward"), (cpu, "gelu_backward")],
     "loss": [(cpu, "linear_cross_entropy")],
     "AdamW": [(cpu, "adamw_update")],
+    "Muon": [(cpu, "muon_update")],
     "embedding": [(cpu, "embedding_backward")],
 }
 REST = "engine, waiting"
@@ -78,9 +79,9 @@ def clocked():
             setattr(*original)
 
 
-def profile(name: str, threads: int) -> dict:
+def profile(name: str, threads: int, optimizer: str) -> dict:
     """Seconds of one step by part, the step's own seconds, and the least that its matrix products need."""
-    step = our_step(*SETTINGS[name], threads)
+    step = our_step(*SETTINGS[name], threads, optimizer)
     step()  # warms up
     with clocked() as clock:
         start, steps = time.perf_counter(), 0
@@ -128,12 +129,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--settings", default="A,B,C,D", help="which of A, B, C, D, comma-separated")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: the cores available")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="default adamw")
     parser.add_argument("--plot", type=Path, help="draw the shares into this picture")
     parser.add_argument("--json", type=Path, help="write the seconds to this file")
     args = parser.parse_args(argv)
     rows = []
     for name in args.settings.split(","):
-        rows.append(profile(name, args.threads))
+        rows.append(profile(name, args.threads, args.optimizer))
         print(report(rows[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

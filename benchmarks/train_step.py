@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tinytensor as tt
 from benchmarks.timing import timed
 from gpt.model import GPT, GPTConfig
+from gpt.training.optimizer import build_optimizer
+from gpt.training.recipe import TrainConfig
 from kernels.cpu.linear import matmul
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import parallel_map, set_num_threads
-from tinytensor.optim import decay_groups
 from tinytensor.parallel import BatchParallel, available_cores
 
 
@@ -55,13 +56,14 @@ def batch(model: GPTConfig, size: int):
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def our_step(model: GPTConfig, size: int, threads: int):
+def our_step(model: GPTConfig, size: int, threads: int, optimizer_name: str = "adamw"):
     """A function that trains our model for one step and returns the loss."""
     keep_freed_memory()
     set_num_threads(threads)
     tt.manual_seed(0)
     gpt = GPT(model)
-    optimizer = tt.optim.AdamW(decay_groups(gpt.parameters(), DECAY), LR, BETAS)
+    recipe = TrainConfig(optimizer=optimizer_name, lr=LR, beta1=BETAS[0], beta2=BETAS[1], weight_decay=DECAY)
+    optimizer = build_optimizer(gpt, recipe)
     parallel = BatchParallel(gpt, size)
     ids, targets = batch(model, size)
 

@@ -10,6 +10,7 @@ Each room imports only from those above it in this list (`tests/test_layering.py
     weights/                   safetensors, Hugging Face's names and configurations, model directories
     generation/                sampling, text as it is decoded, conversations
     training/                  batches, recipe and presets, training steps, checkpoints, run directories
+    planning/                  the memory and time that a command will take, and refusals of what cannot fit
     cli                        what commands share
     generate chat prepare export    the commands: python -m gpt.NAME
 

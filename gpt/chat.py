@@ -20,8 +20,10 @@ from gpt.files import read_json
 from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
+from gpt.planning.check import check_generation
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
-from gpt.weights.load import find_directory, load_model
+from gpt.training.manifest import verify_best
+from gpt.weights.load import find_directory, load_model, model_config
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
     import readline  # noqa: F401  input() uses it: arrow keys, history, Ctrl-R
@@ -181,10 +183,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = tt.device(options.device)
     configure_process(device)
     accept_any_text()
-    model, tokenizer = load_model(settings["directory"], device)
+    directory = find_directory(settings["directory"])
+    verify_best(directory)
+    kind, config = model_config(directory)
+    check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
+    model, tokenizer = load_model(directory, device)
     interactive = sys.stdin.isatty()
     if interactive:
-        note(greeting(find_directory(settings["directory"]), options.turn))
+        note(greeting(directory, options.turn))
     chat(Conversation(model, tokenizer, sampling, options.turn), interactive)
     return 0
 

@@ -16,16 +16,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
+from threadpoolctl import threadpool_limits
+
 import tinytensor as tt
 from gpt.errors import UserError, did_you_mean
-from gpt.options import flag
+from gpt.options import TOO_LARGE, TYPE_NAMES, flag
 from gpt.signals import Terminated, handled, interrupt
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
 from tinytensor.parallel import available_cores
 
-TYPE_NAMES = {int: "a whole number", float: "a number"}
-USER_ERRNOS = {getattr(errno, f"E{name}") for name in ["NOSPC", "DQUOT", "FBIG", "ACCES", "ROFS", "IO", "NAMETOOLONG"]}
+# What the system refuses, and the remedy where the reason does not tell it. Other errnos, such as that of a missing
+# file where it should have been looked for, are mistakes of the program.
+REMEDIES = dict.fromkeys(("NOSPC", "DQUOT", "FBIG", "ACCES", "PERM", "ROFS", "IO", "NAMETOOLONG"), "")
+REMEDIES |= dict.fromkeys(("NOTDIR", "ISDIR", "LOOP", "NXIO", "STALE"), "")
+REMEDIES |= dict.fromkeys(("MFILE", "NFILE"), "; raise the limit on open files (ulimit -n)")
+REMEDIES["AGAIN"] = "; raise the limit on processes and threads (ulimit -u), or end other programs"
+OS_ERRORS = {getattr(errno, f"E{name}"): remedy for name, remedy in REMEDIES.items() if hasattr(errno, f"E{name}")}
+NO_THREAD = "can't start new thread"  # of Python, with a RuntimeError
+NO_MAPPING = "failed to map segment"  # of the dynamic linker, with an ImportError, if it has no memory for a library
 SMALLER_BATCH = "lower --batch-size (and raise --grad-accum-steps to compensate), or lower --block-size"
 LONGEST_VALUE, LONGEST_MESSAGE = 200, 600  # characters shown in an error
 
@@ -79,7 +88,7 @@ def parse(
         raise unknown_flag(parser, unknown[0].partition("=")[0], renamed or {})
     settings = vars(namespace)
     for name, value in settings.items():
-        if value == "":
+        if value in ("", []):  # argparse's value of `--flag=--`
             raise UserError(f"{spelling(parser, name)}: must be given a value, not an empty one")
     for cls in groups.values():
         for field in dataclasses.fields(cls):
@@ -107,8 +116,9 @@ def convert(field: dataclasses.Field, value: Any) -> Any:
     kind: Any = type(field.default)
     try:
         return value if kind is bool else kind(value)
-    except ValueError:
-        raise UserError(f"{flag(field.name)} {value}: must be {TYPE_NAMES[kind]}") from None
+    except ValueError:  # of int, too, for more than 4300 digits
+        wanted = TOO_LARGE if kind is int and value.lstrip("+-").isdecimal() else f"be {TYPE_NAMES[kind]}"
+        raise UserError(f"{flag(field.name)} {value}: must {wanted}") from None
 
 
 def configure_process(device: tt.Device, processes: int = 0) -> None:
@@ -116,12 +126,15 @@ def configure_process(device: tt.Device, processes: int = 0) -> None:
 
     A GPU becomes the current one. On the CPU, freed memory is kept for the next step instead of returned to the system,
     and the kernels use `processes` cores (0: all that are available), as threads, or as processes in
-    `tinytensor.parallel`.
+    `tinytensor.parallel`. BLAS has one thread in each, as its own would take more cores than these.
     """
     device.use()
     if device.name == "cpu":
         keep_freed_memory()
-        set_num_threads(processes or available_cores())
+        cores = processes or available_cores()
+        set_num_threads(cores)
+        if cores == 1:  # with more, that has limited BLAS
+            threadpool_limits(limits=1, user_api="blas")
 
 
 def accept_any_text() -> None:
@@ -137,14 +150,29 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-class LossyStream:
-    """A text stream that drops what it cannot write, so that a reader who leaves does not end the work.
+def open_missing_streams() -> None:
+    """Open the null device for each standard stream that was closed before Python started, for which it has None.
 
-    stream: an open text stream, or None, which is what Python has for one that was closed before it started.
+    Otherwise the next file opened would get the stream's descriptor, and whatever a library prints there.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def require_working_directory() -> None:
+    """Raise UserError if the current directory was deleted, where relative paths and many libraries fail."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current directory cannot be used ({error.strerror}): change to another (cd)") from None
+
+
+class LossyStream:
+    """A text stream that drops what it cannot write, so that a reader who leaves does not end the work."""
 
     def __init__(self, stream: Any):
-        self._stream = io.StringIO() if stream is None else stream
+        self._stream = stream
 
     def write(self, text: str) -> int:
         """Write a text, or drop it; returns its length."""
@@ -171,6 +199,7 @@ class LossyStream:
 @contextmanager
 def lossy_output() -> Iterator[None]:
     """Within it, stdout and stderr drop what they cannot write: for commands whose result is in files."""
+    accept_any_text()
     with redirect_stdout(LossyStream(sys.stdout)), redirect_stderr(LossyStream(sys.stderr)):  # type: ignore[type-var]
         try:
             yield
@@ -186,7 +215,8 @@ def drop_output(stream: Any) -> None:
 
 
 def shortened(text: str) -> str:
-    """A message with any value of more than 200 characters cut in its middle; so is the whole if it is very long."""
+    """A message on one line, any value of more than 200 characters cut in its middle; so is the whole if very long."""
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     text = re.sub(rf"\S{{{LONGEST_VALUE + 1},}}", lambda found: cut(found.group(), LONGEST_VALUE), text)
     return cut(text, LONGEST_MESSAGE)
 
@@ -204,26 +234,40 @@ def run_command(
 
     to_save_memory: what to change if there is too little.
     """
+    open_missing_streams()
     try:
+        require_working_directory()
         with handled(interrupt), warnings.catch_warnings():
             # Numbers that overflow are looked for where they matter, and reported in a sentence.
             warnings.simplefilter("ignore", RuntimeWarning)
             return main(argv)
-    except (UserError, tt.DeviceError) as error:
-        message = str(error)
-    except MemoryError:
-        message = f"out of memory: {to_save_memory}"
-    except ChildProcessError as error:
-        message = f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
     except (KeyboardInterrupt, Terminated):
         print("interrupted", file=LossyStream(sys.stderr))
         return 130
     except BrokenPipeError:  # the reader of our output has exited, as `| head` does
         drop_output(sys.stdout)
         return 0
-    except OSError as error:
-        if error.errno not in USER_ERRNOS:
+    except Exception as error:
+        message = sentence(error, to_save_memory)
+        if not message:
             raise
-        message = f"{error.filename or 'output'}: {error.strerror}"
     print(f"error: {shortened(message)}", file=LossyStream(sys.stderr))
     return 2
+
+
+def sentence(error: Exception, to_save_memory: str) -> str:
+    """What an error that comes from the input or the environment says; empty for a mistake of the program."""
+    if isinstance(error, (UserError, tt.DeviceError)):
+        return str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and NO_MAPPING in str(error)):
+        return f"out of memory: {to_save_memory}"
+    if isinstance(error, ChildProcessError):
+        return f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
+    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
+        return f"no thread can be started{OS_ERRORS[errno.EAGAIN]}"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return f"out of memory: {to_save_memory}"
+    if isinstance(error, OSError) and error.errno in OS_ERRORS:
+        what = error.filename or ("a process cannot be started" if error.errno == errno.EAGAIN else "output")
+        return f"{what}: {error.strerror}{OS_ERRORS[error.errno]}"
+    return ""

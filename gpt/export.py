@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt.cli import make_parser, parse, run_command
+from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
+from gpt.training.manifest import verify_best
 from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
 from gpt.weights.families import why_not_gpt2
 from gpt.weights.load import find_directory, model_config, tokenizer_of
@@ -39,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", metavar="RUN", help="a run, or a model directory")
     parser.add_argument("out", metavar="OUT", help="the directory to make")
     settings = parse(parser, {}, argv)
-    export(find_directory(settings["directory"]), Path(settings["out"]))
+    accept_any_text()
+    source = find_directory(settings["directory"])
+    verify_best(source)
+    export(source, Path(settings["out"]))
     print(f'written: {settings["out"]}; load it with GPT2LMHeadModel.from_pretrained("{settings["out"]}")')
     return 0
 

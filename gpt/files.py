@@ -4,11 +4,12 @@ A file is written under a temporary name, flushed to the disk (fsync), then rena
 complete or absent.
 """
 
+import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # no failure of this file; `gpt.cli` says what to do
         if "No such file" in str(error) and not os.path.exists(os.path.dirname(path) or os.curdir):
             raise UserError(f"{path}: cannot be written, because its directory does not exist any more") from None
         reason = getattr(error, "strerror", None) or str(error)
@@ -75,6 +78,12 @@ def replace_json(path: Path, content: object) -> None:
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def require_regular(path: str | Path) -> None:
+    """Raise OSError if a path is no regular file: a named pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; ValueError if it is not JSON, or too deeply nested for Python's parser."""
     try:
@@ -88,19 +97,33 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, a device read without end
-        raise ValueError("not a regular file")
-    if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{status.st_size} bytes are too many for it")
+    require_regular(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{size} bytes are too many for it")
     content = parse_json(path.read_bytes())
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum added."""
+    return {**content, "sha256": _digest(content)}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Whether a parsed JSON object is as `sealed` made it."""
+    return content.get("sha256") == _digest({name: value for name, value in content.items() if name != "sha256"})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
+    """The SHA-256 of a file, as `sha256sum` prints it. OSError if it cannot be read or is a pipe or device."""
+    require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

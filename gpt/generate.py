@@ -9,7 +9,9 @@ from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream
 from gpt.options import DEVICE_HELP, build, check_options, option
-from gpt.weights.load import load_model
+from gpt.planning.check import check_generation
+from gpt.training.manifest import verify_best
+from gpt.weights.load import find_directory, load_model, model_config
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = tt.device(request.device)
     configure_process(device)
     accept_any_text()
-    model, tokenizer = load_model(settings["directory"], device)
+    directory = find_directory(settings["directory"])
+    verify_best(directory)
+    check_generation(*model_config(directory), device, request.samples, len(request.prompt), sampling.tokens)
+    model, tokenizer = load_model(directory, device)
     pieces = stream(model, tokenizer, request.prompt, sampling, request.samples)
     show_all(request.prompt, request.samples, pieces)
     return 0

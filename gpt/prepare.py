@@ -16,6 +16,7 @@ from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import META_FILE
 from gpt.directories import locked
 from gpt.options import build
+from gpt.planning.check import check_preparation
 
 NAMES_SHOWN = 5
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse(parser, groups, argv)
     options = build(PrepareOptions, given)
     source = open_source(given["source"], options.text_column, options.streaming)
+    check_preparation(options, source.size)
     with lossy_output(), locked(Path(options.out)):
         preparation = Preparation(source, options)
         if preparation.files.is_resumed:

@@ -50,3 +50,21 @@ class AdamWOptions:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"adamw_update: {name} is {getattr(self, name)}: must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class MuonOptions:
+    """The numbers of one Muon step of a matrix, with AdamW's meanings; beta is the momentum's decay rate.
+
+    blocks: (rows, columns), the grid of equal parts of the matrix that are orthogonalized apart.
+    """
+
+    lr: float
+    beta: float
+    weight_decay: float
+    blocks: tuple[int, int] = (1, 1)
+    grad_scale: Any = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"muon_update: beta is {self.beta}: must be at least 0 and less than 1")

@@ -144,6 +144,19 @@ def check_attention_backward(g, qkv, y, lse) -> None:
     _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
 
 
+def check_rotary(x, table, count: int, in_place: bool) -> None:
+    """x (B, T, N, D), D even, contiguous if it is to be changed; table (T, 2, D/2); count at most N."""
+    _expect_floating("rotary", "x", x)
+    _expect_layout("rotary", "x", x, ("batch", "time", "vectors", "size"))
+    if x.shape[3] % 2:
+        raise ValueError(f"rotary: x has shape {x.shape}: its last axis must be even, for two halves")
+    _expect_like("rotary", "table", table, (x.shape[1], 2, x.shape[3] // 2), "x", x)
+    if not 0 <= count <= x.shape[2]:
+        raise ValueError(f"rotary: count is {count}: x of shape {x.shape} has {x.shape[2]} vectors")
+    if in_place and not x.flags.c_contiguous:
+        raise ValueError("rotary: x must be C-contiguous to be changed in place")
+
+
 def check_adamw(param, grad, m, v, grad_scale) -> None:
     """param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or an array ()."""
     where = "adamw_update"
@@ -151,8 +164,31 @@ def check_adamw(param, grad, m, v, grad_scale) -> None:
     _expect_like(where, "grad", grad, param.shape, "param", param)
     _expect_like(where, "m", m, param.shape, "param", param)
     _expect_like(where, "v", v, param.shape, "param", param)
-    if not (param.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
-        raise ValueError(f"{where}: param, m and v must be C-contiguous to be changed in place")
+    _expect_changeable(where, param=param, m=m, v=v)
+    _expect_scale(where, grad_scale)
+
+
+def check_muon(params, grads, momenta, options) -> None:
+    """Lists of equal length: matrices (R, C) with gradients and momenta like them, params and momenta contiguous."""
+    where = "muon_update"
+    for param, grad, momentum, o in zip(params, grads, momenta, options, strict=True):
+        _expect_floating(where, "param", param)
+        _expect_layout(where, "param", param, ("rows", "columns"))
+        _expect_like(where, "grad", grad, param.shape, "param", param)
+        _expect_like(where, "momentum", momentum, param.shape, "param", param)
+        _expect_changeable(where, param=param, momentum=momentum)
+        if param.shape[0] % o.blocks[0] or param.shape[1] % o.blocks[1]:
+            raise ValueError(f"{where}: param has shape {param.shape}: must be a multiple of blocks {o.blocks}")
+        _expect_scale(where, o.grad_scale)
+
+
+def _expect_changeable(where: str, **arrays) -> None:
+    if not all(x.flags.c_contiguous for x in arrays.values()):
+        *names, last = arrays
+        raise ValueError(f"{where}: {', '.join(names)} and {last} must be C-contiguous to be changed in place")
+
+
+def _expect_scale(where: str, grad_scale) -> None:
     if getattr(grad_scale, "shape", ()) != ():
         raise ValueError(f"{where}: grad_scale has shape {grad_scale.shape}: must be a number or an array of shape ()")
 

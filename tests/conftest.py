@@ -31,6 +31,7 @@ hypothesis.settings.register_profile(
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="500 random examples for each property, not 25")
+    parser.addoption("--soak-minutes", type=float, default=0.05, help="how long to disturb a training (test_soak.py)")
 
 
 def pytest_configure(config):

@@ -135,6 +135,9 @@ from tinytensor.ops.reduce import (
     sum,
     var,
 )
+from tinytensor.ops.rotary import (
+    rotary,
+)
 from tinytensor.ops.scan import (
     cumprod,
     cumsum,
@@ -280,6 +283,7 @@ __all__ = [
     "reshape",
     "rms_norm",
     "roll",
+    "rotary",
     "scaled_dot_product_attention",
     "seeded",
     "sigmoid",

@@ -35,6 +35,9 @@ except ImportError:
     ) from None
 
 
+MAX_DIGITS = 9  # of a device's number
+
+
 @functools.cache
 def _kernels_on(xp: ModuleType) -> ModuleType:
     return importlib.import_module("kernels.cpu" if xp is np else "kernels.cuda")
@@ -109,7 +112,7 @@ def device(name: str | Device = "cpu") -> Device:
         return Device("cpu", np)
     if name == "auto":
         return _automatic()
-    if kind in ("cuda", "emulated") and (not index or index.isdecimal()):
+    if kind in ("cuda", "emulated") and (not index or (index.isdecimal() and len(index) <= MAX_DIGITS)):
         number = int(index or 0)
         xp = _gpu(number) if kind == "cuda" else _emulated(number)
         return Device(device_name(xp, number), xp, number)
@@ -125,16 +128,16 @@ def device_of(x: Any) -> Device:
 
 
 def _automatic() -> Device:
-    """The first GPU, or the CPU; a warning where a GPU is present but cannot be used."""
+    """The first GPU, or the CPU; a warning where a GPU is present, or may be, but cannot be used."""
     probe = importlib.import_module("kernels.cuda.probe")
+    found = 0
     try:
-        probe.gpu_count()
-    except DeviceError:
-        return device("cpu")
-    try:
+        found = probe.gpu_count()
         return device("cuda")
     except DeviceError as error:
-        warnings.warn(f"{error} (the CPU is used instead)", stacklevel=3)
+        # without CuPy, a driver or a GPU there is nothing to warn of; an OSError leaves open whether there is one
+        if found or isinstance(error.__cause__, OSError):
+            warnings.warn(f"{error} (the CPU is used instead)", stacklevel=3)
         return device("cpu")
 
 
@@ -144,10 +147,15 @@ def _gpu(index: int) -> ModuleType:
 
 
 def _emulated(index: int) -> ModuleType:
-    """The emulated device's namespace, or a DeviceError where there is no compiler for its kernels."""
+    """The emulated device's namespace, or a DeviceError where its kernels cannot be compiled or loaded."""
     emulator = importlib.import_module("kernels.emulator")
     if not emulator.available():
         raise DeviceError(f"device 'emulated': {emulator.MISSING}")
+    try:
+        emulator.runtime()
+    except (OSError, RuntimeError, emulator.CompileError) as error:  # RuntimeError: there is no home directory
+        remedy = "set TINYTENSOR_CACHE to a folder that can be written, CXX to another compiler, or use --device cpu"
+        raise DeviceError(f"device 'emulated': cannot be used ({error}); {remedy}") from error
     xp = importlib.import_module(EMULATED)
     count = xp.cuda.runtime.getDeviceCount()
     if index >= count:

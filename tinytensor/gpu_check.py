@@ -27,7 +27,7 @@ from tqdm import tqdm
 import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
-from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions
+from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions, MuonOptions
 
 # An error may be FACTOR times the float32 error of the CPU + RELATIVE times the largest value + ABSOLUTE.
 FACTOR, RELATIVE, ABSOLUTE = 4, 2e-6, 1e-9
@@ -35,6 +35,7 @@ EPS = 1e-5  # of layer norm
 IGNORED = -1  # a target that does not count
 DROPOUT = DropoutOptions(p=0.2, seed=0x0123_4567_89AB_CDEF, first_row=2**32 - 2)  # the row number wraps round
 ADAMW = AdamWOptions(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=3)
+MUON = MuonOptions(lr=1e-2, beta=0.9, weight_decay=0.1, blocks=(1, 3))
 
 # Rows of one element, a part of a warp, several warps, a block, and more than registers hold.
 ROW_SIZES = ((1, 1), (3, 7), (65, 256), (5, 300), (17, 1025), (3, 4097), (2, 50_257))
@@ -51,6 +52,7 @@ ATTENTION_SIZES = (
     (1, 64, 2, 128),
 )
 PRODUCT_SIZES = ((1, 1, 1), (37, 65, 33), (37, 64, 1025), (128, 256, 512))  # (rows, inputs, outputs)
+ROTARY_SIZES = ((1, 1, 1, 2), (2, 33, 6, 16), (3, 5, 36, 64))  # (batch, time, vectors, size)
 TABLE_SIZES = ((1, 1, 1), (200, 7, 33), (300, 1000, 64))  # (ids, rows of the table, columns)
 
 
@@ -119,6 +121,10 @@ def _attention_gradient(k, g, qkv, dropout):
     return k.attention_backward(g, qkv, y, lse, scale, dropout)
 
 
+def _rotary(k, x, table, count):
+    return k.rotary(x, table, count), k.rotary(x.copy(), table, count, in_place=True)
+
+
 def _linear_cross_entropy(k, x, weight, targets):
     return k.linear_cross_entropy(x, weight, targets, IGNORED, True)
 
@@ -133,6 +139,12 @@ def _adamw_step(k, param, grad, m, v, grad_scale=0.5):
     param, m, v = param.copy(), m.copy(), v.copy()
     k.adamw_update(param, grad, m, v, replace(ADAMW, grad_scale=grad_scale))
     return param, m, v
+
+
+def _muon_step(k, param, grad, momentum):
+    param, momentum = param.copy(), momentum.copy()
+    k.muon_update([param], [grad], [momentum], [MUON])
+    return param, momentum
 
 
 def cases() -> Iterator[Case]:
@@ -163,6 +175,9 @@ def cases() -> Iterator[Case]:
             size = f"B {B}, T {T}, H {H}, D {D}" + (f", dropout {dropout.p}" if dropout.p else "")
             yield Case("attention_forward", size, partial(_attention, dropout=dropout), (qkv,))
             yield Case("attention_backward", size, partial(_attention_gradient, dropout=dropout), (g, qkv))
+    for B, T, N, D in ROTARY_SIZES:
+        x, table = normal(B, T, N, D), normal(T, 2, D // 2)
+        yield Case("rotary", f"B {B}, T {T}, N {N}, D {D}", partial(_rotary, count=N // 3 * 2), (x, table))
     for rows, inputs, outputs in PRODUCT_SIZES:
         x, weight, bias, g = normal(rows, inputs), normal(inputs, outputs), normal(outputs), normal(rows, outputs)
         size = f"{rows} x {inputs} x {outputs}"
@@ -177,6 +192,7 @@ def cases() -> Iterator[Case]:
     for elements in (1, 1000, 70_001):
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
         yield Case("adamw_update", f"{elements}", _adamw_step, state)
+    yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
     yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
 
 

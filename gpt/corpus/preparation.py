@@ -21,7 +21,7 @@ from gpt.corpus.token_files import TokenFiles
 from gpt.corpus.workers import Workers
 from gpt.errors import UserError
 from gpt.options import check_options, option
-from gpt.tokenizers.bpe import MIN_VOCAB_SIZE, BpeTokenizer
+from gpt.tokenizers.bpe import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, BpeTokenizer
 from gpt.tokenizers.characters import END_OF_TEXT, CharTokenizer
 from gpt.tokenizers.files import DTYPES, TOKENIZER_FILE, token_dtype
 from gpt.tokenizers.load import Tokenizer, find_tokenizer, load_tokenizer
@@ -40,7 +40,7 @@ class PrepareOptions:
 
     out: str = option("", "directory for the token files; an unfinished one is resumed")
     tokenizer: str = option("bpe", "char, bpe (learned from the text), gpt2, or a tokenizer's file or folder")
-    vocab_size: int = option(8192, "tokens of a learned bpe", at_least=MIN_VOCAB_SIZE)
+    vocab_size: int = option(8192, "tokens of a learned bpe", at_least=MIN_VOCAB_SIZE, at_most=MAX_VOCAB_SIZE)
     sample: float = option(1.0, "share of the documents to use", above=0, at_most=1)
     val_share: float = option(0.0, "share for validation; 0 is a tenth, at most 16 MiB", at_least=0, below=1)
     text_column: str = option("text", "column or key of the text in tables and JSON lines")
@@ -101,7 +101,7 @@ class Preparation:
             return load_tokenizer(self.directory)
         try:
             tokenizer = self.make_tokenizer(workers)
-        except UserError:
+        except (UserError, OSError):
             self.files.discard()
             raise
         tokenizer.save(self.directory)

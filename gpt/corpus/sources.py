@@ -57,7 +57,7 @@ def open_source(name: str, column: str = "text", streaming: bool = False) -> Sou
     if not name:
         raise UserError("the name of the source is empty: give a file or folder, or . for this one")
     if name.startswith(HUB):
-        return Source(name, *open_hub_dataset(name, column, streaming))
+        return Source(*open_hub_dataset(name, column, streaming))
     if name == "pydocs":
         text = pydocs()
         size = len(text.encode("utf-8"))

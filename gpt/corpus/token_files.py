@@ -15,12 +15,12 @@ from gpt.corpus.encoding import Encoded
 from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import FORMAT, META_FILE, STATE_FILE, VERIFIED_FILE, remember, sample_digest, scan
 from gpt.errors import UserError
-from gpt.files import read_json, replace_json, sync, writing
+from gpt.files import is_sealed, read_json, replace_json, sealed, sync, writing
 from gpt.tokenizers.files import DTYPES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 SAVE_SECONDS = 5
 MAX_NAMES = 1000  # of unreadable files and members; further ones are only counted
-STATE_VERSION = 3  # of the state, and of the rules by which it came about
+STATE_VERSION = 4  # of the state, and of the rules by which it came about
 INITIAL: dict[str, Any] = {
     "version": STATE_VERSION,
     "units": 0,
@@ -61,17 +61,20 @@ class TokenFiles:
             if any(not file.name.startswith(".") for file in self.directory.iterdir()):
                 raise UserError(f"--out {self.directory}: exists and is not an empty directory; choose another --out")
         state = {**INITIAL, "settings": self.settings}
-        replace_json(path, state)
+        replace_json(path, sealed(state))
         return state
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         """The parsed state.json."""
         try:
-            state = {"version": 1, "settings": {}} | read_json(path)
+            state = {"version": 1} | read_json(path)
         except (OSError, TypeError, ValueError) as error:
             raise UserError(f"{path}: corrupt ({error}); remove {self.directory} and start again") from None
         if state["version"] != STATE_VERSION:
             raise UserError(f"{path}: was written by another version; remove {self.directory} and start again")
+        if not is_sealed(state):
+            raise UserError(f"{path}: is not the file that was saved; remove {self.directory} and start again")
+        del state["sha256"]
         return state
 
     def _require_nothing_done(self, state: dict[str, Any]) -> None:
@@ -119,7 +122,7 @@ class TokenFiles:
             with writing(file.name):
                 file.flush()
                 os.fsync(file.fileno())
-        replace_json(self.directory / STATE_FILE, self.state)
+        replace_json(self.directory / STATE_FILE, sealed(self.state))
         self._saved = time.monotonic()
 
     def finish(self, source: str, dtype: str, vocab_size: int) -> dict[str, Any]:
@@ -149,7 +152,7 @@ class TokenFiles:
     def discard(self) -> None:
         """Remove what was written, so that the command can be given again with other settings."""
         with suppress(UserError):  # first of all, so that a process killed meanwhile leaves a state that fits
-            replace_json(self.directory / STATE_FILE, {**INITIAL, "settings": self.settings})
+            replace_json(self.directory / STATE_FILE, sealed({**INITIAL, "settings": self.settings}))
         tokens = (f"{name}.bin" for name in SPLITS)
         for name in (*tokens, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VERIFIED_FILE, STATE_FILE):
             (self.directory / name).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Token files as training reads them: two memory-mapped arrays of token ids, and the `meta.json` that describes them.
 
 `token_files` writes such directories. A run that trains on one that `python -m gpt.prepare` made does not copy it: its
-own `meta.json` names the directory and repeats the checksums.
+own `meta.json` names the directory and repeats the checksums. If it moved, they can be copied into the run.
 
 Sizes and the checksum of a sample of blocks are compared whenever token files are opened. `verify_tokens` also reads
 the whole of a file once, and remembers its size and time of modification, so that it need not be read again.
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gpt.errors import UserError
 from gpt.files import read_json, replace_json
+from gpt.tokenizers.files import DTYPES
 
 META_FILE = "meta.json"
 STATE_FILE = "state.json"  # in its place while a preparation is unfinished
@@ -40,13 +41,24 @@ class Tokens:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished."""
-    if (Path(name) / STATE_FILE).is_file() and not (Path(name) / META_FILE).exists():
+    """Whether `--data name` is a directory with finished token files. UserError if they are unfinished or corrupt."""
+    directory = Path(name)
+    if (directory / STATE_FILE).is_file() and not (directory / META_FILE).exists():
         raise UserError(f"--data {name}: is not finished; give the same python -m gpt.prepare command again")
     try:
-        return read_json(Path(name) / META_FILE).get("format") == FORMAT
-    except (OSError, ValueError):
-        return False
+        if read_json(directory / META_FILE).get("format") == FORMAT:
+            return True
+        reason = "is something else"
+    except FileNotFoundError:
+        reason = "is missing"
+    except (OSError, ValueError) as error:
+        reason = f"is corrupt ({error})"
+    if (directory / "train.bin").exists() and (directory / "val.bin").exists():  # they are no folder of texts
+        raise UserError(
+            f"--data {name}: has token files, but their {META_FILE} {reason}: restore it from a copy, or prepare the "
+            "text again"
+        )
+    return False
 
 
 def link_tokens(prepared: str | Path, directory: Path) -> None:
@@ -61,7 +73,7 @@ def open_tokens(directory: str | Path) -> Tokens:
     """The Tokens in a directory, or those it points at; UserError if a file is missing or was changed."""
     path, content = find_meta(directory)
     try:
-        dtype = np.dtype(content["dtype"])
+        dtype = {kind.str: kind for kind in DTYPES.values()}[content["dtype"]]
         train, val = (_map(path.parent / f"{name}.bin", dtype, content, name) for name in ("train", "val"))
         return Tokens(train, val, content["source"], content.get("unreadable", 0))
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -73,14 +85,22 @@ def find_meta(directory: str | Path) -> tuple[Path, dict[str, Any]]:
     path = Path(directory) / META_FILE
     try:
         content = read_json(path)
-        return (require_same(content) if "directory" in content else path), content
+        is_link = "directory" in content and not (path.parent / "train.bin").exists()
+        return (require_same(content, path.parent) if is_link else path), content
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing: restore it from a copy; runs from before version 0.1.0 have none") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
 
 
-def require_same(content: dict[str, Any]) -> Path:
-    """The path of the `meta.json` that a run's points at; UserError if the token files there have changed."""
+def require_same(content: dict[str, Any], run: Path) -> Path:
+    """The path of the `meta.json` that a run's points at; UserError if the token files there have moved or changed."""
     path = Path(content["directory"]) / META_FILE
+    if not path.exists():
+        raise UserError(
+            f"{path}: missing, and the token files beside it with which the run was created: move them back, or copy "
+            f"train.bin and val.bin into {run}"
+        )
     if read_json(path)["sha256"] != content["sha256"]:
         raise UserError(f"{path}: describes other tokens than those that the run was created with")
     return path
@@ -142,7 +162,7 @@ def remember(directories: Iterable[Path], scanned: dict[str, Any]) -> None:
 def _remembered(directories: Iterable[Path], name: str, path: Path) -> dict[str, Any] | None:
     """What `scan` found in a split's file, unless it was written to since."""
     for directory in directories:
-        with suppress(OSError, KeyError, TypeError, ValueError):
+        with suppress(OSError, KeyError, TypeError, AttributeError, ValueError):
             found = read_json(directory / VERIFIED_FILE)[name]
             if _identity(path).items() <= found.items() and {"sha256", "largest"} <= found.keys():
                 return found
@@ -165,7 +185,7 @@ def verify_tokens(directory: Path, vocab_size: int) -> None:
                 raise changed(path)
             if found["largest"] >= vocab_size:
                 raise UserError(f"{path}: has token id {found['largest']}, but the vocabulary only {vocab_size} tokens")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{meta}: corrupt or missing ({error})") from None
     if is_new:
         remember(places, scanned)

@@ -52,7 +52,8 @@ class Conversation:
         if not self.context.ids.size:
             self.context.append(first_ids(self.tokenizer, ""))
         self.answers += 1
-        sampling = dataclasses.replace(self.sampling, seed=tt.fold(self.sampling.seed, "answer", self.answers))
+        seed = tt.fold(self.sampling.seed, "answer", self.answers) >> 1  # to the 63 bits that a seed may have
+        sampling = dataclasses.replace(self.sampling, seed=seed)
         decoder, count = StreamDecoder(self.tokenizer, sampling.stop_texts()), 0
         try:
             for (token,) in generate(self.context, sampling, self.tokenizer.vocab_size):

@@ -5,8 +5,9 @@ logits differ from those of `model(ids)` by rounding only. The buffers are alloc
 
 GPT-2 adds a learned vector for each absolute position, so cached keys and values are valid at their position in the
 window only, and a full window cannot slide: `Context` then drops all but its newest half, which is run through the
-model again from position 0. That is one such pass for every half window of text. Shape letters as in `layers`; S counts
-the tokens in the cache.
+model again from position 0. That is one such pass for every half window of text. With rotary positions keys are stored
+rotated; that a window cannot slide is true of them as well, since what it drops was seen by the tokens that remain.
+Shape letters as in `layers`; S counts the tokens in the cache.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Cache:
         """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
         transformer: Any = self.model.transformer
         end = self.length + ids.shape[1]
-        x = transformer.wte(self.device.put(ids)) + transformer.wpe.weight[self.length : end]  # (B,T,C) + (T,C)
+        x = transformer.embed(self.device.put(ids), self.length)
         for block, layer in zip(transformer.h, self.layers, strict=True):
             x = block(x, functools.partial(self._attend, block.attn, *layer))
         self.length = end
@@ -57,7 +58,10 @@ class Cache:
         batch, time, channels = x.shape
         end = self.length + time
         qkv = attention.c_attn(x).data.reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
-        q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # (B,H,T,D) each
+        qk, v = qkv[:, :, :2].swapaxes(1, 2), qkv[:, :, 2]  # (B,2,T,H,D), (B,T,H,D)
+        if attention.rotary_theta is not None:
+            qk = tt.rotary(qk, self.length, attention.rotary_theta).data
+        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, 0], qk[:, 1], v))  # (B,H,T,D) each
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
         scores = self.device.xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2))  # (B,H,T,D) @ (B,H,D,S) -> (B,H,T,S)
         p = self.kernels.softmax_forward(scores, q.shape[-1] ** -0.5, causal=time > 1)

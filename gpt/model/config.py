@@ -18,6 +18,9 @@ class GPTConfig:
     dropout: float = option(0.0, "probability of dropping an activation", at_least=0, below=1)
     bias: bool = option(True, "biases in the linear layers and layer norms, as in GPT-2")
     activation: str = option("gelu", "non-linearity of the feed-forward layers", choices=("gelu", "relu"))
+    positions: str = option(
+        "learned", "a learned vector for each position, or queries and keys rotated", choices=("learned", "rotary")
+    )
     norm: str = option("pre", "layer norm before each sublayer, or after its residual", choices=("pre", "post"))
     tied: bool = option(True, "share the token embedding with the output layer")
 
@@ -25,3 +28,8 @@ class GPTConfig:
         check_options(self)
         if self.n_embd % self.n_head:
             raise UserError(f"--n-embd {self.n_embd}: must be a multiple of --n-head {self.n_head}")
+        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
+            raise UserError(
+                f"--n-embd {self.n_embd}: with --positions rotary, must be a multiple of 2 * --n-head, "
+                f"{2 * self.n_head}: a head is rotated in pairs"
+            )

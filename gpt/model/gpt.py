@@ -13,18 +13,28 @@ from tinytensor import nn
 
 
 class Transformer(nn.Module):
-    """Token and position embeddings, the blocks, and a final layer norm: ids (B, T) -> (B, T, C)."""
+    """Token and position embeddings, the blocks, and a final layer norm: ids (B, T) -> (B, T, C).
+
+    With rotary positions `wpe` is None: attention rotates queries and keys instead.
+    """
 
     def __init__(self, config: GPTConfig):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, INIT_STD)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd, INIT_STD)
+        learned = config.positions == "learned"
+        self.wpe = nn.Embedding(config.block_size, config.n_embd, INIT_STD) if learned else None
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.Sequential(*(Block(config) for _ in range(config.n_layer)))
         self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
 
+    def embed(self, ids, first_position: int = 0) -> tt.Tensor:
+        """What the first block gets for ids (B, T) from `first_position` on: (B, T, C)."""
+        x = self.wte(ids)
+        if self.wpe is None:
+            return x
+        return x + self.wpe.weight[first_position : first_position + ids.shape[1]]  # (B,T,C) + (T,C)
+
     def forward(self, ids) -> tt.Tensor:
-        x = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])  # (B,T,C) + (T,C)
-        return self.ln_f(self.h(x))
+        return self.ln_f(self.h(self.drop(self.embed(ids))))
 
 
 class LMHead(nn.Module):

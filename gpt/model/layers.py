@@ -13,13 +13,15 @@ from gpt.model.config import GPTConfig
 from tinytensor import nn
 
 INIT_STD = 0.02  # of every weight matrix, as in GPT-2
+ROTARY_THETA = 10000.0  # as in the paper on rotary positions (Su et al. 2021)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H heads."""
+    """Causal self-attention with H heads. rotary_theta: None, or the base of rotary positions."""
 
     def __init__(self, config: GPTConfig):
         self.heads = config.n_head
+        self.rotary_theta = ROTARY_THETA if config.positions == "rotary" else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias, INIT_STD)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias, _residual_std(config))
         self.dropout = config.dropout
@@ -28,7 +30,7 @@ class Attention(nn.Module):
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         batch, time, channels = x.shape
         qkv = self.c_attn(x).reshape(batch, time, 3, self.heads, channels // self.heads)  # (B,T,3C) -> (B,T,3,H,D)
-        y = tt.packed_causal_attention(qkv, self.dropout if self.training else 0.0)
+        y = tt.packed_causal_attention(qkv, self.dropout if self.training else 0.0, self.rotary_theta)
         return self.resid_dropout(self.c_proj(y.reshape(batch, time, channels)))  # (B,T,H,D) -> (B,T,C)
 
 

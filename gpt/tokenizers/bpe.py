@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt.errors import requires
+from gpt.errors import UserError, requires
 from gpt.tokenizers.files import save_files, token_dtype
 
 END_OF_TEXT = "<|endoftext|>"
 MIN_VOCAB_SIZE = 257  # one for each byte, and the end of text
+MAX_VOCAB_SIZE = 1 << 20  # `tokenizers` allocates that many entries before it learns
 # GPT-2's pattern, with possessive quantifiers: the same words, since no match needs backtracking.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 MAX_TOKENS = 1 << 24  # no vocabulary comes close
@@ -96,7 +97,12 @@ class BpeTokenizer:
             initial_alphabet=sorted(byte_characters()),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        try:
+            tokenizer.train_from_iterator(texts, trainer)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust; the library does not export the class
+                raise
+            raise UserError(f"the library tokenizers failed, perhaps for lack of memory or threads ({error})") from None
         return cls(tokenizer)
 
     @classmethod

@@ -18,7 +18,7 @@ from gpt.tokenizers.files import TOKENIZER_FILE
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
 GPT2_FILES = ("vocab.json", "merges.txt")
 MAX_SHOWN = 40  # characters of a text in a message
-GPT2_ON_HUB = "openai-community/gpt2"
+GPT2_ON_HUB, GPT2_COMMIT = "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 
 
 class Tokenizer(Protocol):
@@ -112,5 +112,5 @@ def download_gpt2() -> Tokenizer:
     with reaching_hub("--tokenizer gpt2", remedy):
         from huggingface_hub import hf_hub_download
 
-        path = hf_hub_download(GPT2_ON_HUB, TOKENIZER_FILE)
+        path = hf_hub_download(GPT2_ON_HUB, TOKENIZER_FILE, revision=GPT2_COMMIT)
     return read_tokenizer(Path(path))

@@ -4,17 +4,31 @@ Which windows make the batch of a step is a pure function of (seed, step, index)
 and micro-batches see the same windows as one big batch.
 """
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
 
 import tinytensor as tt
+from gpt.errors import UserError
 
 
 def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, (B, T) int64 each, of the windows of T = block_size tokens at `starts` (B,)."""
+    """Inputs and targets, (B, T) int64 each, of the windows of T = block_size tokens at `starts` (B,).
+
+    UserError if the tokens are memory-mapped and their file has become shorter.
+    """
+    require_whole(tokens)
     block = np.asarray(tokens[starts[:, None] + np.arange(block_size + 1)], dtype=np.int64)  # (B, T + 1)
     return np.ascontiguousarray(block[:, :-1]), np.ascontiguousarray(block[:, 1:])
+
+
+def require_whole(tokens: np.ndarray) -> None:
+    """Raise UserError if the file of a memory-mapped array has become shorter: reading beyond its end is a SIGBUS."""
+    if isinstance(tokens.base, mmap.mmap) and tokens.base.size() < tokens.nbytes:
+        raise UserError(
+            f"{tokens.filename}: has become shorter while it was used: restore it from a copy, and resume the run"  # type: ignore[attr-defined]
+        )
 
 
 class Batches:

@@ -18,8 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt.errors import UserError
-from gpt.files import read_json, sha256, sync, writing
-from gpt.training.manifest import is_sealed, sealed
+from gpt.files import is_sealed, read_json, sealed, sha256, sync, writing
 from gpt.weights.directory import WEIGHTS_FILE
 from gpt.weights.safetensors import host_arrays, write
 
@@ -46,11 +45,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's progress, and the state dicts {name: array} of its model and optimizer."""
+    """A run's progress, and the state dicts {name: array} of its model and optimizer.
+
+    metrics: the SHA-256 of the rows up to here; earlier versions have none.
+    """
 
     progress: Progress
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    metrics: str | None = None
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -106,7 +109,6 @@ def remove_leftovers(root: Path) -> None:
 def discard_checkpoints(root: Path) -> None:
     """Delete all checkpoints."""
     with writing(root):
-        remove_leftovers(root)
         for path in saved_checkpoints(root):
             _remove(path)
 
@@ -117,7 +119,7 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
     for name, state in zip(PARTS, (checkpoint.model, checkpoint.optimizer), strict=True):
         write(directory / name, host_arrays(state))
         files[name] = _fingerprint(directory / name)
-    content = sealed({"progress": asdict(checkpoint.progress), "files": files})
+    content = sealed({"progress": asdict(checkpoint.progress), "files": files, "metrics": checkpoint.metrics})
     (directory / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in (*directory.iterdir(), directory):
         sync(path)
@@ -145,11 +147,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise InvalidCheckpoint(f"{path}: invalid ({name} is not the file that was saved)")
         model, optimizer = (safetensors.numpy.load_file(path / name) for name in PARTS)
         progress = Progress(**state["progress"])
+        if not all(value is None or type(value) in (int, float) for value in asdict(progress).values()):
+            raise InvalidCheckpoint(f"{path}: invalid (its progress does not consist of numbers)")
         if type(progress.step) is not int or progress.step != step_of(path):
             raise InvalidCheckpoint(f"{path}: invalid (it was saved at step {progress.step})")
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path}: invalid ({error})") from None
-    return Checkpoint(progress, model, optimizer)
+    return Checkpoint(progress, model, optimizer, state.get("metrics"))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

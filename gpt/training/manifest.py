@@ -5,15 +5,13 @@
 contains its own checksum. Token files are covered by `meta.json`.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt.corpus.tokens import META_FILE
 from gpt.errors import UserError
-from gpt.files import read_json, reading, replace_json, sha256
+from gpt.files import is_sealed, read_json, reading, replace_json, sealed, sha256
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import WEIGHTS_FILE
@@ -21,24 +19,11 @@ from gpt.weights.families import CONFIG_FILE
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILES = (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-BEST_WEIGHTS = f"best/{WEIGHTS_FILE}"
-FILES = (META_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *(f"best/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
+BEST = "best"  # the directory of a run's best model
+BEST_WEIGHTS = f"{BEST}/{WEIGHTS_FILE}"
+FILES = (META_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *(f"{BEST}/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
 
 Config = Mapping[str, Mapping[str, Any]]
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its own checksum added."""
-    return {**content, "sha256": _digest(content)}
-
-
-def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a parsed JSON object is as `sealed` made it."""
-    return content.get("sha256") == _digest({name: value for name, value in content.items() if name != "sha256"})
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest:
@@ -70,23 +55,39 @@ class Manifest:
             self.create(config, None)
             return
         self._read()
-        accept = f"or delete {self.path} to accept the change"
         for group, settings in self.config.items():
             for name, value in settings.items():
                 now = config[group].get(name, value)
                 if now != value and name not in may_change:
                     raise UserError(
                         f"{self.directory / CONFIG_FILE}: {flag(name)} was changed from {value} to {now} since the run "
-                        f"was created: put it back, {accept}"
+                        f"was created: put it back, or delete {self.path} to accept the change"
                     )
-        for name, valid in self.files.items():
+        self._require_valid(self._digests(self.files))
+
+    def verify_best(self) -> None:
+        """Raise UserError if the best model is not what it was; a training may be replacing it meanwhile."""
+        # read before the manifest, which knows new weights before they are in place, and those before them afterwards
+        found = self._digests(name for name in FILES if name.startswith(BEST))
+        self._read()
+        self._require_valid({name: digest for name, digest in found.items() if name in self.files})
+
+    def _digests(self, names: Iterable[str]) -> dict[str, str | None]:
+        """{name: SHA-256 of the file, None if it is missing}."""
+        found: dict[str, str | None] = {}
+        for name in names:
             path = self.directory / name
             with reading(path):
-                found = sha256(path) if path.exists() else None
-            if found not in valid:
-                state = "is not the file that was saved" if found else "is missing"
-                raise UserError(f"{path}: {state}: restore it from a copy, {accept}")
-            self.files[name] = [found]
+                found[name] = sha256(path) if path.exists() else None
+        return found
+
+    def _require_valid(self, found: Mapping[str, str | None]) -> None:
+        """Raise UserError for the first file that is not what it was."""
+        for name, digest in found.items():
+            if digest not in self.files[name]:
+                path, state = self.directory / name, "is not the file that was saved" if digest else "is missing"
+                raise UserError(f"{path}: {state}: restore it from a copy, or delete {self.path} to accept the change")
+            self.files[name] = [digest]
 
     def record_best(self, path: Path) -> None:
         """Record the file at `path`, which is about to replace the best weights; those before it remain valid."""
@@ -109,3 +110,10 @@ class Manifest:
 
     def _write(self) -> None:
         replace_json(self.path, sealed({"config": self.config, "files": self.files, "checkpoint": self.checkpoint}))
+
+
+def verify_best(directory: Path) -> None:
+    """Raise UserError if a model directory is the best of a run, and not what the run's manifest says that it was."""
+    manifest = Manifest(directory.parent)
+    if directory.name == BEST and manifest.path.exists():
+        manifest.verify_best()

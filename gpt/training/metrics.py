@@ -4,6 +4,7 @@ Apart from the two timing fields, rows are functions of the step, so a run that 
 of one that was not.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -11,11 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt.files import reading, replace_file, replace_text, writing
+from gpt.files import reading, replace_file, replace_text, require_regular, sha256, writing
 
 Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
+MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
 class Metrics:
@@ -36,8 +38,11 @@ class Metrics:
     def read(self) -> tuple[list[Row], list[str]]:
         """All rows that can be read, and sentences about the others, but for a last line that a crash truncated."""
         rows, invalid = [], []
+        content = b""
         with reading(self.path):
-            content = self.path.read_bytes() if self.path.exists() else b""
+            if self.path.exists():
+                require_regular(self.path)
+                content = self.path.read_bytes()
         for number, line in enumerate(content.splitlines(keepends=True), 1):
             if row := parse_row(line):
                 rows.append(row)
@@ -45,18 +50,24 @@ class Metrics:
                 invalid.append(f"{self.path}: line {number} is corrupt and left out")
         return rows, invalid
 
-    def truncate(self, step: int) -> list[str]:
-        """Remove the rows after `step`, which the run will write again; returns sentences about those left out."""
+    def truncate(self, step: int, digest: str | None = None) -> list[str]:
+        """Remove the rows after `step`, which the run will write again; returns sentences about what is wrong.
+
+        digest: what `save` returned at that step, if that is known.
+        """
         rows, invalid = self.read()
-        kept = [row for row in rows if row["step"] <= step]
-        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step)
+        replace_text(self.path, text)
+        if digest and not invalid and hashlib.sha256(text.encode()).hexdigest() != digest:
+            invalid.append(f"{self.path}: its rows up to step {step} are not those that were saved")
         return invalid
 
-    def sync(self) -> None:
-        """Flush the rows to the disk."""
-        if self.path.exists():
-            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+    def save(self) -> str:
+        """Flush the rows to the disk; returns their SHA-256."""
+        with writing(self.path):
+            with open(self.path, "a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+            return sha256(self.path)
 
 
 def parse_row(line: bytes) -> Row | None:
@@ -96,6 +107,8 @@ def write_plot(rows: Iterable[Row], path: Path) -> str:
         from matplotlib.figure import Figure  # an extra, and slow to import; Figure alone needs no display
     except ImportError:
         return "loss.png not written: it needs matplotlib, pip install -e '.[plot]'"
+    except (OSError, ValueError, RuntimeError) as error:  # of its settings, such as MPLBACKEND, and its own files
+        return f"loss.png not written: matplotlib cannot be used ({str(error)[:MAX_REASON]})"
     figure = Figure(figsize=(8, 5), layout="tight")
     axes = figure.subplots()
     for key, label, style in (("train_loss", "training batch", "-"), ("val_loss", "validation", "o-")):

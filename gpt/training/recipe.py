@@ -14,17 +14,22 @@ from gpt.options import DEVICE_HELP, check_options, option
 class TrainConfig:
     """A training recipe. Raises UserError for an impossible one."""
 
-    data: str = option("pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME, or what gpt.prepare wrote")
+    data: str = option(
+        "pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME@REVISION, or what gpt.prepare wrote"
+    )
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
-    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME such as hf:gpt2")
+    init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
     processes: int = option(0, "CPU processes, 0 for one per core; the same number gives the same bits", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
     grad_accum_steps: int = option(1, "forward passes whose gradients are accumulated for one update", at_least=1)
+    optimizer: str = option("adamw", "adamw, or muon for the hidden matrices alone", choices=("adamw", "muon"))
     lr: float = option(1e-3, "peak learning rate, reached after the warm-up", above=0, below=float("inf"))
-    min_lr: float = option(1e-4, "learning rate at the end of the cosine schedule", at_least=0)
+    min_lr: float = option(1e-4, "learning rate at the end of the schedule", at_least=0)
+    schedule: str = option("cosine", "how the learning rate decays after the warm-up", choices=("cosine", "linear"))
+    muon_lr: float = option(0.04, "Muon's peak learning rate, scheduled as --lr is", above=0, below=float("inf"))
     warmup_steps: int = option(100, "updates over which the learning rate rises linearly", at_least=0)
     beta1: float = option(0.9, "AdamW's decay rate of the first moment", at_least=0, below=1)
     beta2: float = option(0.99, "AdamW's decay rate of the second moment", at_least=0, below=1)

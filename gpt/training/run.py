@@ -22,7 +22,7 @@ from typing import Any
 from gpt.corpus.tokens import Tokens, open_tokens, verify_tokens
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
-from gpt.files import parse_json, replace_json, sync, writing
+from gpt.files import read_json, replace_json, sync, writing
 from gpt.model import GPTConfig
 from gpt.options import flag
 from gpt.tokenizers.load import Tokenizer
@@ -95,8 +95,8 @@ class Run:
 
     def save(self, progress: Progress, model: Any, optimizer: Any) -> None:
         """Write a checkpoint; the metrics up to it are flushed to the disk first."""
-        self.metrics.sync()
-        checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict())
+        digest = self.metrics.save()
+        checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict(), digest)
         save_checkpoint(self.checkpoints, checkpoint, self.train.keep_checkpoints)
         self.manifest.record_checkpoint(progress.step)
 
@@ -154,7 +154,7 @@ class Run:
         with writing(self.checkpoints):
             remove_leftovers(self.checkpoints)
             prune_checkpoints(self.checkpoints, progress.step, self.train.keep_checkpoints)
-        notes += self.metrics.truncate(progress.step)
+        notes += self.metrics.truncate(progress.step, checkpoint.metrics if checkpoint else None)
         self.manifest.record_checkpoint(progress.step)
         self.save_config()  # with --steps and --device as they are from now on
         return progress, notes
@@ -183,7 +183,7 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     write_data = open_data(train.data, train.init_from)
     # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
     train = dataclasses.replace(train, processes=train.processes or available_cores())
-    place = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:
         with writing(out or "runs"):
@@ -234,11 +234,11 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
 def read_run_file(path: Path) -> dict[str, Any]:
     """The parsed `config.json` of a run; UserError if it is missing, something else, or corrupt."""
     try:
-        content = parse_json((path / RUN_FILE).read_bytes())
+        content = read_json(path / RUN_FILE)
     except FileNotFoundError:
         raise UserError(f"--resume {path}: is not the directory of a run (no {RUN_FILE})") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--resume {path}: its {RUN_FILE} is corrupt ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
+    if content.get("format") != RUN_FORMAT:
         raise UserError(f"--resume {path}: is not the directory of a run (its {RUN_FILE} is something else)")
     return content

@@ -27,12 +27,6 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
-def build_optimizer(model: Any, config: TrainConfig) -> Any:
-    """AdamW with weight decay for matrices and embeddings, and none for biases and layer norms."""
-    groups = tt.optim.decay_groups(model.parameters(), config.weight_decay)
-    return tt.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
-
-
 def make_backward(model: Any, device: tt.Device, batch_size: int) -> Backward:
     """A function (ids, targets, scale) that accumulates the gradients of scale * loss and returns the loss.
 
@@ -55,8 +49,8 @@ def train_step(backward: Backward, optimizer: Any, batches: Batches, step: int, 
 
     backward: what `make_backward` returns. The loss is the mean over the targets that count, in whichever micro-batch
     they are, and dropout is keyed by the row of the whole batch: so accumulation changes nothing but rounding.
+    No gradients are left, so that an evaluation has their memory.
     """
-    optimizer.zero_grad()
     # on the host: ids are checked there, then moved without synchronizing the device
     micro_batches = [batches.batch(step, micro) for micro in range(config.grad_accum_steps)]
     counts = [count_targets(targets) for _, targets in micro_batches]
@@ -69,6 +63,7 @@ def train_step(backward: Backward, optimizer: Any, batches: Batches, step: int, 
             total = total + weight * backward(ids, targets, weight)
     norm = tt.grad_norm(optimizer.parameters())
     optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
+    optimizer.zero_grad()
     return total, norm
 
 

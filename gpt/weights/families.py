@@ -104,7 +104,7 @@ def from_section(section: Any) -> tuple[str, GPTConfig]:
     if not isinstance(section, dict) or section.get("model") not in list(MODELS):
         raise ValueError(f"its section tinytensor is not a model: one of {', '.join(MODELS)}")
     fields = [field.name for field in dataclasses.fields(GPTConfig)]
-    return section["model"], make_config({name: section[name] for name in fields if name in section})
+    return section["model"], GPTConfig(**{name: section[name] for name in fields if name in section})
 
 
 def from_gpt2(content: Mapping[str, Any]) -> GPTConfig:
@@ -117,21 +117,12 @@ def from_gpt2(content: Mapping[str, Any]) -> GPTConfig:
     for name, value in FIXED.items():
         if found.get(name, value) != value:
             raise UserError(f"{name} is {found[name]!r:.60}, here it can only be {value}")
-    activation, config = found["activation_function"], make_config({ours: found[name] for ours, name in KEYS.items()})
+    activation, config = found["activation_function"], GPTConfig(**{ours: found[name] for ours, name in KEYS.items()})
     if found["n_inner"] not in (None, 4 * config.n_embd):
         raise UserError(f"n_inner is {found['n_inner']!r:.60}, here it can only be {4 * config.n_embd}")
     if activation not in list(ACTIVATIONS):
         raise UserError(f"activation_function is {activation!s:.60}, not one of {', '.join(ACTIVATIONS)}")
     return dataclasses.replace(config, activation=ACTIVATIONS[activation])
-
-
-def make_config(settings: Mapping[str, Any]) -> GPTConfig:
-    """The GPTConfig of values from a file. ValueError for one of the wrong type, UserError for an impossible one."""
-    types = {field.name: type(field.default) for field in dataclasses.fields(GPTConfig)}
-    for name, value in settings.items():
-        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-            raise ValueError(f"{name} is {value!r:.60}, which is no {types[name].__name__}")
-    return GPTConfig(**settings)
 
 
 def describe(kind: str, config: GPTConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
@@ -167,6 +158,8 @@ def why_not_gpt2(kind: str, config: GPTConfig) -> str | None:
         return f"--model {kind}: is not a transformer"
     if config.norm != "pre":
         return f"--norm {config.norm}: GPT-2 has its layer norms before each sublayer (--norm pre), and one at the end"
+    if config.positions != "learned":
+        return f"--positions {config.positions}: GPT-2 adds a learned vector for each position (--positions learned)"
     return None
 
 
@@ -174,7 +167,8 @@ def approximate_size(kind: str, config: GPTConfig) -> int:
     """About how many parameters a model has: those of its large matrices."""
     if kind == "bigram":
         return config.vocab_size**2
-    return (config.vocab_size + config.block_size + 12 * config.n_layer * config.n_embd) * config.n_embd
+    positions = config.block_size if config.positions == "learned" else 0
+    return (config.vocab_size + positions + 12 * config.n_layer * config.n_embd) * config.n_embd
 
 
 def our_names(found: Mapping[str, T]) -> dict[str, T]:

@@ -13,7 +13,7 @@ import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
 from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
-from gpt.options import HUB, flag
+from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import WEIGHTS_FILE
@@ -36,7 +36,7 @@ HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKEN
 
 
 def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenizer]:
-    """The model, in evaluation mode, and its tokenizer, of a model directory, a run's best, or `hf:NAME`.
+    """The model, in evaluation mode, and its tokenizer, of a model directory, a run's best, or `hf:NAME@REVISION`.
 
     Raises UserError.
     """
@@ -60,13 +60,23 @@ def find_directory(name: str | Path) -> Path:
     return directory / "best" if (directory / "best").is_dir() else directory
 
 
+def pinned(name: str) -> str:
+    """`hf:NAME` as `hf:NAME@COMMIT`, which means the same files for ever; any other name as it is."""
+    if not name.startswith(HUB):
+        return name
+    repository, _ = split_revision(name.removeprefix(HUB))
+    commit = find_directory(name).name  # the hub's cache has a directory for each commit
+    return f"{HUB}{repository}@{commit}" if COMMIT.fullmatch(commit) else name
+
+
 def download(name: str) -> Path:
-    """The directory of a model of the Hugging Face hub, downloaded or from its cache on this machine."""
+    """The directory of a model NAME or NAME@REVISION of the hub, downloaded or from its cache on this machine."""
+    repository, revision = split_revision(name)
     needed = f"{CONFIG_FILE}, {WEIGHTS_FILE} and {TOKENIZER_FILE}"
     with reaching_hub(HUB + name, f"save {needed} of {name} in a directory and give that directory instead"):
         from huggingface_hub import snapshot_download
 
-        path = snapshot_download(name, allow_patterns=HUB_FILES)
+        path = snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES)
     return Path(path)
 
 

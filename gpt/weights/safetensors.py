@@ -6,6 +6,7 @@ own. A file is 8 bytes (the length of the header, little-endian), the header, wh
 """
 
 import math
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,12 +29,13 @@ MAX_NAMED = 3  # of several mismatches, how many are named
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor is stored: file, dtype by the format's name, shape, and first byte."""
+    """Where a tensor is stored: file, dtype by the format's name, shape, first byte, and which version of the file."""
 
     path: Path
     kind: str
     shape: tuple[int, ...]
     begin: int
+    version: tuple[int, int]
 
 
 def host_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -43,25 +45,34 @@ def host_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. OSError or SafetensorError if it cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it; the library's files are for their owner alone
     safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    path.chmod(mode)
+
+
+def version(status: os.stat_result) -> tuple[int, int]:
+    """What differs between a file and the one that replaces it: inode, which can be used again, and time in ns."""
+    return status.st_ino, status.st_mtime_ns
 
 
 def entries(path: Path) -> dict[str, Entry]:
     """{name: Entry} of a safetensors file. UserError if it is corrupt; FileNotFoundError if it does not exist."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("not a regular file")
         with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
             length = int.from_bytes(file.read(8), "little")
             if length > min(status.st_size, MAX_HEADER):
                 raise ValueError("its header is truncated")
             header = parse_json(file.read(length))
-        return {
-            name: entry(path, name, content, 8 + length, status.st_size)
-            for name, content in header.items()
-            if name != "__metadata__"
-        }
+        header.pop("__metadata__", None)
+        found = {name: entry(path, name, content, 8 + length, status) for name, content in header.items()}
+        spans = sorted(content["data_offsets"] for content in header.values())
+        if [0, *(end for _, end in spans)] != [*(begin for begin, _ in spans), status.st_size - 8 - length]:
+            raise ValueError("its tensors overlap or leave gaps")
+        return found
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -70,16 +81,16 @@ def entries(path: Path) -> dict[str, Entry]:
         raise UserError(f"{path}: corrupt ({error})") from None
 
 
-def entry(path: Path, name: str, content: Mapping[str, Any], data: int, size: int) -> Entry:
-    """The Entry of a tensor in a file of `size` bytes whose data begins at `data`; ValueError if it is truncated."""
+def entry(path: Path, name: str, content: Mapping[str, Any], data: int, status: os.stat_result) -> Entry:
+    """The Entry of a tensor in a file of that status whose data begins at `data`; ValueError if it is truncated."""
     kind, shape, (begin, end) = content["dtype"], tuple(content["shape"]), content["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise ValueError(f"{name} has the shape {shape} at {begin} to {end}")
     # a dtype that is not read here may be that of a tensor that is not needed
     expected = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize if kind in DTYPES else end - begin
-    if not begin <= end <= size - data or end - begin != expected:
+    if not begin <= end <= status.st_size - data or end - begin != expected:
         raise ValueError(f"{name} is truncated")
-    return Entry(path, kind, shape, data + begin)
+    return Entry(path, kind, shape, data + begin, version(status))
 
 
 def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
@@ -110,6 +121,8 @@ def read(entry: Entry, out: np.ndarray, first: int = 0) -> None:
     """Read elements of a tensor, from `first` on, into a contiguous array `out` (N,), converting chunk by chunk."""
     dtype = np.dtype(DTYPES[entry.kind])
     with open(entry.path, "rb") as file:
+        if version(os.fstat(file.fileno())) != entry.version:  # by a training that goes on
+            raise UserError(f"{entry.path}: was replaced while it was read: give the command again")
         file.seek(entry.begin + first * dtype.itemsize)
         for begin in range(0, len(out), CHUNK):
             target = out[begin : begin + CHUNK]

@@ -15,6 +15,8 @@ from kernels.cpu.embedding import embedding_backward
 from kernels.cpu.gelu import gelu_backward, gelu_forward
 from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cpu.linear import linear_backward, linear_forward
+from kernels.cpu.muon import muon_update
+from kernels.cpu.rotary import rotary
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "linear_forward",
     "log_softmax_backward",
     "log_softmax_forward",
+    "muon_update",
+    "rotary",
     "softmax_backward",
     "softmax_forward",
 ]

@@ -11,15 +11,25 @@ import functools
 
 from threadpoolctl import ThreadpoolController
 
-SGEMM = "scipy_cblas_sgemm64_"  # the name in NumPy's wheels, with sizes of 64 bits
+# the names in NumPy's wheels, with sizes of 64 bits: a product, and a matrix times its own transpose
+SGEMM, SSYRK = "scipy_cblas_sgemm64_", "scipy_cblas_ssyrk64_"
 # the processors for which OpenBLAS multiplies small matrices in place, without packing copies of them first
 WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 def sgemm_address() -> int:
     """Where cblas_sgemm is in this process, or 0 if NumPy uses another BLAS."""
+    return _address(SGEMM)
+
+
+def ssyrk_address() -> int:
+    """Where cblas_ssyrk is, as above."""
+    return _address(SSYRK)
+
+
+def _address(name: str) -> int:
     library = _library()
-    return ctypes.cast(getattr(library.dynlib, SGEMM), ctypes.c_void_p).value or 0 if library else 0
+    return ctypes.cast(getattr(library.dynlib, name), ctypes.c_void_p).value or 0 if library else 0
 
 
 def has_small_kernels() -> bool:

@@ -31,6 +31,7 @@ def _loops():
     """The package of loops, imported when first needed since numba takes half a second; None if it cannot be used."""
     try:
         from kernels.cpu import loops
-    except (ImportError, RuntimeError):  # no numba, numba told not to compile, or no folder for its machine code
+    except (ImportError, OSError, RuntimeError):
+        # no numba, or one that was told not to compile, cannot load LLVM, or has no folder for its machine code
         return None
     return loops

@@ -17,6 +17,8 @@ from kernels.cuda.embedding import embedding_backward
 from kernels.cuda.gelu import gelu_backward, gelu_forward
 from kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cuda.linear import linear_backward, linear_forward
+from kernels.cuda.muon import muon_update
+from kernels.cuda.rotary import rotary
 from kernels.cuda.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "linear_forward",
     "log_softmax_backward",
     "log_softmax_forward",
+    "muon_update",
+    "rotary",
     "softmax_backward",
     "softmax_forward",
 ]

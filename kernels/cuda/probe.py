@@ -82,6 +82,10 @@ def _import_cupy() -> ModuleType:
         raise DeviceError(f"device 'cuda': CuPy is missing ({error}); pip install -e '.[gpu]'") from None
     except ImportError as error:
         raise DeviceError(_sentence("device 'cuda'", "CuPy cannot be imported", error)) from error
+    except OSError as error:  # it makes the folder for its kernels when it is imported
+        reason = f"{error.filename}: {error.strerror}"
+        remedy = "set CUPY_CACHE_DIR to a folder that can be written, or use --device cpu"
+        raise DeviceError(f"device 'cuda': CuPy cannot be imported ({reason}); {remedy}") from error
     return cupy
 
 

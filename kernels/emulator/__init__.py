@@ -23,7 +23,7 @@ from kernels.emulator.errors import (
     OutOfBounds,
     UninitializedRead,
 )
-from kernels.emulator.module import RawKernel, RawModule
+from kernels.emulator.module import RawKernel, RawModule, runtime
 
 __all__ = [
     "MISSING",
@@ -43,4 +43,5 @@ __all__ = [
     "UninitializedRead",
     "available",
     "checked",
+    "runtime",
 ]

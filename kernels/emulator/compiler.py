@@ -1,8 +1,9 @@
 """CUDA source to shared object: finds the host's C++ compiler and caches what it built.
 
 `build_module` compiles one `.cu` text against device.h, `build_runtime` the scheduler and the checker that every
-module links to. Objects are named by a hash of all that went into them and renamed into place whole, so parallel
-processes never see half a file. Next: module.py, which loads and launches.
+module links to. Objects are named by a hash of all that went into them, end with their own, and are renamed into
+place whole, so neither parallel processes nor a crash of the machine leave half a file to be loaded.
+Next: module.py, which loads and launches.
 """
 
 import functools
@@ -15,6 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 
 HERE = Path(__file__).parent
@@ -34,6 +36,7 @@ CHECKED += ["-fsanitize=thread,bounds,alignment"]
 # clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.
 CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write"]
 KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
+DIGEST_BYTES = 32
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
 TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
@@ -66,9 +69,15 @@ def available():
 
 
 def cache_directory():
-    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory."""
+    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory.
+
+    CompileError if it belongs to another user, who could have put anything there.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+    directory = Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+    if not make_private(directory):
+        raise CompileError(f"{directory}: belongs to another user; set TINYTENSOR_CACHE to a directory of your own")
+    return directory
 
 
 def inline_includes(code, name, directories):
@@ -152,6 +161,12 @@ def export_kernels(text, name_expressions):
     return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{table}";', ""])
 
 
+def is_complete(path):
+    """Whether a cached object ends with the SHA-256 of the rest. Loading a truncated one would kill the process."""
+    content = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+
+
 def compile_shared(stem, text, flags, libraries=(), finish=str):
     """Path of the shared object that `finish(text)` compiles to; built only if the cache has none for `text`."""
     if not available():
@@ -159,7 +174,7 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
     key = hashlib.sha256("\0".join([fingerprint(), stem, text, *flags, *libraries]).encode()).hexdigest()[:20]
     directory = cache_directory() / "emulator" / key
     target = directory / f"{stem}.so"
-    if target.exists():
+    if is_complete(target):
         return target
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -170,8 +185,11 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
         for command in (compile_step, [*LINK, "built.o", *libraries]):
             result = subprocess.run([find_compiler(), *command], cwd=scratch, capture_output=True, text=True)
             if result.returncode:
-                errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]
+                said = result.stderr.strip() or f"{find_compiler()} has exit code {result.returncode}"
+                errors = [line for line in said.splitlines() if "error" in line] or [said]
                 raise CompileError(f"{errors[0].strip()} (compiling {stem} for the emulator)")
+        with open(built, "ab") as file:
+            file.write(hashlib.sha256(built.read_bytes()).digest())
         os.replace(source, directory / stem)
         os.replace(built, target)
     return target

@@ -45,6 +45,7 @@ FUNCTIONS = {  # of arrays: parameters as in arrays.METHODS
 }
 CREATION = {  # of numbers
     "arange": "start stop step dtype",
+    "eye": "N M k dtype order",
     "full": "shape fill_value dtype order",
     "ones": "shape dtype order",
     "tri": "N M k dtype",

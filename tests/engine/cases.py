@@ -383,6 +383,13 @@ def attended(draw, packed=False):
     return Call(tuple(draw(array((batch, heads, time, size))) for _ in range(3)), options)
 
 
+@st.composite
+def rotated(draw, parts=()):
+    """Vectors (..., T, H, D) of an even size, or with parts (3,) queries, keys and values (B, T, 3, H, D)."""
+    lead, time, heads, half = draw(shapes(len(parts), len(parts) or 2, 0, 2)), *(draw(st.integers(1, 3)) for _ in "TH2")
+    return draw(array((*lead, time, *parts, heads, 2 * half)))
+
+
 # References, written plainly in NumPy or Python integers.
 
 KEY = ("gradient checks", 1)
@@ -438,6 +445,21 @@ def attention(q, k, v, dropout):
 
 def packed_attention(qkv, dropout):
     return attention(*qkv.transpose(2, 0, 3, 1, 4), dropout).swapaxes(1, 2)
+
+
+def rotary(x, first_position=0, theta=10000.0):
+    """Each pair as a complex number, multiplied by exp(i angle)."""
+    time, _, size = x.shape[-3:]
+    half = size // 2
+    positions = first_position + np.arange(time)[:, None, None]
+    z = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * positions / theta ** (np.arange(half) / half))
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
+def rotary_attention(qkv, rotary_theta):
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    turned = [rotary(x, theta=rotary_theta) for x in (q, k)]
+    return packed_attention(np.stack([*turned, v], axis=2), 0.0)
 
 
 def layer_norm(x, weight, bias=0, eps=1e-5):
@@ -709,6 +731,23 @@ CASES = [
     Case("dropout", under_key(tt.dropout), dropout, one(p=st.sampled_from([0.0, 0.3, 0.9]))),
     Case("causal_attention", under_key(tt.causal_attention), attention, attended()),
     Case("packed_causal_attention", under_key(tt.packed_causal_attention), packed_attention, attended(packed=True)),
+    Case(
+        "rotary",
+        tt.rotary,
+        rotary,
+        st.builds(
+            lambda x, *options: Call((x,), dict(zip(("first_position", "theta"), options, strict=True))),
+            rotated(),
+            st.integers(0, 9),
+            st.sampled_from([10000.0, 2.0]),
+        ),
+    ),
+    Case(
+        "packed_causal_attention with rotary positions",
+        tt.packed_causal_attention,
+        rotary_attention,
+        st.builds(lambda x, theta: Call((x,), {"rotary_theta": theta}), rotated((3,)), st.sampled_from([10000.0, 2.0])),
+    ),
     Case("cross_entropy", tt.cross_entropy, cross_entropy, scored()),
     Case("linear_cross_entropy", tt.linear_cross_entropy, linear_cross_entropy, scored_linear()),
     Case("mse_loss", tt.mse_loss, mean_squared, paired()),

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import tinytensor as tt
 from gpt.model import GPTConfig
 from gpt.training.batches import Batches
+from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
-from gpt.training.trainer import build_model, build_optimizer, make_backward, train_step
+from gpt.training.trainer import build_model, make_backward, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
 from kernels.emulator.checks import checked

@@ -955,6 +955,13 @@ def test_arrays_are_assigned_as_arrays():
 def test_a_tensor_in_a_format_string():
     assert f"{tt.tensor(1.23456):.2f}" == "1.23"
     assert f"{tt.tensor([1.0])}" == "tensor([1.])"
+    assert f"{tt.tensor([1.0]):>14}" == "  tensor([1.])"
+    assert f"{tt.tensor(1.23456)}" == "tensor(1.2346)"
+
+
+def test_an_operation_of_numbers_alone_gives_a_tensor():
+    assert tt.add(1, 2).item() == 3
+    assert tt.exp(0.0).item() == 1
 
 
 def test_no_grad_decorates_with_and_without_parentheses():

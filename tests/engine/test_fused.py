@@ -24,6 +24,7 @@ PAIRS = [
     (tt.embedding, composed.embedding, (np.array([[1, 5], [5, 0]]), X)),
     (tt.causal_attention, composed.causal_attention, tuple(QKV)),
     (tt.packed_causal_attention, composed.packed_causal_attention, (QKV.transpose(1, 3, 0, 2, 4),)),
+    (tt.rotary, composed.rotary, (QKV[0].swapaxes(1, 2),)),
     (tt.cross_entropy, composed.cross_entropy, (X, TARGETS)),
     (tt.linear_cross_entropy, composed.linear_cross_entropy, (X, W, TARGETS)),
 ]
@@ -79,6 +80,7 @@ def test_composed_runs_on_every_device(device):
     qkv = [tt.tensor(a, dtype=np.float32, device=device) for a in QKV]
     x = tt.tensor(X, dtype=np.float32, device=device)
     results = [composed.causal_attention(*qkv, dropout=0.1), composed.cross_entropy(x, TARGETS), composed.softmax(x)]
+    results.append(composed.rotary(qkv[0]))
     assert all(y.device == device.name for y in results)
 
 
@@ -87,6 +89,10 @@ OTHER_FORMS = {
     "log_softmax of axis 0": lambda ops: ops.log_softmax(tt.Tensor(X), axis=0),
     "layer_norm without a bias": lambda ops: ops.layer_norm(tt.Tensor(X), W[0], eps=0.1),
     "rms_norm without a weight": lambda ops: ops.rms_norm(tt.Tensor(X), eps=0.1),
+    "rotary from a later position": lambda ops: ops.rotary(tt.Tensor(QKV[0]), 7, theta=50.0),
+    "attention with rotary positions": lambda ops: ops.packed_causal_attention(
+        tt.Tensor(QKV.transpose(1, 3, 0, 2, 4)), rotary_theta=50.0
+    ),
     "linear without a bias": lambda ops: ops.linear(tt.Tensor(X), tt.Tensor(W)),
     "gelu_linear without a bias": lambda ops: ops.gelu_linear(tt.Tensor(X), tt.Tensor(W)),
     "cross_entropy of a batch": lambda ops: ops.cross_entropy(

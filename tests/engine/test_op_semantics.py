@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
+from tests.engine.cases import rotary
 from tinytensor.tensor import raw
 
 # ---- every public function and method, without options ---------------------------------------------------------------
@@ -114,6 +115,7 @@ DEFAULTS = {
     "reshape": ((X, 2, -1), X.reshape(2, -1)),
     "rms_norm": ((X,), X / np.sqrt((X**2).mean(-1, keepdims=True) + 1e-6)),
     "roll": ((X, 1), np.roll(X, 1)),
+    "rotary": ((QKV[..., :2],), rotary(QKV[..., :2])),
     "scaled_dot_product_attention": (tuple(QKV), attention(*QKV, True)),
     "sigmoid": ((X,), 1 / (1 + np.exp(-X))),
     "silu": ((X,), X / (1 + np.exp(-X))),
@@ -666,6 +668,7 @@ REFUSED = [
     (lambda x: tt.pad(x, [(0, 0), (0, -1)]), ValueError, "pad: pad_width .*: must not be negative; slice x instead"),
     (lambda x: x.repeat(2), ValueError, r"repeat: counts \(2,\): must be at least one for each axis"),
     (lambda x: x.chunk(0), ValueError, "chunk: chunks 0: must be at least 1"),
+    (lambda x: x.sum().chunk(2), ValueError, "chunk: a 0-d tensor has no axis to be split along"),
     (lambda x: x.split(2.5), TypeError, r"split: \(2.5,\): must be integers"),
     (lambda x: tt.tensor(1.0).unbind(), ValueError, "unbind: a 0-d tensor has no axis"),
     (lambda x: tt.roll(x, (1, 2), 0), ValueError, r"roll: shift \(1, 2\) and axis 0: must be as many"),
@@ -874,6 +877,40 @@ def test_functions_take_lists():
     assert tt.softmax([0.0, 0.0]).tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 3), {}, r"rotary: x has shape \(2, 3\): must be \(\.\.\., T, H, D\)"),
+        ((2, 3, 5), {}, "rotary: head size 5: must be even"),
+        ((2, 3, 4), {"first_position": -1}, "rotary: first_position -1: must be at least 0"),
+        ((2, 3, 4), {"theta": 0.0}, "rotary: theta 0.0: must be positive"),
+    ],
+)
+def test_rotary_refuses(shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        tt.rotary(np.ones(shape), **options)
+
+
+def test_attention_refuses_to_rotate_heads_of_an_odd_size():
+    with pytest.raises(ValueError, match="packed_causal_attention: head size 3: must be even"):
+        tt.packed_causal_attention(QKV.transpose(1, 3, 0, 2, 4), rotary_theta=10000.0)
+
+
+def test_products_of_rotated_vectors_depend_on_their_distance_alone():
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 1, 64))
+    products = [np.vdot(tt.rotary(q, 7 + shift).numpy(), tt.rotary(k, 4 + shift).numpy()) for shift in (0, 1, 50, 5000)]
+    np.testing.assert_allclose(products, products[0], rtol=1e-9)
+    assert products[0] != pytest.approx(np.vdot(q, k), rel=1e-3)
+
+
+def test_rotary_angles_are_exact_far_from_the_beginning():
+    """An angle of 100,000 in float32 would be off by 4e-3."""
+    x = np.random.default_rng(0).standard_normal((1, 2, 8))
+    for first in (0, 1000, 1023, 1024, 100_000, 10**9):
+        y = tt.rotary(x.astype(np.float32), first).numpy()
+        np.testing.assert_allclose(y, rotary(x, first), atol=1e-6)
+
+
 # ---- float16, infinite gradients, extremes --------------------------------------------------------------------------
 
 WIDE = np.array([[300.0, -300.0, 600.0, 0.0]], np.float16)
@@ -883,6 +920,7 @@ HALF = {
     "exact gelu": lambda x: tt.gelu(x * 0.01, "none"),
     "layer_norm": lambda x: tt.layer_norm(x, ONES4.astype(x.dtype)),
     "rms_norm": lambda x: tt.rms_norm(x),
+    "rotary": lambda x: tt.rotary(x[None] * 0.01, 3),
     "softmax": lambda x: tt.softmax(x * 0.01),
     "logsumexp": lambda x: tt.logsumexp(tt.zeros(70_000, 1, dtype=x.dtype) + x[0, :1] * 0, 0),
     "cross_entropy": lambda x: tt.cross_entropy(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tinytensor as tt
 from tinytensor.nn import Parameter
-from tinytensor.optim import SGD, AdamW, decay_groups
+from tinytensor.optim import SCHEDULES, SGD, AdamW, decay_groups, linear_schedule
 
 RNG = np.random.default_rng(0)
 
@@ -131,10 +131,42 @@ def test_the_schedule_at_its_corners():
     assert lr[10:] == sorted(lr[10:], reverse=True)
 
 
+def test_the_linear_schedule_is_a_line_after_the_warm_up():
+    lr = [linear_schedule(step, 100, 10, 1e-3, 1e-4) for step in range(103)]
+    assert lr[:11] == [tt.cosine_schedule(step, 100, 10, 1e-3, 1e-4) for step in range(11)]
+    np.testing.assert_allclose(lr[10:101], np.linspace(1e-3, 1e-4, 91))
+    assert lr[100:] == [1e-4] * 3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values())
 @hypothesis.given(st.integers(0, 50), st.integers(1, 30), st.integers(0, 40))
-def test_the_schedule_stays_within_its_bounds(step, steps, warmup):
-    assert 0 < tt.cosine_schedule(step, steps, warmup, 1e-2, 1e-3) <= 1e-2 * (1 + 1e-12)
-    assert tt.cosine_schedule(step, steps, 0, 1e-2, 1e-3) >= 1e-3 * (1 - 1e-12)
+def test_the_schedule_stays_within_its_bounds(schedule, step, steps, warmup):
+    assert 0 < schedule(step, steps, warmup, 1e-2, 1e-3) <= 1e-2 * (1 + 1e-12)
+    assert schedule(step, steps, 0, 1e-2, 1e-3) >= 1e-3 * (1 - 1e-12)
+
+
+def test_the_defaults_are_those_of_the_papers_as_in_pytorch():
+    (group,) = AdamW(parameters((2,))).param_groups
+    assert {name: value for name, value in group.items() if name != "params"} == {
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_a_graph_from_before_a_step_is_stale(optimizer):
+    (p,) = parameters((3,))
+    y = (p * p).sum()
+    p.grad = np.ones(3)
+    optimizer([p], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="was changed in place"):
+        y.backward()
+
+
+def test_the_rate_that_was_set_can_be_read():
+    optimizer = SGD(parameters((2,)), lr=0.1)
+    assert optimizer.lr == 0.1
+    optimizer.lr = 0.2
+    assert optimizer.lr == optimizer.param_groups[0]["lr"] == 0.2
 
 
 def test_the_rate_can_be_changed_between_steps():

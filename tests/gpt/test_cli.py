@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import tinytensor as tt
 from gpt.cli import configure_process, make_parser, parse, run_command
@@ -14,6 +15,7 @@ from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.options import field_names, flag, option
 from gpt.training.recipe import RENAMED, TrainConfig
+from kernels.cpu.threads import set_num_threads
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,16 @@ def test_the_process_is_configured_for_the_cpu_alone(monkeypatch, name, configur
     monkeypatch.setattr("gpt.cli.keep_freed_memory", lambda: calls.append("memory"))
     configure_process(tt.Device(name, np), processes=1)
     assert calls == ["memory"] * configured
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_blas_takes_no_more_cores_than_the_processes(processes):
+    with threadpool_limits(limits=3, user_api="blas"):
+        try:
+            configure_process(tt.device("cpu"), processes)
+            assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
+        finally:
+            set_num_threads(1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break differently")

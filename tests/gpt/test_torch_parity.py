@@ -1,11 +1,11 @@
 """Agreement with an independent GPT in plain PyTorch (extra `bench`); skipped where PyTorch is missing.
 
-Measured with PyTorch 2.13, NumPy 2.4 and numba 0.68 on two x86-64 cores, largest differences over the three variants
-(GPT-2's; no biases; ReLU, post-norm and an untied head), with
+Measured with PyTorch 2.13, NumPy 2.4 and numba 0.68 on two x86-64 cores, largest differences over the four variants
+(GPT-2's; no biases; rotary positions; ReLU, post-norm and an untied head), with
 `python -m pytest tests/gpt/test_torch_parity.py --junitxml=FILE`, which records them as properties:
 
-    logits 2.1e-6;  gradients 1.2e-6 of the largest element of each;  losses of 20 AdamW steps 4.8e-7 with pre-norm and
-    1.5e-4 with post-norm, where rounding grows faster
+    logits 2.1e-6;  gradients 1.2e-6 of the largest element of each;  losses of 20 AdamW steps 9.6e-7 with pre-norm and
+    3.1e-4 with post-norm, where rounding grows faster
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 SHAPE = {"vocab_size": 65, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}
-VARIANTS = [{}, {"bias": False}, {"activation": "relu", "norm": "post", "tied": False}]
+VARIANTS = [{}, {"bias": False}, {"positions": "rotary"}, {"activation": "relu", "norm": "post", "tied": False}]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
@@ -44,6 +44,8 @@ class TorchGPT:
             part.view(batch, time, heads, width // heads).transpose(1, 2)  # (B, H, T, D)
             for part in self.linear(x, f"{name}.c_attn").split(width, dim=2)
         )
+        if self.config.positions == "rotary":
+            q, k = rotated(q), rotated(k)
         scores = q @ k.transpose(-2, -1) * (width // heads) ** -0.5
         causal_mask = torch.ones(time, time, dtype=torch.bool).triu(1)
         y = scores.masked_fill(causal_mask, float("-inf")).softmax(-1) @ v
@@ -56,7 +58,9 @@ class TorchGPT:
 
     def logits(self, ids):
         w = self.weights
-        x = w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][: ids.shape[1]]
+        x = w["transformer.wte.weight"][ids]
+        if self.config.positions == "learned":
+            x = x + w["transformer.wpe.weight"][: ids.shape[1]]
         for i in range(self.config.n_layer):
             name = f"transformer.h.{i}"
             if self.config.norm == "pre":
@@ -70,6 +74,15 @@ class TorchGPT:
 
     def loss(self, ids, targets):
         return functional.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
+
+
+def rotated(x):
+    """Rotary positions as Hugging Face's Llama writes them, with theta 10,000: x (B, H, T, D)."""
+    time, size = x.shape[-2:]
+    frequencies = 1.0 / 10000.0 ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = torch.outer(torch.arange(time, dtype=torch.float64), frequencies).repeat(1, 2)  # (T, D)
+    x1, x2 = x.chunk(2, dim=-1)
+    return x * angles.cos().to(x.dtype) + torch.cat([-x2, x1], dim=-1) * angles.sin().to(x.dtype)
 
 
 def both(options):

@@ -99,6 +99,7 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tm
     config, meta = (json.loads((out / name).read_text()) for name in ("config.json", "meta.json"))
     for former, now in RENAMED.items():
         config["train"][former] = config["train"].pop(now)
+    assert config["model"].pop("positions") == "learned"
     (out / "config.json").write_text(json.dumps(config))
     kept = ("format", "source", "dtype", "train", "val")
     (out / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
@@ -108,8 +109,10 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tm
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
-def test_two_processes_resume_bit_exactly_too(flags, tmp_path):
-    flags = [*flags, "--processes", 2]
+@pytest.mark.parametrize(("optimizer", "positions"), [("adamw", "learned"), ("muon", "rotary")])
+def test_two_processes_resume_bit_exactly_too(flags, tmp_path, optimizer, positions):
+    recipe = ["--optimizer", optimizer, "--positions", positions, "--schedule", "linear"]
+    flags = [*flags, "--processes", 2, *recipe]
     try:
         assert run(*flags, "--out", tmp_path / "uninterrupted", "--stop-after", 20) == 0
         assert run(*flags, "--out", tmp_path / "resumed", "--stop-after", 10) == 0
@@ -117,6 +120,7 @@ def test_two_processes_resume_bit_exactly_too(flags, tmp_path):
     finally:
         set_num_threads(1)
     assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed", 20)
+    assert generate_main([str(tmp_path / "resumed"), "--tokens", "50", "--device", "cpu"]) == 0
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted, finished):
@@ -264,6 +268,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny, tmp_pa
         (["--preset", "nanogpt"], "(did you mean nanogpt-cpu?)"),
         (["--n-layr", "3"], "error: --n-layr: unknown flag (did you mean --n-layer?)"),
         (["--n-embd", "100", "--n-head", "3"], "error: --n-embd 100: must be a multiple of --n-head 3"),
+        (["--positions", "rotery"], "error: --positions rotery: must be one of learned, rotary (did you mean rotary?)"),
+        (["--n-embd", "12", "--positions", "rotary"], "error: --n-embd 12: with --positions rotary, must"),
         (["--block-size", "0"], "error: --block-size 0: must be at least 1"),
         (["--batch-size", "-4"], "error: --batch-size -4: must be at least 1"),
         (["--steps", "soon"], "error: --steps soon: must be a whole number"),

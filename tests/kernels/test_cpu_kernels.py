@@ -217,6 +217,23 @@ def test_attention_memory_grows_with_time_and_not_with_its_square(dtype):
     assert attention_memory(4096, dtype) <= 4.5 * attention_memory(1024, dtype)
 
 
+# Rotary positions over several blocks of rows
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_rotary_knows_the_position_of_each_row_of_a_block(dtype, in_place):
+    x = normal(3, 1000, 6, 64, dtype=dtype)  # blocks that begin within a text
+    angles = np.arange(1000)[:, None] / 10000 ** (np.arange(32) / 32)
+    table = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(dtype)
+    given = x.copy()
+    y = k.rotary(given, table, 4, in_place)
+    assert (y is given) == in_place
+    np.testing.assert_array_equal(given, y if in_place else x)
+    np.testing.assert_allclose(y[:, :, :4], cases.rotary(x[:, :, :4]), atol=50 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(y[:, :, 4:], x[:, :, 4:])
+
+
 # Cross-entropy over chunks of logits
 
 

@@ -129,6 +129,14 @@ def cross_entropy_backward(g, logits, targets, lse, ignored):
     return np.where((targets == ignored)[:, None], 0, g * (p - hot)).astype(logits.dtype)
 
 
+def rotary(x, table, count):
+    half = x.shape[-1] // 2
+    cos, sin = table.swapaxes(0, 1)[:, None, :, None]  # (1, T, 1, D/2) each
+    x1, x2 = x[:, :, :count, :half], x[:, :, :count, half:]
+    rotated = np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    return np.concatenate([rotated, x[:, :, count:]], axis=2)
+
+
 def adamw(param, grad, m, v, lr, beta1, beta2, eps, decay, step, scale):
     one = param.dtype.type
     g = one(scale) * grad
@@ -422,6 +430,24 @@ def test_embedding_backward(xp, tokens, columns, rows, seed):
     check(xp, by_kernel, formula, [g, normal(rng, rows, columns)])
 
 
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9)),
+    st.integers(1, 65),
+    st.integers(0, 9),
+    st.integers(0, 2**32),
+)
+def test_rotary(xp, shape, half, count, seed):
+    """Rows of a warp and of a block, all vectors or some, in a new array and in place."""
+    rng = np.random.default_rng(seed)
+    x, angles = normal(rng, *shape, 2 * half), rng.uniform(0, 7, (shape[1], half))
+    table, count = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), min(count, shape[2])
+    check(xp, k.rotary, rotary, [x, table], (count,))
+    in_place = xp.asarray(x.copy())
+    y = k.rotary(in_place, xp.asarray(table), count, in_place=True)
+    assert y is in_place
+    np.testing.assert_array_equal(xp.asnumpy(y), xp.asnumpy(k.rotary(xp.asarray(x), xp.asarray(table), count)))
+
+
 def test_linear(xp):
     rng = np.random.default_rng(2)
     x, weight, bias, g = normal(rng, 2, 3, 4), normal(rng, 4, 5), normal(rng, 5), normal(rng, 2, 3, 5)
@@ -467,6 +493,7 @@ def test_empty_arrays(xp):
     y, lse = k.attention_forward(xp.zeros((2, 0, 3, 2, 4), dtype=np.float32), 1.0)
     assert (y.shape, lse.shape) == ((2, 0, 2, 4), (2, 2, 0))
     k.embedding_backward(x, xp.zeros(0, dtype=np.int64), x)
+    assert k.rotary(xp.zeros((2, 0, 3, 4), dtype=np.float32), x.reshape(0, 2, 2), 2).shape == (2, 0, 3, 4)
 
 
 def test_gradients_need_not_be_contiguous(xp):
@@ -530,6 +557,8 @@ def every_kernel(xp):
         gweight = draw(columns, columns)
         k.embedding_backward(g, targets, gweight)
         results += [gweight, k.gelu_forward(x), k.gelu_backward(g, x)]
+        vectors, table = draw(2, 3, 5, 2 * columns), draw(3, 2, columns)
+        results += [k.rotary(vectors, table, 3), k.rotary(vectors, table, 4, in_place=True)]
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
     for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
         k.adamw_update(param, draw(300), m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))

@@ -20,6 +20,8 @@ from gpt.model import GPT, GPTConfig
 from kernels.cpu import compiled, linear
 from kernels.cpu.adamw import Coefficients
 from kernels.cpu.attention import Part, PassOptions
+from kernels.cpu.muon import Coefficients as MuonCoefficients
+from kernels.newton_schulz import POLYNOMIALS
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install -e '.[fast]'")
 import numba  # noqa: E402
@@ -79,6 +81,15 @@ def adamw_arguments(rows, columns, variant):
     return param, grad, 0.1 * m, 1e-4 * v, Coefficients(0.5 if variant else 1.0, 0.9, 0.999, 0.99, 1.0, 1e-2)
 
 
+def muon_arguments(rows, columns, variant):
+    """Matrices in one block or, so that the blocks are tall and wide, in three columns or rows."""
+    blocks = (1, 1) if not variant else (1, 3) if rows % 2 else (3, 1)
+    shape = blocks[0] * rows, blocks[1] * columns
+    param, grad, momentum = random(columns, shape, shape, shape)
+    # twice the second polynomial: the first one's large coefficients would hide mistakes behind rounding
+    return param, grad, momentum, MuonCoefficients(0.5, 0.9, 0.99, 0.1, blocks), 2 * POLYNOMIALS[1:]
+
+
 def attention_arguments(rows, columns, variant):
     """A part of the batch and of the heads of attention over `rows` tokens, with dropout or without."""
     qkv, y, lse = random(rows, (3, rows, 3, 2, columns), (3, rows, 2, columns), (3, 2, rows))
@@ -91,6 +102,13 @@ def attention_backward_arguments(rows, columns, variant):
     PASSES["attention_forward_pass"](qkv, part, options, *saved)
     g, gqkv = random(columns, saved[0].shape, qkv.shape)
     return g, qkv, part, options, tuple(saved), gqkv
+
+
+def rotary_arguments(rows, columns, variant):
+    """Some or all of 3 vectors rotated, rows that begin within a text and may go on to the next."""
+    half = -(-columns // 2)
+    x, table = random(rows, (rows, 3, 2 * half), (rows // 2 + 1, 2, half))
+    return x, table, 3 - variant, rows // 3
 
 
 def product_arguments(rows, columns, variant):
@@ -113,8 +131,10 @@ ARGUMENTS = {
     "layer_norm_backward_pass": layer_norm_backward_arguments,
     "adamw_pass": adamw_arguments,
     "product_pass": product_arguments,
+    "muon_pass": muon_arguments,
     "attention_forward_pass": attention_arguments,
     "attention_backward_pass": attention_backward_arguments,
+    "rotary_pass": rotary_arguments,
     "keep_pass": keep_arguments,
 }
 

@@ -5,7 +5,7 @@ import pytest
 
 import tinytensor as tt
 from kernels.cpu import compiled
-from kernels.options import AdamWOptions, DropoutOptions
+from kernels.options import AdamWOptions, DropoutOptions, MuonOptions
 
 SEED = 0x0123_4567_89AB_CDEF
 FIRST_ROWS = (0, 5, 2**32 - 3, 2**32 + 7)  # row numbers are taken modulo 2^32
@@ -73,3 +73,9 @@ def test_adamw_options_out_of_range_are_refused(name, value):
     numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0, "step": 1}
     with pytest.raises(ValueError, match=f"{name} is {value}: must be at least"):
         AdamWOptions(**numbers | {name: value})
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0])
+def test_a_momentum_out_of_range_is_refused(beta):
+    with pytest.raises(ValueError, match=f"beta is {beta}: must be at least 0 and less than 1"):
+        MuonOptions(0.1, beta, 0.0)

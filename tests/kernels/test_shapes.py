@@ -14,10 +14,11 @@ import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
 from kernels.cpu import compiled
-from kernels.options import AdamWOptions, DropoutOptions
+from kernels.options import AdamWOptions, DropoutOptions, MuonOptions
 
 RNG = np.random.default_rng(0)
 ADAMW = AdamWOptions(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=1)
+MUON = MuonOptions(lr=0.1, beta=0.9, weight_decay=0.1, blocks=(1, 2))
 
 
 def normal(*shape):
@@ -120,9 +121,18 @@ CALLS = {
         lambda k, g, qkv, y, lse: k.attention_backward(g, qkv, y, lse, 0.5),
         {"g": normal(2, 6, 2, 4), "qkv": normal(2, 6, 3, 2, 4), "y": normal(2, 6, 2, 4), "lse": normal(2, 2, 6)},
     ),
+    "rotary": Call(
+        lambda k, x, table: k.rotary(x, table, 2),
+        {"x": normal(2, 6, 3, 4), "table": normal(6, 2, 2)},
+        {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2")},
+    ),
     "adamw_update": Call(
         lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
         {"param": normal(3, 4), "grad": normal(3, 4), "m": normal(3, 4), "v": abs(normal(3, 4))},
+    ),
+    "muon_update": Call(
+        lambda k, param, grad, momentum: k.muon_update([param], [grad], [momentum], [MUON]),
+        {"param": normal(3, 4), "grad": normal(3, 4), "momentum": normal(3, 4)},
     ),
 }
 
@@ -231,6 +241,18 @@ MESSAGES = {
         lambda k, z: k.attention_forward(z(1, 2, 3, 1, 0), 1.0),
         "attention: qkv has shape (1, 2, 3, 1, 0): must be (batch, time, 3, heads, head size), head size at least 1",
     ),
+    "an odd size to rotate": (
+        lambda k, z: k.rotary(z(1, 2, 3, 5), z(2, 2, 2), 3),
+        "rotary: x has shape (1, 2, 3, 5): its last axis must be even, for two halves",
+    ),
+    "too many to rotate": (
+        lambda k, z: k.rotary(z(1, 2, 3, 4), z(2, 2, 2), 4),
+        "rotary: count is 4: x of shape (1, 2, 3, 4) has 3 vectors",
+    ),
+    "layout to rotate in place": (
+        lambda k, z: k.rotary(z(2, 1, 3, 4).swapaxes(0, 2), z(1, 2, 2), 2, in_place=True),
+        "rotary: x must be C-contiguous to be changed in place",
+    ),
     "dtypes": (
         lambda k, z: k.layer_norm_forward(z(2, 3), z(3, dtype=np.float64), None, 1e-5),
         "layer_norm: weight has dtype float64: must be float32, as x is",
@@ -238,6 +260,14 @@ MESSAGES = {
     "grad_scale": (
         lambda k, z: k.adamw_update(z(2), z(2), z(2), z(2), AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
         "adamw_update: grad_scale has shape (2,): must be a number or an array of shape ()",
+    ),
+    "blocks": (
+        lambda k, z: k.muon_update([z(4, 5)], [z(4, 5)], [z(4, 5)], [MUON]),
+        "muon_update: param has shape (4, 5): must be a multiple of blocks (1, 2)",
+    ),
+    "momentum layout": (
+        lambda k, z: k.muon_update([z(3, 2)], [z(3, 2)], [z(2, 3).T], [MUON]),
+        "muon_update: param and momentum must be C-contiguous to be changed in place",
     ),
     "parameter layout": (
         lambda k, z: k.adamw_update(z(3, 2).T, z(2, 3), z(2, 3), z(2, 3), ADAMW),

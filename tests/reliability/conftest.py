@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import hypothesis
 import pytest
 
 import train
@@ -26,6 +27,12 @@ FLAGS = {
     "--eval-batches": 1,
     "--log-interval": 1,
 }
+
+
+def examples(quick, thorough):
+    """Settings of hypothesis: how many examples to try, and without --thorough the same ones each time."""
+    profile = hypothesis.settings.default
+    return hypothesis.settings(max_examples=quick if profile.derandomize else thorough)
 
 
 def run(*argv):

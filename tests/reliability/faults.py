@@ -8,20 +8,17 @@ import errno
 import os
 import signal
 import sys
-import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.numpy
-from tqdm import tqdm
 
 from gpt.cli import run_command
+from tests.reliability.forks import fork
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-TRACEBACK = 70  # exit code of a process that ended with one
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,16 @@ def run_with(main: Callable, argv: list, directory: Path, fault: Fault | None = 
     """Run `main(argv)` in a fork, with a fault below `directory`; `until(pid)` may kill it meanwhile."""
     report, output = directory.with_name("events"), directory.with_name("stderr")
     report.write_text("0")
-    pid = os.fork()
-    if pid == 0:
-        code = TRACEBACK
-        try:
-            tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and would stay locked by a killed one
-            _redirect(output)
-            events = Events(directory, fault)
-            events.install()
-            code = run_command(main, [str(word) for word in argv])
-            sys.stderr.flush()
-            report.write_text(str(events.count))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+
+    def run() -> int:
+        events = Events(directory, fault)
+        events.install()
+        code = run_command(main, [str(word) for word in argv])
+        report.write_text(str(events.count))
+        return code
+
+    pid = fork(run, Path(os.devnull), output)
     if until:
         until(pid)
     _, status = os.waitpid(pid, 0)
     return End(os.waitstatus_to_exitcode(status), output.read_text(), int(report.read_text() or 0))
-
-
-def _redirect(path: Path) -> None:
-    """Send stderr to a file and stdout nowhere."""
-    sys.stdout, sys.stderr = open(os.devnull, "w"), open(path, "w")  # noqa: SIM115
-    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
-        os.dup2(stream.fileno(), descriptor)

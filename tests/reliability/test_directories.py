@@ -1,5 +1,6 @@
 """One process at a time writes to a directory, and a new one appears complete or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +17,7 @@ from gpt.cli import run_command
 from gpt.directories import LOCK_FILE, locked, new_directory
 from gpt.errors import UserError
 from tests.reliability.conftest import contents, run
+from tests.reliability.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -81,6 +84,34 @@ def test_a_lock_ends_with_its_process_although_a_fork_of_it_lives_on(tmp_path, h
     process.kill()
     process.wait()
     with locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files as Linux lists them")
+def test_a_lock_leaves_no_file_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with locked(tmp_path / "a"):
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_fork_after_a_lock_has_ended_keeps_the_files_that_got_its_descriptor(tmp_path):
+    with locked(tmp_path / "a"):
+        pass
+    with open(tmp_path / "file", "w") as file:
+        inode = os.stat(file.name).st_ino
+        pid = fork(lambda: os.fstat(file.fileno()).st_ino != inode, tmp_path / "out", tmp_path / "err")
+        assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "err").read_text()
+
+
+def test_a_file_system_without_locks_has_none_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    failure = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=failure))
+    with locked(tmp_path):
+        pass
+    failure.errno, failure.strerror = errno.EIO, os.strerror(errno.EIO)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), locked(tmp_path):
         pass
 
 
@@ -187,6 +218,14 @@ def test_the_current_directory_is_not_replaced(flags, tmp_path, monkeypatch, cap
     assert "--out .: is the current directory or a mount point; name a new directory" in capsys.readouterr().err
 
 
+def test_a_link_to_itself_is_one_sentence(flags, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert run(*flags, "--out", tmp_path / "loop") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'loop'}: ")
+    assert os.listdir(tmp_path) == ["loop"]
+
+
 def test_an_empty_directory_and_a_link_to_one_are_filled(flags, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(*flags, "--out", tmp_path / "empty", "--stop-after", 1) == 0
@@ -198,28 +237,57 @@ def test_an_empty_directory_and_a_link_to_one_are_filled(flags, tmp_path):
 
 
 CREATE = """
-import sys, time
+import os, shutil, sys, time
 import train
+from gpt import export
 from gpt.cli import run_command
+from gpt.corpus.token_files import TokenFiles
 
 def wait(*_):
-    print("held", flush=True)
+    os.write(1, b"held\\n")
     time.sleep(600)
 
-train.build_optimizer = wait
-sys.exit(run_command(train.main, sys.argv[1:]))
+owner, name, main = {
+    "model": (train, "build_optimizer", train.main),
+    "tokens": (TokenFiles, "append", train.main),
+    "export": (shutil, "copyfile", export.main),
+}[sys.argv[1]]
+setattr(owner, name, wait)
+sys.exit(run_command(main, sys.argv[2:]))
 """
 
 
+@pytest.fixture
+def creation(flags, uninterrupted):
+    """{what is being created: the arguments that create it, but for its directory}."""
+    return {"model": [*flags, "--out"], "tokens": [*flags, "--out"], "export": [uninterrupted]}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_a_run_is_created_leaves_nothing(flags, tmp_path, number):
-    process = python(CREATE, *flags, "--out", tmp_path / "a/run", stderr=subprocess.PIPE)
-    assert [path.name for path in (tmp_path / "a").iterdir()] == [f".run.tmp-{process.pid}"]
+@pytest.mark.parametrize("what", ["model", "tokens", "export"])
+def test_a_signal_while_a_run_or_an_export_is_created_leaves_nothing(creation, tmp_path, what, number):
+    process = python(CREATE, what, *creation[what], tmp_path / "a/new", stderr=subprocess.PIPE)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [f".new.tmp-{process.pid}"]
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted\n"
+    assert errors.endswith("interrupted\n")
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["tokens", "export"])
+def test_what_a_kill_leaves_of_a_creation_is_removed_by_the_next(creation, uninterrupted, tmp_path, what):
+    out = tmp_path / "new"
+    process = python(CREATE, what, *creation[what], out)
+    process.kill()
+    process.communicate()
+    assert os.listdir(tmp_path) == [f".new.tmp-{process.pid}"]
+    if what == "export":
+        assert run_command(export.main, [str(uninterrupted), str(out)]) == 0
+    else:
+        assert run(*creation[what], out) == 0
+    assert os.listdir(tmp_path) == ["new"]
 
 
 def test_a_run_deleted_while_it_trains_is_one_sentence_and_stays_deleted(flags, tmp_path):
@@ -238,6 +306,13 @@ def test_a_run_deleted_while_it_trains_is_one_sentence_and_stays_deleted(flags, 
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].endswith("cannot be written, because its directory does not exist any more")
     assert not out.exists()
+
+
+def test_a_preparation_whose_tokenizer_cannot_be_opened_leaves_nothing(text_file, tmp_path, capsys):
+    argv = [str(text_file), "--out", str(tmp_path / "a/out"), "--tokenizer", "x" * 5000]
+    assert run_command(prepare.main, argv) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):

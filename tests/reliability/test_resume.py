@@ -6,7 +6,10 @@ import shutil
 
 import pytest
 
-from gpt.training.manifest import sealed
+import train
+from gpt import chat, export, generate
+from gpt.cli import run_command
+from gpt.files import sealed
 from tests.reliability.conftest import contents, rows, run
 
 
@@ -193,10 +196,28 @@ def test_a_damaged_file_of_the_run_is_named(stopped, capsys, name, damage):
         return
     line = error(capsys, "--resume", stopped)
     assert line.startswith(f"error: {path}: ")
+    assert ("is missing" in line) == (damage == "missing")
     assert "delete" in line
     if name in ("best/model.safetensors", "manifest.json"):  # training does not need them
         (stopped / "manifest.json").unlink()
         assert run("--resume", stopped) == 0
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"),
+    [(generate.main, []), (chat.main, []), (export.main, ["out"]), (train.main, ["--out", "out"])],
+    ids=["generate", "chat", "export", "init-from"],
+)
+def test_whoever_reads_the_best_model_verifies_it(stopped, capsys, monkeypatch, main, argv):
+    monkeypatch.chdir(stopped)
+    argv = ["--init-from", str(stopped), *argv] if main is train.main else [str(stopped), *argv]
+    path = stopped / "best/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert run_command(main, argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}: is not the file that was saved: restore it from a copy")
+    assert not (stopped / "out").exists()
 
 
 def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped, uninterrupted, capsys):
@@ -209,6 +230,24 @@ def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped
     assert contents(stopped) == contents(uninterrupted)
     edit(stopped / "config.json", lr=0.5)
     assert "--lr was changed" in error(capsys, "--resume", stopped)
+
+
+def test_a_run_cannot_end_before_where_it_is(stopped, capsys):
+    assert "--steps 4: the run is already at step 8" in error(capsys, "--resume", stopped, "--steps", 4)
+
+
+def test_what_a_flag_changed_and_what_was_mentioned_is_remembered(stopped, capsys):
+    shutil.rmtree(stopped / "checkpoints/step-000008")
+    assert run("--resume", stopped, "--stop-after", 4, "--steps", 10) == 0
+    assert "the checkpoint of step 8 is missing" in capsys.readouterr().err
+    assert run("--resume", stopped) == 0
+    assert "missing" not in capsys.readouterr().err
+    assert rows(stopped)[-1]["step"] == 10
+
+
+def test_nothing_temporary_is_in_a_finished_run(uninterrupted):
+    hidden = [path.name for path in uninterrupted.rglob("*") if path.name.startswith(".")]
+    assert hidden == [".verified.json"]
 
 
 def test_what_a_killed_deletion_left_is_removed(stopped, uninterrupted):

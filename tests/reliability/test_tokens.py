@@ -10,6 +10,7 @@ from gpt import prepare
 from gpt.cli import run_command
 from gpt.corpus import tokens
 from gpt.corpus.token_files import STATE_VERSION
+from gpt.files import sealed
 from tests.reliability.conftest import contents, run
 
 
@@ -113,7 +114,7 @@ def test_a_preparation_killed_at_its_last_instant_is_finished_again(corpus, text
         "source_bytes": content["settings"]["size"],
         **{name: content[name] for name in ("documents", "text_bytes", "unreadable", "unreadable_names")},
     }
-    (corpus / "state.json").write_text(json.dumps(state))  # as it is before it is removed
+    (corpus / "state.json").write_text(json.dumps(sealed(state)))  # as it is before it is removed
     assert run_command(prepare.main, [str(text_file), "--out", str(corpus), "--tokenizer", "char"]) == 0
     assert (corpus / "meta.json").read_bytes() == meta
     assert not (corpus / "state.json").exists()

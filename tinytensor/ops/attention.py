@@ -16,6 +16,7 @@ from tinytensor.ops.elementwise import float16_as_float32, masked_fill, where
 from tinytensor.ops.fused import dropout as drop_out
 from tinytensor.ops.fused import require_probability, softmax
 from tinytensor.ops.linalg import matmul
+from tinytensor.ops.rotary import require_rotary, rotate_packed
 from tinytensor.ops.shape import stack, swapaxes
 from tinytensor.random import first_row, next_seed
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array
@@ -26,14 +27,17 @@ class CausalAttention(Function):
 
     gv_j = sum_i p_ij g_i,  ds_ij = p_ij (g_i . v_j - g_i . y_i) / sqrt(D),  gq_i = sum_j ds_ij k_j,
     gk_j = sum_i ds_ij q_i.  p is recomputed from the log-sum-exp of each row rather than saved, so memory grows with T
-    and not with T^2 (Dao et al. 2022, arXiv:2205.14135). Dropout multiplies p by m / (1 - p_drop).
+    and not with T^2 (Dao et al. 2022, arXiv:2205.14135). Dropout multiplies p by m / (1 - p_drop). With rotary
+    positions q and k are those that `Rotary` returns, and gq and gk are rotated back.
     """
 
-    def __init__(self, dropout, seed, first_row):
-        self.dropout, self.seed, self.first_row = dropout, seed, first_row
+    def __init__(self, dropout, seed, first_row, rotary_theta=None):
+        self.dropout, self.seed, self.first_row, self.rotary_theta = dropout, seed, first_row, rotary_theta
 
     def forward(self, qkv):
         qkv = floating(qkv)
+        if self.rotary_theta is not None:
+            qkv = rotate_packed(qkv, self.rotary_theta)
         _, time, _, heads, size = qkv.shape
         self.scale = size**-0.5
         self.options = DropoutOptions(self.dropout, self.seed, self.first_row * heads * time)
@@ -42,13 +46,17 @@ class CausalAttention(Function):
         return y
 
     def vjp(self, g):
-        return (kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, self.options),)
+        gqkv = kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, self.options)
+        if self.rotary_theta is not None:
+            gqkv = rotate_packed(gqkv, self.rotary_theta, direction=-1, in_place=True)
+        return (gqkv,)
 
 
 @float16_as_float32
-def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
+def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0, rotary_theta: float | None = None) -> Tensor:
     """Causal self-attention of queries, keys and values in one array: qkv (B, T, 3, H, D) -> (B, T, H, D).
 
+    rotary_theta: rotate queries and keys by their positions first, with this base (`rotary`).
     Composed: `composed.packed_causal_attention`. This is the layout in which GPT-2's `c_attn` produces them, so a model
     need not copy anything.
     """
@@ -57,7 +65,9 @@ def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
     if len(shape) != 5 or shape[2] != 3 or not shape[4]:
         raise ValueError(f"packed_causal_attention: qkv has shape {shape}: must be (B, T, 3, H, D), D at least 1")
     require_probability("packed_causal_attention: dropout", dropout)
-    return CausalAttention(dropout, next_seed() if dropout else 0, first_row())(qkv)
+    if rotary_theta is not None:
+        require_rotary("packed_causal_attention", shape[4], rotary_theta)
+    return CausalAttention(dropout, next_seed() if dropout else 0, first_row(), rotary_theta)(qkv)
 
 
 @float16_as_float32

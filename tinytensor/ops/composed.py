@@ -1,9 +1,9 @@
 """The mathematics of each fused operation, composed of elementary ones: what one would write first.
 
-Every function here has a twin of the same name and arguments in `activations.py`, `fused.py`, `attention.py` or
-`losses.py`, which computes the same in one piece. Read these to see what is computed, and the twins to see how to do
-it without temporaries; backward needs no formula here, the engine finds it. The tests hold the two together. One key
-of shape letters: B batch, T time, H heads, D head size, C channels, V vocabulary, N rows.
+Every function here has a twin of the same name and arguments in `activations.py`, `fused.py`, `rotary.py`,
+`attention.py` or `losses.py`, which computes the same in one piece. Read these to see what is computed, and the twins
+to see how to do it without temporaries; backward needs no formula here, the engine finds it. The tests hold the two
+together. One key of shape letters: B batch, T time, H heads, D head size, C channels, V vocabulary, N rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinytensor.ops.elementwise import exp, masked_fill, sqrt, square, tanh
 from tinytensor.ops.indexing import getitem
 from tinytensor.ops.linalg import matmul
 from tinytensor.ops.reduce import logsumexp, mean, sum, var
-from tinytensor.ops.shape import permute, reshape, swapaxes, unbind
+from tinytensor.ops.shape import concat, reshape, swapaxes, unbind
 from tinytensor.random import random_generator
 from tinytensor.tensor import Tensor, TensorLike, as_array
 
@@ -91,9 +91,24 @@ def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float
     return matmul(_dropped(p, dropout), v)  # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
 
 
-def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0) -> Tensor:
+def rotary(x: TensorLike, first_position: int = 0, theta: float = 10000.0) -> Tensor:
+    """Pairs (x_i, x_{i+D/2}) of x (..., T, H, D) rotated by t theta^(-2i/D). Fused: `tinytensor.ops.rotary.rotary`."""
+    x = as_tensor(x)
+    time, _, size = x.shape[-3:]
+    angles = np.arange(first_position, first_position + time)[:, None] * theta ** (-np.arange(0, size, 2) / size)
+    cosine, sine = (
+        array_module(x.data).asarray(f(angles)[:, None].astype(x.dtype)) for f in (np.cos, np.sin)
+    )  # (T, 1, D/2) each
+    x1, x2 = x[..., : size // 2], x[..., size // 2 :]  # (..., T, H, D/2) each
+    return concat([x1 * cosine - x2 * sine, x2 * cosine + x1 * sine], axis=-1)
+
+
+def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0, rotary_theta: float | None = None) -> Tensor:
     """`causal_attention` of qkv (B, T, 3, H, D) -> (B, T, H, D). Fused: `attention.packed_causal_attention`."""
-    q, k, v = unbind(permute(qkv, 2, 0, 3, 1, 4))  # (3, B, H, T, D)
+    q, k, v = unbind(as_tensor(qkv), 2)  # (B, T, H, D) each
+    if rotary_theta is not None:
+        q, k = rotary(q, theta=rotary_theta), rotary(k, theta=rotary_theta)
+    q, k, v = (swapaxes(x, 1, 2) for x in (q, k, v))  # (B, H, T, D) each
     return swapaxes(causal_attention(q, k, v, dropout), 1, 2)
 
 

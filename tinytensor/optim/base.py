@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,12 @@ class Optimizer:
 
         grad_scale: a number, or 0-d array on the device, that multiplies all gradients first (see `clip_scale`).
         """
+        for p, group, step, state in self._due():
+            self._update(p, group, step, grad_scale, *state)
+            p.mark_changed()
+
+    def _due(self) -> Iterator[tuple[Parameter, dict, int, list]]:
+        """Each parameter that has a gradient, its group, the number of its updates, this one included, its state."""
         i = 0
         for group in self.param_groups:
             for p in group["params"]:
@@ -94,8 +100,7 @@ class Optimizer:
                     if state and type(state[0]) is not type(p.data):
                         raise ValueError("a parameter was moved after its optimizer was made: make it after model.to")
                     self.steps[i] += 1
-                    self._update(p, group, self.steps[i], grad_scale, *state)
-                    p.mark_changed()
+                    yield p, group, self.steps[i], state
                 i += 1
 
     def _update(self, p: Parameter, group: dict, step: int, grad_scale: Any, *state: Any) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.cpu.memory import return_freed_memory
 from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
 from tinytensor.nn import Module, Parameter
 from tinytensor.ops.losses import IGNORE
@@ -54,6 +55,7 @@ class BatchParallel:
         self._share_parameters()
         if others:
             gc.collect()
+            return_freed_memory()
             gc.freeze()  # what is there now stays: collections in the forks need not walk, and copy, its pages
         self._workers = [_Worker(model, self._parameters) for _ in range(others)]
 

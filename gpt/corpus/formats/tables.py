@@ -7,7 +7,7 @@ from typing import Any
 from gpt.corpus.formats.rows import missing_column
 from gpt.corpus.pieces import Piece
 from gpt.errors import UserError, reaching_hub, requires
-from gpt.options import HUB
+from gpt.options import COMMIT, HUB, split_revision
 
 TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
 BATCH_ROWS = 1000
@@ -64,14 +64,26 @@ def arrow_batches(arrow: Any, file: Any, name: str, column: str) -> Iterator[tup
             yield rows, rows.nbytes
 
 
-def open_hub_dataset(name: str, column: str, streaming: bool) -> tuple[int | None, Callable[[], Iterator[Piece]]]:
-    """The training split of `hf:NAME` or `hf:NAME:CONFIGURATION`: its size if known, and a function for its pieces."""
+def open_hub_dataset(name: str, column: str, streaming: bool) -> tuple[str, int | None, Callable[[], Iterator[Piece]]]:
+    """The training split of `hf:NAME@REVISION:CONFIGURATION`, of which the last two may be missing.
+
+    Returns its name with the commit that it was found at, its size if known, and a function for its pieces.
+    """
     path, _, configuration = name.removeprefix(HUB).partition(":")
+    path, revision = split_revision(path)
     remedy = "download its files on another machine and give their folder instead"
     with requires("datasets"):
         import datasets
     with reaching_hub(name, remedy):
-        dataset = datasets.load_dataset(path, configuration or None, split="train", streaming=streaming)
+        builder = datasets.load_dataset_builder(path, configuration or None, revision=revision)
+        commit = str(builder.hash) if builder.repo_id else ""  # a folder of this machine has none
+        if revision and COMMIT.fullmatch(revision) and commit != revision:  # `datasets` takes any that it has offline
+            raise OSError(f"only its revision {commit} is on this machine")
+        if COMMIT.fullmatch(commit):
+            name = f"{HUB}{path}@{commit}" + (f":{configuration}" if configuration else "")
+        if not streaming:
+            builder.download_and_prepare()
+        dataset = builder.as_streaming_dataset("train") if streaming else builder.as_dataset("train")
 
     def pieces() -> Iterator[Piece]:
         with reaching_hub(name, remedy):
@@ -81,4 +93,4 @@ def open_hub_dataset(name: str, column: str, streaming: bool) -> tuple[int | Non
                 found = texts(name, column, batch[column])
                 yield Piece(name, found, sum(map(len, found)))
 
-    return None if streaming else dataset.size_in_bytes, pieces
+    return name, None if streaming else dataset.size_in_bytes, pieces

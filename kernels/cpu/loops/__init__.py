@@ -12,7 +12,9 @@ from kernels.cpu.loops.attention import attention_backward_pass, attention_forwa
 from kernels.cpu.loops.dropout import keep_pass
 from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
 from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
+from kernels.cpu.loops.muon import muon_pass
 from kernels.cpu.loops.products import product_pass
+from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "keep_pass",
     "layer_norm_backward_pass",
     "layer_norm_pass",
+    "muon_pass",
     "product_pass",
+    "rotary_pass",
     "softmax_pass",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from llvmlite import binding
 from numba import types
 
-from kernels.cpu.blas import sgemm_address
+from kernels.cpu.blas import sgemm_address, ssyrk_address
 from kernels.cpu.loops.fastmath import ONE, ZERO
 from kernels.cpu.loops.jit import helper, loop
 
@@ -21,15 +21,20 @@ BLOCK_K = MAX_SMALL_PRODUCT // (BLOCK_M * BLOCK_N) // 16 * 16  # the longest inn
 GROUP_M = 8 * BLOCK_M  # rows that are worked on at a time: few enough for a and out to stay in the cache
 PADDING = 16  # unused columns of scratch arrays: rows a power of two apart would alias to the same sets of the cache
 
-ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = np.int32(101), np.int32(111), np.int32(112)  # from cblas.h
+ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, LOWER = np.int32(101), np.int32(111), np.int32(112), np.int32(122)  # from cblas.h
 
 _enum, _size, _address = types.int32, types.int64, types.uintp
 _operand = _address, _size  # of a matrix: its address and leading dimension
 if sgemm_address():
     binding.add_symbol("tinytensor_sgemm", sgemm_address())
+    binding.add_symbol("tinytensor_ssyrk", ssyrk_address())
 sgemm = types.ExternalFunction(
     "tinytensor_sgemm",
     types.void(*[_enum] * 3, *[_size] * 3, types.float32, *_operand, *_operand, types.float32, *_operand),
+)
+ssyrk = types.ExternalFunction(
+    "tinytensor_ssyrk",
+    types.void(*[_enum] * 3, *[_size] * 2, types.float32, *_operand, types.float32, *_operand),
 )
 
 
@@ -61,6 +66,28 @@ def product(a, b, out, add):
         out.ctypes.data,
         out.strides[0] // 4,
     )
+
+
+@helper
+def self_product(x, out):
+    """out = x @ x.T (M, K) -> (M, M), of which BLAS computes one half; x is as in `product`."""
+    rows = x.strides[1] == 4
+    ssyrk(
+        ROW_MAJOR,
+        LOWER,
+        NO_TRANSPOSE if rows else TRANSPOSE,
+        x.shape[0],
+        x.shape[1],
+        ONE,
+        x.ctypes.data,
+        (x.strides[0] if rows else x.strides[1]) // 4,
+        ZERO,
+        out.ctypes.data,
+        out.strides[0] // 4,
+    )
+    for i in range(len(x)):
+        for j in range(i):
+            out[j, i] = out[i, j]
 
 
 @helper

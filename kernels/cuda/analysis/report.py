@@ -28,7 +28,7 @@ from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
-ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu")
+ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
 ELEMENT_SOURCES = ("gelu.cu", "adamw.cu", "embedding.cu")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
@@ -156,6 +156,7 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
         cuda.adamw_update(table, g, x, g * g, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
         cuda.embedding_backward(g, targets, table)
+        cuda.rotary(x.reshape(rows, 1, 1, columns), _draw(1, 2, columns // 2), 1)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
     works["embedding_backward"] = traffic.embedding_work(rows, min(rows, columns), rows, columns)
     by_kernel = {launch.kernel: launch for launch in launches}
@@ -265,6 +266,7 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
     sizes |= dict.fromkeys(("gelu_forward", "gelu_backward"), (B * T, 4 * C))
     sizes |= {name: (B * T, V) for name in sizes if name.startswith(("log_softmax", "cross_entropy"))}
     sizes["adamw_update"] = (V, C)
+    sizes["rotary"] = (B * T, 2 * C)  # queries and keys
     for name, (rows, columns) in sizes.items():
         yield name, f"{rows} x {columns}", (traffic.row_work(name, rows, columns),) * len(GPUS)
     yield "embedding_backward", f"{B * T} of {V} x {C}", (traffic.embedding_work(B * T, B * T, V, C),) * len(GPUS)

@@ -51,7 +51,7 @@ def sum_over_row(columns: int) -> int:
 
 # kernel: numbers read per element, again per element beyond registers, and per row; numbers written per element and
 # per row; operations per element; sums over the row (the softmax's running pair takes four operations to add).
-# Arrays of one row (weight, bias) stay in the cache and are left out.
+# Arrays of one row (weight, bias, a position's cosines and sines) stay in the cache and are left out.
 ROW_KERNELS = {
     "softmax_forward": (1, 1, 0, 1, 0, 7, 4),
     "softmax_backward": (2, 2, 0, 1, 0, 5, 1),
@@ -65,6 +65,7 @@ ROW_KERNELS = {
     "dropout": (1, 0, 0, 1, 0, 1, 0),
     "cross_entropy_forward": (1, 0, 2, 0, 2, 3, 4),
     "cross_entropy_backward": (1, 0, 3, 1, 0, 4, 0),
+    "rotary": (1, 0, 0, 1, 0, 3, 0),
     "adamw_update": (4, 0, 0, 3, 0, 15, 0),
 }
 

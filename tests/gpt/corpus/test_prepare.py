@@ -495,7 +495,7 @@ def test_an_unreachable_hub_says_what_to_do_instead(tmp_path, capsys, monkeypatc
     def fail(*_, **__):
         raise ConnectionError("Couldn't reach 'some/corpus' on the Hub\nand more")
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
     line = error(capsys, "hf:some/corpus", "--out", tmp_path / "out")
     assert line.startswith("error: hf:some/corpus: cannot be downloaded from the Hugging Face hub (Couldn't reach")
     assert line.endswith("; download its files on another machine and give their folder instead")

@@ -37,6 +37,16 @@ def test_a_corrupt_or_missing_token_file_is_named(directory):
         open_tokens(directory)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"), [(None, "is missing"), ("{", r"is corrupt \(.*\)"), ("{}", "is something else")]
+)
+def test_token_files_without_their_description_are_no_folder_of_texts(directory, text, reason):
+    meta = directory / "meta.json"
+    meta.unlink() if text is None else meta.write_text(text)
+    with pytest.raises(UserError, match=f"has token files, but their meta.json {reason}: restore it from a copy"):
+        is_prepared(directory)
+
+
 def test_a_link_refuses_tokens_that_have_changed(directory, tmp_path_factory):
     meta = directory / "meta.json"
     content = json.loads(meta.read_text())

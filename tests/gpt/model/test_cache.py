@@ -17,7 +17,9 @@ BOUND = 2e-6  # float32 logits of size 1, cached or not, alone or in a batch
 # processors, would not leave so clear a gap.
 BOUND_FLOAT64 = 1e-10
 CONFIGS = st.builds(
-    lambda heads, size, **rest: GPTConfig(VOCABULARY, n_head=heads, n_embd=heads * size, **rest),
+    lambda heads, size, **rest: GPTConfig(
+        VOCABULARY, n_head=heads, n_embd=heads * size, positions="learned" if size % 2 else "rotary", **rest
+    ),
     heads=st.integers(1, 3),
     size=st.integers(1, 6),
     block_size=st.integers(1, 24),
@@ -66,9 +68,16 @@ def test_fifty_models_generate_the_same_far_beyond_the_block_size(seed):
     np.testing.assert_array_equal(cached, plain)
 
 
-@pytest.mark.parametrize("choices", [{"temperature": 0.0}, {"temperature": 1.0, "repetition_penalty": 1.3}], ids=str)
-def test_five_hundred_tokens_across_the_block_size(choices):
-    config = GPTConfig(VOCABULARY, block_size=64, n_layer=2, n_head=2, n_embd=16)
+@pytest.mark.parametrize(
+    ("positions", "choices"),
+    [
+        ("learned", {"temperature": 0.0}),
+        ("learned", {"temperature": 1.0, "repetition_penalty": 1.3}),
+        ("rotary", {"temperature": 1.0}),
+    ],
+)
+def test_five_hundred_tokens_across_the_block_size(positions, choices):
+    config = GPTConfig(VOCABULARY, block_size=64, n_layer=2, n_head=2, n_embd=16, positions=positions)
     cached, plain = texts(build(config), [1, 2, 3], tokens=500, **choices)
     np.testing.assert_array_equal(cached, plain)
     assert len(set(cached[0].tolist())) > 1
@@ -91,8 +100,9 @@ def test_logits_are_within_the_bound_alone_and_in_a_batch(config, batch, data):
         np.testing.assert_allclose(np.concatenate([c.logits() for c in alone]), plain, rtol=0, atol=bound)
 
 
-def test_a_long_prompt_is_read_in_chunks(monkeypatch):
-    model = build(GPTConfig(VOCABULARY, block_size=40, n_layer=2, n_head=2, n_embd=8))
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_a_long_prompt_is_read_in_chunks(monkeypatch, positions):
+    model = build(GPTConfig(VOCABULARY, block_size=40, n_layer=2, n_head=2, n_embd=8, positions=positions))
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 37)
     monkeypatch.setattr(cache, "PREFILL_CHUNK", 5)
     context = Context(model)
@@ -173,8 +183,9 @@ def test_a_bigram_needs_no_cache():
     np.testing.assert_array_equal(context.logits()[0], model.table.weight.data[6])
 
 
-def test_every_device_generates_the_same(device):
-    model = build(GPTConfig(VOCABULARY, block_size=12, n_layer=2, n_head=2, n_embd=8)).to(device)
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_every_device_generates_the_same(device, positions):
+    model = build(GPTConfig(VOCABULARY, block_size=12, n_layer=2, n_head=2, n_embd=8, positions=positions)).to(device)
     cached, plain = texts(model, [1, 2, 3], tokens=30, batch=2, temperature=0.0)
     np.testing.assert_array_equal(cached, plain)
     host, _ = texts(model.to("cpu"), [1, 2, 3], tokens=30, batch=2, temperature=0.0)

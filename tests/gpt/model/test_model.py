@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
+from gpt.errors import UserError
 from gpt.model import GPT, Bigram, GPTConfig
 
 TINY = {"vocab_size": 7, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -23,9 +24,9 @@ def tokens(config, batch=3, time=None, seed=0):
 # What it computes
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_token_changes_only_the_logits_from_its_position_on(norm):
-    model = build(**SMALL, norm=norm)
+@pytest.mark.parametrize("options", [{"norm": "pre"}, {"norm": "post"}, {"positions": "rotary"}], ids=str)
+def test_a_token_changes_only_the_logits_from_its_position_on(options):
+    model = build(**SMALL, **options)
     ids, _ = tokens(model.config)
     before = model(ids).data
     for t in (0, 7, 31):
@@ -47,9 +48,10 @@ def test_loss_is_the_cross_entropy_of_the_logits(model):
     assert loss.item() == pytest.approx(tt.cross_entropy(logits, targets).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
 @pytest.mark.parametrize("time", [1, 3, 6])
-def test_any_length_up_to_the_block_size_is_accepted(time):
-    model = build()
+def test_any_length_up_to_the_block_size_is_accepted(time, positions):
+    model = build(positions=positions)
     ids, _ = tokens(model.config)
     short = model(ids[:, :time])
     assert short.shape == (3, time, 7)
@@ -80,7 +82,9 @@ def test_an_unknown_token_is_refused():
 # How it starts
 
 
-@pytest.mark.parametrize("options", [{}, {"tied": False}, {"norm": "post"}, {"activation": "relu", "bias": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tied": False}, {"norm": "post"}, {"positions": "rotary"}, {"activation": "relu", "bias": False}]
+)
 def test_the_initial_loss_is_that_of_uniform_guessing(options):
     model = build(**SMALL, **options)
     ids, targets = tokens(model.config, batch=8)
@@ -120,6 +124,28 @@ def test_without_bias_only_the_biases_are_missing():
     expected = {name for name in names_and_shapes(7, 6, 2, 8) if not name.endswith("bias")}
     assert set(build(bias=False).state_dict()) == expected
     assert set(build(tied=False).state_dict()) == {*names_and_shapes(7, 6, 2, 8), "lm_head.weight"}
+
+
+def test_with_rotary_positions_only_the_learned_ones_are_missing():
+    state = build(positions="rotary").state_dict()
+    assert list(state) == [name for name in names_and_shapes(7, 6, 2, 8) if name != "transformer.wpe.weight"]
+
+
+def test_rotary_positions_are_all_that_tells_the_order_of_earlier_tokens():
+    ids, _ = tokens(GPTConfig(**SMALL))
+    swapped = ids[:, [1, 0, *range(2, 32)]]
+    model = build(**{**SMALL, "n_layer": 1}, positions="rotary")  # deeper, and the causal mask would tell it, too
+    assert abs(model(swapped).data - model(ids).data)[:, 2:].max() > 1e-4
+    model.transformer.h[0].attn.rotary_theta = None
+    np.testing.assert_allclose(model(swapped).data[:, 2:], model(ids).data[:, 2:], atol=1e-5)
+
+
+def test_rotary_positions_need_heads_of_an_even_size():
+    GPTConfig(n_embd=6, n_head=2)
+    with pytest.raises(
+        UserError, match=r"^--n-embd 6: with --positions rotary, must be a multiple of 2 \* --n-head, 4"
+    ):
+        GPTConfig(n_embd=6, n_head=2, positions="rotary")
 
 
 def test_gpt2_small_has_as_many_parameters_as_published(monkeypatch):
@@ -163,7 +189,10 @@ def in_float64(model):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"norm": "post"}, {"activation": "relu"}, {"tied": False}, {"bias": False}, {"dropout": 0.3}],
+    [
+        *({}, {"norm": "post"}, {"activation": "relu"}, {"tied": False}, {"bias": False}, {"dropout": 0.3}),
+        {"positions": "rotary"},
+    ],
     ids=str,
 )
 def test_every_gradient_of_every_variant(options):

@@ -1,5 +1,6 @@
 """The metrics file survives crashes and resumption; the plot is written, or its absence explained."""
 
+import os
 import sys
 
 import pytest
@@ -24,7 +25,7 @@ def test_rows_are_read_back(metrics):
 
 def test_a_new_run_has_none(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
-    metrics.sync()
+    metrics.save()
     assert metrics.rows() == []
 
 
@@ -35,6 +36,21 @@ def test_rows_after_the_checkpoint_and_an_incomplete_row_are_removed(metrics):
     assert metrics.path.read_text().count("\n") == 2
     metrics.append({"step": 25})
     assert metrics.rows() == [*ROWS[:2], {"step": 25}]
+
+
+def test_rows_that_were_lost_or_changed_are_mentioned(metrics):
+    digest = metrics.save()
+    assert metrics.truncate(30, digest) == metrics.truncate(30) == []
+    for text in ("", metrics.path.read_text().replace("2.9", "2.8")):
+        metrics.path.write_text(text)
+        assert metrics.truncate(30, digest) == [f"{metrics.path}: its rows up to step 30 are not those that were saved"]
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(metrics):
+    metrics.path.unlink()
+    os.mkfifo(metrics.path)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read \(not a regular file\)"):
+        metrics.rows()
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

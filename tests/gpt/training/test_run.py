@@ -62,6 +62,17 @@ def test_a_run_saved_under_the_former_names_of_settings_opens(run):
     assert "threads" not in path.read_text()
 
 
+def test_a_run_saved_before_a_setting_existed_opens_with_its_default(run):
+    path = run.directory / "config.json"
+    content = json.loads(path.read_text())
+    for name in ("optimizer", "muon_lr", "schedule"):
+        content["train"].pop(name)
+    path.write_text(json.dumps(content))
+    again = open_run(run.directory, {})
+    again.verify()
+    assert again.train == run.train
+
+
 def test_train_and_prepare_give_the_same_files(tmp_path, text_file):
     """By both routes, for a text, for texts of a folder, and for documents."""
     folder, documents = tmp_path / "folder", tmp_path / "documents.jsonl"
@@ -140,11 +151,11 @@ def test_a_missing_foreign_or_corrupt_directory_is_named(tmp_path, run):
         open_run(tmp_path, {})
     config = run.directory / "config.json"
     content = json.loads(config.read_text())
-    for foreign in ({}, [], {"model_type": "gpt2"}):
+    for foreign in ({}, {"model_type": "gpt2"}):
         config.write_text(json.dumps(foreign))
         with pytest.raises(UserError, match=r"is not the directory of a run \(its config\.json is something else\)"):
             open_run(run.directory, {})
-    for corrupt in (b"", b"{", b"\xff\xfe"):
+    for corrupt in (b"", b"{", b"[]", b"\xff\xfe"):
         config.write_bytes(corrupt)
         with pytest.raises(UserError, match=r"its config\.json is corrupt"):
             open_run(run.directory, {})

@@ -9,11 +9,11 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import (
     Throughput,
     build_model,
-    build_optimizer,
     due,
     evaluate,
     make_backward,
@@ -33,6 +33,7 @@ def trained(steps, batch_size, accum_steps, shape=SHAPE, device=CPU, **recipe):
     batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
     backward = make_backward(model, device, batch_size)
     read = [train_step(backward, optimizer, batches, step, config) for step in range(steps)]
+    assert all(p.grad is None for p in model.parameters())  # an evaluation has their memory
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 
 
@@ -55,13 +56,14 @@ def test_dropout_depends_on_seed_and_step_alone():
     np.testing.assert_array_equal(first, again)
 
 
-def test_every_device_trains_as_the_cpu_does(device):
-    shape = dataclasses.replace(SHAPE, dropout=0.3)
-    model, losses = trained(3, 2, 2, shape, device=device)
+@pytest.mark.parametrize(("optimizer", "positions"), [("adamw", "learned"), ("muon", "rotary")])
+def test_every_device_trains_as_the_cpu_does(device, optimizer, positions):
+    shape = dataclasses.replace(SHAPE, dropout=0.3, positions=positions)
+    model, losses = trained(3, 2, 2, shape, device=device, optimizer=optimizer)
     assert all(tt.array_module(p.data) is device.xp for p in model.parameters())
-    np.testing.assert_allclose(losses, trained(3, 2, 2, shape)[1], rtol=1e-4)
+    np.testing.assert_allclose(losses, trained(3, 2, 2, shape, optimizer=optimizer)[1], rtol=1e-4)
     eval_windows = EvalWindows(TOKENS, 8, 2, 2)
-    on_cpu = build_model("gpt", SHAPE, 1, CPU)
+    on_cpu = build_model("gpt", shape, 1, CPU)
     on_cpu.load_state_dict({name: tt.to_numpy(array) for name, array in model.state_dict().items()})
     assert evaluate(model, eval_windows) == pytest.approx(evaluate(on_cpu, eval_windows), rel=1e-5)
 
@@ -78,6 +80,24 @@ def test_vectors_have_no_weight_decay():
     for group in optimizer.param_groups:
         assert group["params"]
         assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
+
+
+def test_muon_updates_the_hidden_matrices_and_adamw_the_rest():
+    model = build_model("gpt", SHAPE, 1, CPU)
+    optimizers = build_optimizer(model, TrainConfig(optimizer="muon", lr=0.01, muon_lr=0.3)).optimizers
+    names = {id(p): name for name, p in model.named_parameters()}
+    hidden = [names[id(p)] for p in optimizers["muon"].parameters()]
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert hidden == [f"transformer.h.0.{layer}.weight" for layer in layers]
+    assert {id(p) for o in optimizers.values() for p in o.parameters()} == names.keys()
+    assert [optimizers[name].lr for name in ("adamw", "muon")] == [0.01, 0.3]
+    assert [group["blocks"] for group in optimizers["muon"].param_groups] == [(1, 6), (2, 1), (1, 1), (1, 1)]
+
+
+def test_muon_is_refused_for_a_model_without_hidden_matrices():
+    model = build_model("bigram", SHAPE, 1, CPU)
+    with pytest.raises(UserError, match="--optimizer muon: --model bigram has no hidden matrices; use --optimizer"):
+        build_optimizer(model, TrainConfig(model="bigram", optimizer="muon"))
 
 
 def test_evaluation_uses_no_dropout_and_restores_training_mode():

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors import SafetensorError
 
 import tinytensor as tt
 import train
@@ -32,6 +33,7 @@ VARIANTS = [
     {"bias": False},
     {"tied": False},
     {"norm": "post", "activation": "relu", "tied": False, "dropout": 0.5},
+    {"positions": "rotary", "bias": False},
 ]
 
 
@@ -108,6 +110,23 @@ def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the name of the model is empty"):
         load_model("", "cpu")
     load_model(".", "cpu")
+
+
+@pytest.mark.parametrize("fault", ["more after the last", "a gap", "an overlap"])
+def test_a_file_with_other_bytes_than_its_tensors_is_corrupt(tmp_path, fault):
+    path = tmp_path / "x.safetensors"
+    header = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16] if fault == "more after the last" else [12, 20]},
+    }
+    if fault == "an overlap":
+        header["b"]["data_offsets"] = [4, 12]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(20 if fault != "an overlap" else 12))
+    with pytest.raises(UserError, match=r"x\.safetensors: corrupt \(its tensors overlap or leave gaps\)"):
+        safetensors_format.entries(path)
+    with pytest.raises(SafetensorError):
+        safetensors.numpy.load_file(path)
 
 
 def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
@@ -267,7 +286,7 @@ class Hub:
     def __init__(self, directory=None):
         self.directory = directory
 
-    def snapshot_download(self, name, allow_patterns):
+    def snapshot_download(self, repo_id, *, revision=None, allow_patterns=None):
         if self.directory is None:
             raise OSError("no route to host\nand more")
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(allow_patterns)
@@ -310,8 +329,10 @@ def test_an_exported_model_is_the_same(tmp_path, options):
 def test_what_gpt2_cannot_express_is_not_exported(tmp_path, capsys):
     bigram = saved(tmp_path / "bigram", "bigram", Bigram(GPTConfig(**SHAPE)))
     post = saved(tmp_path / "post", "gpt", lively(norm="post"))
+    rotary = saved(tmp_path / "rotary", "gpt", lively(positions="rotary"))
     good = saved(tmp_path / "good", "gpt", lively())
     cases = [
+        (rotary, "new", "cannot be exported as a GPT-2: --positions rotary: GPT-2 adds a learned vector for each"),
         (bigram, "new", "cannot be exported as a GPT-2: --model bigram: is not a transformer"),
         (post, "new", "cannot be exported as a GPT-2: --norm post: GPT-2 has its layer norms before each sublayer"),
         (good, "bigram", "exists and is not an empty directory"),
@@ -434,6 +455,30 @@ def test_where_our_section_disagrees_with_hugging_faces_keys_those_hold(tmp_path
     edit(directory / "config.json", layer_norm_epsilon=1e-6)
     with pytest.raises(UserError, match=r"config\.json: layer_norm_epsilon is 1e-06, here it can only be 1e-05"):
         load_model(directory, "cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "post"}], ids=str)
+def test_a_model_that_was_saved_before_there_were_other_positions_has_learned_ones(tmp_path, options):
+    model = lively(**options)
+    directory = saved(tmp_path, "gpt", model)
+    section = json.loads((directory / "config.json").read_text())["tinytensor"]
+    assert section.pop("positions") == "learned"
+    edit(directory / "config.json", tinytensor=section)
+    loaded, _ = load_model(directory, "cpu")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+def test_a_model_starts_from_one_with_rotary_positions_and_a_shorter_context(tmp_path):
+    model = lively(positions="rotary")
+    directory = saved(tmp_path, "gpt", model)
+    settings = inherit(str(directory), {"block_size": 5})
+    assert (settings["positions"], settings["block_size"]) == ("rotary", 5)
+    shorter = GPT(GPTConfig(**{name: value for name, value in settings.items() if name != "model"}))
+    start_from(shorter, str(directory))
+    np.testing.assert_array_equal(logits_of(shorter), logits_of(model))
+    with pytest.raises(UserError, match=r"--positions learned: the model of --init-from .* has rotary"):
+        inherit(str(directory), {"positions": "learned"})
 
 
 def test_a_resized_vocabulary_is_that_of_the_file(tmp_path):

@@ -1,0 +1,184 @@
+"""Refuses what would not fit into memory, before it is begun, in a sentence with the flag that would help most."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import tinytensor as tt
+from gpt.corpus.preparation import PrepareOptions
+from gpt.errors import UserError
+from gpt.model import GPTConfig
+from gpt.options import build, flag
+from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
+from gpt.planning.memory import Prediction, generation_memory, preparation_memory, training_memory
+from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
+from gpt.training.recipe import TrainConfig
+from tinytensor.parallel import available_cores
+
+WARN_PERCENT = 80  # of what there is: a prediction is right within about a tenth
+MORE_MEMORY = "end other programs, or use a machine with more memory"
+
+T = TypeVar("T")
+Predict = Callable[[Mapping[str, int]], list[Prediction]]  # what a change of some settings would need
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the processes of a command may use together, each of them alone, and on the GPU; None where unlimited."""
+
+    host: Limit | None
+    process: Limit | None
+    device: Limit | None
+
+    def tightest(self, predictions: list[Prediction]) -> tuple[int, int, Limit | None]:
+        """Of these limits the one that a prediction comes closest to: percent of it, bytes needed, and the limit."""
+        host, on_device = predictions[0], predictions[1:]
+        needs = [(host.total, self.host), (host.process, self.process)]
+        needs += [(prediction.total, self.device) for prediction in on_device]
+        used = [(need * 100 // max(1, limit.bytes), need, limit) for need, limit in needs if limit]
+        return max(used, key=lambda use: use[0], default=(0, 0, None))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A flag that memory depends on: its value, the default, the least one, and what all must be a multiple of."""
+
+    name: str
+    value: int
+    default: int = 1
+    least: int = 1
+    unit: int = 1
+
+
+def find_limits(device: tt.Device) -> Limits:
+    """The limits of this process, its forks, and its arrays on a device."""
+    return Limits(host_limit(), process_limit(), device_limit(device))
+
+
+def check_training(
+    model: GPTConfig, train: TrainConfig, given: Mapping[str, Any], resumed: bool = False, quiet: bool = False
+) -> None:
+    """Raise UserError if a training would not fit into memory; a warning on stderr if it would hardly.
+
+    given: the flags that were given, which are the first that advice is about. quiet: no warnings.
+    """
+    device = tt.device(train.device)
+
+    def predict(changes: Mapping[str, int]) -> list[Prediction]:
+        return training_memory(train.model, _changed(model, changes), _changed(train, changes), device.name, resumed)
+
+    _require(predict, _training_settings(model, train, given, resumed), find_limits(device), quiet)
+
+
+def _changed(config: T, changes: Mapping[str, int]) -> T:
+    """A dataclass instance with those of the changes that it has fields for."""
+    return build(cast(type[T], type(config)), {**vars(config), **changes})
+
+
+def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str, Any], resumed: bool) -> list[Setting]:
+    """The flags that could be changed, best first: those that were given, the farthest from its default before others.
+
+    After them, those come first that change the result least: micro-batches make up for a smaller batch.
+    """
+    defaults: dict[str, Any] = {
+        field.name: field.default for field in (*dataclasses.fields(model), *dataclasses.fields(train))
+    }
+    names = ["processes"]
+    if not resumed:
+        names = ["batch_size", "processes", "block_size", "grad_accum_steps", "eval_batches"]
+        if not train.init_from:
+            names += ["n_embd", "n_layer"] if train.model == "gpt" else []
+            names += ["vocab_size"] if given.get("vocab_size") else []
+    values = dataclasses.asdict(model) | dataclasses.asdict(train)
+    values["processes"] = train.processes or available_cores()
+    defaults["processes"] = available_cores()
+    width = model.n_head * (2 if model.positions == "rotary" else 1)  # of which n_embd must be a multiple
+    settings = [
+        Setting(name, values[name], max(1, defaults[name]), *([width] * 2 if name == "n_embd" else []))
+        for name in names
+    ]
+    return sorted(settings, key=lambda s: s.value // s.default if s.name in given else 0, reverse=True)
+
+
+def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: int, prompt: int, tokens: int) -> None:
+    """Raise UserError if a generation would not fit: `samples` texts of `prompt` tokens and `tokens` more."""
+
+    def predict(changes: Mapping[str, int]) -> list[Prediction]:
+        counts = {"samples": samples, "tokens": tokens} | dict(changes)
+        return generation_memory(kind, model, device.name, counts["samples"], prompt, counts["tokens"])
+
+    settings = [Setting("samples", samples), Setting("tokens", tokens, 200)]
+    settings.sort(key=lambda s: s.value // s.default, reverse=True)
+    _require(predict, settings, find_limits(device))
+
+
+def check_preparation(options: PrepareOptions, source_bytes: int | None) -> None:
+    """Raise UserError if a preparation from a source of that size, None if unknown, would not fit."""
+
+    def predict(changes: Mapping[str, int]) -> list[Prediction]:
+        return [preparation_memory(_changed(options, changes), source_bytes)]
+
+    settings = [Setting("vocab_size", options.vocab_size, 8192, MIN_VOCAB_SIZE)]
+    settings.append(Setting("workers", options.workers or available_cores(), available_cores()))
+    settings.sort(key=lambda s: s.value // s.default, reverse=True)
+    _require(predict, settings, find_limits(tt.device("cpu")))
+
+
+def _require(predict: Predict, settings: list[Setting], limits: Limits, quiet: bool = False) -> None:
+    """Raise UserError beyond a limit, or print a warning close to it."""
+    percent, needed, limit = limits.tightest(predict({}))
+    if limit is None or percent < WARN_PERCENT:
+        return
+    setting, advice = _advice(predict, settings, limits)
+    name = f"{flag(setting.name)} {setting.value}: " if setting else "this "
+    if percent >= 100:
+        raise UserError(f"{name}needs about {size(needed)}, {limit.name} has {size(limit.bytes)}; {advice}")
+    if not quiet:
+        use = f"needs about {size(needed)} of the {size(limit.bytes)} that {limit.name} has"
+        print(f"warning: {name}{use}; {advice}", file=sys.stderr)
+
+
+def _advice(predict: Predict, settings: list[Setting], limits: Limits) -> tuple[Setting | None, str]:
+    """The flag to change, if there is one, and what to do."""
+    for setting in settings:
+        value = _largest_fitting(predict, setting, limits)
+        if value is not None:
+            more = ", and more --grad-accum-steps make up for it" if setting.name == "batch_size" else ""
+            return setting, f"{flag(setting.name)} {value} would fit{more}"
+    now = limits.tightest(predict({}))[0]
+    least = [(limits.tightest(predict({s.name: s.least}))[0], s) for s in settings if s.value > s.least]
+    helpful = [s for percent, s in sorted(least, key=lambda pair: pair[0]) if percent * 10 < now * 9][:2]
+    if not helpful:
+        return None, MORE_MEMORY
+    return helpful[0], f"lower {' and '.join(flag(s.name) for s in helpful)}, or use a machine with more memory"
+
+
+def _largest_fitting(predict: Predict, setting: Setting, limits: Limits) -> int | None:
+    """The largest smaller value of a flag, rounded down, that would not even give a warning; None if there is none."""
+    unit = setting.unit
+
+    def fits(units: int) -> bool:
+        return limits.tightest(predict({setting.name: units * unit}))[0] < WARN_PERCENT
+
+    low, high = setting.least // unit, setting.value // unit
+    if high <= low or not fits(low):
+        return None
+    while high - low > 1:  # low fits, high does not
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    value = low * unit
+    rounded = value - value % 10 ** max(0, len(str(value)) - 2)
+    return max(setting.least, rounded - rounded % unit)
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    if count < 1 << 30:
+        return f"{count >> 20} MiB"
+    if count < 100 << 30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count >> 30:,} GiB" if count < 1 << 80 else "more than 2^80 bytes"

@@ -1,0 +1,38 @@
+"""Which optimizer updates which parameters."""
+
+from typing import Any
+
+from gpt.errors import UserError
+from gpt.training.recipe import TrainConfig
+from tinytensor import optim
+
+
+def build_optimizer(model: Any, config: TrainConfig) -> Any:
+    """AdamW for everything, or with `--optimizer muon` Muon for the hidden matrices and AdamW for the rest.
+
+    Matrices and embeddings have weight decay, biases and layer norms none.
+    """
+    hidden = hidden_groups(model) if config.optimizer == "muon" else []
+    taken = {id(p) for group in hidden for p in group["params"]}
+    rest = [p for p in model.parameters() if id(p) not in taken]
+    groups = optim.decay_groups(rest, config.weight_decay)
+    adamw = optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+    if config.optimizer == "adamw":
+        return adamw
+    if not hidden:
+        raise UserError(f"--optimizer muon: --model {config.model} has no hidden matrices; use --optimizer adamw")
+    return optim.Chained(adamw=adamw, muon=optim.Muon(hidden, config.muon_lr, weight_decay=config.weight_decay))
+
+
+def hidden_groups(model: Any) -> list[dict]:
+    """The matrices that map activations to activations, with the blocks that Muon orthogonalizes apart.
+
+    Those of an attention layer are one block per head: c_attn (C, 3C) for queries, keys and values, and c_proj (C, C).
+    """
+    groups = []
+    for name, p in model.named_parameters():
+        if name.startswith("transformer.h.") and p.ndim == 2:
+            heads = model.config.n_head
+            blocks = (1, 3 * heads) if "c_attn" in name else (heads, 1) if "attn.c_proj" in name else (1, 1)
+            groups.append({"params": [p], "blocks": blocks})
+    return groups

@@ -1,0 +1,32 @@
+"""Muon's update of matrices, composed of CuPy's operations; equal shapes share their products.
+
+Same function as `kernels/cpu/muon.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from kernels import shapes
+from kernels.cuda.launch import device_namespace
+from kernels.newton_schulz import newton_schulz, normalized, split_blocks, update_scale
+
+
+def muon_update(params, grads, momenta, options):
+    """Change params and momenta in place; all are lists of one matrix (in, out), and MuonOptions, per parameter."""
+    shapes.check_muon(params, grads, momenta, options)
+    equal = defaultdict(list)
+    for param, grad, momentum, o in zip(params, grads, momenta, options, strict=True):
+        scaled = grad * o.grad_scale
+        momentum *= o.beta
+        momentum += scaled
+        if param.size:
+            equal[param.shape, o.blocks].append((param, scaled + o.beta * momentum, o))
+    for (_, blocks), updates in equal.items():
+        xp = device_namespace(updates[0][0])
+        directions = xp.stack([direction for _, direction, _ in updates])
+        directions = newton_schulz(split_blocks(normalized(directions), blocks))
+        for (param, _, o), y in zip(updates, directions, strict=True):
+            param *= 1 - o.lr * o.weight_decay
+            param_blocks = split_blocks(param, blocks)
+            param_blocks -= o.lr * update_scale(param.shape, blocks) * y

@@ -1,0 +1,164 @@
+"""The formulas of the peak memory, compared with models, optimizers and allocations as they are."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+from gpt.corpus.preparation import PrepareOptions
+from gpt.model import GPTConfig
+from gpt.model.cache import Cache
+from gpt.planning.memory import (
+    FLOAT,
+    generation_memory,
+    optimizer_values,
+    parameter_count,
+    preparation_memory,
+    training_memory,
+)
+from gpt.training.batches import Batches
+from gpt.training.optimizer import build_optimizer
+from gpt.training.recipe import TrainConfig
+from gpt.training.trainer import build_model, make_backward, train_step
+from kernels.cpu.threads import set_num_threads
+from kernels.emulator import available as has_compiler
+from kernels.emulator.cuda_like import track_peak
+
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = GPTConfig(vocab_size=300, block_size=32, n_layer=3, n_head=4, n_embd=64)
+VARIANTS = [
+    {},
+    {"bias": False},
+    {"tied": False},
+    {"norm": "post"},
+    {"dropout": 0.1},
+    {"activation": "relu"},
+    {"positions": "rotary"},
+]
+CPU = tt.device("cpu")
+
+
+def variants(changes):
+    return dataclasses.replace(MODEL, **changes)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", ["gpt", "bigram"])
+def test_parameters_and_state_are_counted_exactly(kind, changes):
+    model = build_model(kind, variants(changes), 1, CPU)
+    assert parameter_count(kind, variants(changes)) == model.num_parameters()
+    for optimizer in ["adamw"] if kind == "bigram" else ["adamw", "muon"]:
+        state = build_optimizer(model, TrainConfig(optimizer=optimizer)).state_dict()
+        values = sum(array.size for name, array in state.items() if not name.endswith("step"))
+        assert optimizer_values(kind, variants(changes), optimizer) == values
+
+
+def trained(kind, config, train, device):
+    """A function that trains for a step, with everything that it needs allocated before."""
+    model = build_model(kind, config, 1, device)
+    optimizer, backward = build_optimizer(model, train), make_backward(model, device, train.batch_size)
+    batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, train.batch_size, 1)
+    return lambda: train_step(backward, optimizer, batches, 0, train)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", ["gpt", "bigram"])
+def test_gradients_and_activations_are_those_that_a_step_on_the_cpu_allocates(kind, changes):
+    train = TrainConfig(batch_size=40, processes=1)  # of 1280 tokens, in two parts
+    (predicted,) = training_memory(kind, variants(changes), train, "cpu", resumed=False)
+    expected = next(item for item in predicted.items if item.name.startswith("gradients")).bytes
+    set_num_threads(1)
+    step = trained(kind, variants(changes), train, CPU)
+    step()
+    tracemalloc.start()
+    try:
+        step()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="the emulated device needs a compiler")
+@pytest.mark.parametrize("changes", [{}, {"bias": False, "tied": False}, {"norm": "post", "dropout": 0.1}], ids=str)
+@pytest.mark.parametrize("accum", [1, 2])
+def test_the_arrays_on_a_gpu_are_those_that_the_emulated_one_counts(changes, accum):
+    device, train = tt.device("emulated"), TrainConfig(batch_size=4, grad_accum_steps=accum)
+    *_, on_gpu = training_memory("gpt", variants(changes), train, "cuda:0", resumed=False)
+    arrays = sum(item.bytes for item in on_gpu.items[1:])
+    with track_peak() as peak:
+        before = peak()
+        trained("gpt", variants(changes), train, device)()
+        assert peak() - before == pytest.approx(arrays, rel=0.1)
+
+
+def total(kind="gpt", device="cpu", resumed=False, **changes):
+    """The bytes of all places together."""
+    model = {name: value for name, value in changes.items() if hasattr(MODEL, name)}
+    train = {name: value for name, value in changes.items() if name not in model}
+    config = TrainConfig(**{"batch_size": 8, "processes": 1, **train})
+    return sum(p.total for p in training_memory(kind, variants(model), config, device, resumed))
+
+
+@pytest.mark.parametrize("name", ["n_layer", "n_embd", "block_size", "vocab_size", "batch_size", "grad_accum_steps"])
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "emulated"])
+def test_more_of_anything_needs_more(device, name):
+    base = {**dataclasses.asdict(MODEL), "batch_size": 8, "grad_accum_steps": 1}[name]
+    needs = [total(device=device, **{name: base * factor}) for factor in (1, 1000, 10**6, 10**15)]
+    assert needs == sorted(needs)
+    assert needs[-1] > 10**15
+
+
+def test_each_further_process_has_gradients_and_activations():
+    one, two, three = (total(processes=count, n_embd=512) for count in (1, 2, 3))
+    size = FLOAT * parameter_count("gpt", variants({"n_embd": 512}))
+    assert two - one > 2 * size
+    assert three - two == pytest.approx(two - one, rel=0.2)
+    assert total(processes=1000) == total(processes=8)  # there are eight windows to divide
+
+
+def test_resuming_holds_a_checkpoint_besides():
+    assert total(resumed=True, n_embd=1024) > total(n_embd=1024)
+
+
+def test_a_cache_has_keys_and_values_for_all_positions_of_each_text():
+    cache = Cache(build_model("gpt", MODEL, 1, CPU), 3)
+    (predicted,) = generation_memory("gpt", MODEL, "cpu", 3, 1, 10)
+    expected = next(item.bytes for item in predicted.items if item.name == "keys and values")
+    assert sum(array.nbytes for layer in cache.layers for array in layer) == expected
+
+
+def test_a_preparation_has_no_more_workers_than_work():
+    few, many = PrepareOptions(out="x", workers=2), PrepareOptions(out="x", workers=50)
+    assert preparation_memory(many, 1000).total == preparation_memory(few, 1000).total
+    assert preparation_memory(many, 1 << 40).total > 5 * preparation_memory(few, 1 << 40).total / 2
+
+
+MEASURED = """
+import sys, train
+from gpt.cli import run_command
+code = run_command(train.main, sys.argv[1:])
+print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024 if not code else code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_a_small_run_is_as_planned(text_file, tmp_path):
+    flags = ["--n-layer", 2, "--n-embd", 512, "--block-size", 64, "--batch-size", 16, "--steps", 2, "--eval-batches", 1]
+    flags += ["--device", "cpu", "--processes", 1, "--data", text_file, "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", MEASURED, *map(str, flags)]
+    # without compiled loops, which would be compiled first on a new machine
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}
+    outputs = [
+        subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=True).stdout
+        for more in ([], ["--plan"])
+    ]
+    measured = int(outputs[0].split()[-1])
+    planned = int(next(line for line in outputs[1].splitlines() if line.startswith("peak")).split()[1])
+    assert planned == pytest.approx(measured, rel=0.15)
