@@ -1,4 +1,4 @@
-"""How good is the model that two cores make in a given time, next to nanoGPT's own code?
+"""How good is the model that a CPU makes in a given time, next to nanoGPT's own code?
 
     python benchmarks/speedrun.py --data tinyshakespeare.txt --presets default,shakespeare-cpu --seeds 1,2,3
     python benchmarks/speedrun.py --nanogpt DIR --seeds 1,2,3 --json speedrun.json --plot speedrun.png
@@ -32,8 +32,8 @@ TARGETS = {
     1.58: "in the time of nanoGPT on a CPU",
     1.4697: "nanoGPT, 10.6 M parameters on an A100",
 }
-NANOGPT_FLAGS = (  # its README, "I only have a macbook"; a batch more of evaluation costs both sides the same
-    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
+NANOGPT_FLAGS = (  # those that its README gives for a CPU
+    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
 )
 NANOGPT_LOSS = re.compile(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)")
@@ -42,15 +42,16 @@ Curve = list[tuple[float, int, float]]  # (seconds since the process started, st
 
 def run_ours(arguments: list[str], data: Path, seed: int, directory: Path) -> Curve:
     """Train with `train.py` and note when each validation loss appears in metrics.jsonl."""
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    command += ["--data", str(data), "--seed", str(seed), "--device", "cpu", "--eval-batches", "200"]
-    start, curve = time.perf_counter(), []
-    with subprocess.Popen([*command, "--out", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, "--data", str(data), "--seed", str(seed)]
+    command += ["--device", "cpu", "--eval-batches", "200", "--out", str(directory)]
+    errors, curve = directory.with_suffix(".err"), []
+    start = time.perf_counter()
+    with open(errors, "w") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as run:
         for row in follow(directory / "metrics.jsonl", run):
             if "val_loss" in row:
                 curve.append((time.perf_counter() - start, row["step"], row["val_loss"]))
     if run.returncode:
-        raise SystemExit(f"error: {' '.join(command)}: exit code {run.returncode}")
+        raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}: {errors.read_text()[-500:]}")
     return curve
 
 
@@ -79,7 +80,7 @@ def run_nanogpt(clone: Path, seed: int, directory: Path) -> Curve:
             if match := NANOGPT_LOSS.match(line):
                 curve.append((time.perf_counter() - start, int(match[1]), float(match[2])))
     if run.returncode:
-        raise SystemExit(f"error: {' '.join(command)}: exit code {run.returncode}")
+        raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}")
     return curve
 
 
