@@ -25,8 +25,8 @@ class TrainConfig:
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
     grad_accum_steps: int = option(1, "forward passes whose gradients are accumulated for one update", at_least=1)
-    optimizer: str = option("adamw", "adamw, or muon for the hidden matrices alone", choices=("adamw", "muon"))
-    lr: float = option(1e-3, "peak learning rate, reached after the warm-up", above=0, below=float("inf"))
+    optimizer: str = option("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
+    lr: float = option(1e-3, "AdamW's peak learning rate, reached after the warm-up", above=0, below=float("inf"))
     min_lr: float = option(1e-4, "learning rate at the end of the schedule", at_least=0)
     schedule: str = option("cosine", "how the learning rate decays after the warm-up", choices=("cosine", "linear"))
     muon_lr: float = option(0.04, "Muon's peak learning rate, scheduled as --lr is", above=0, below=float("inf"))
@@ -70,8 +70,22 @@ COURSE: dict[str, Any] = {
     "min_lr": 3e-5,
 }
 
+# The recipe of docs/speedrun.md; it needs no other learning rate for another number of steps.
+SPEEDRUN = {
+    "positions": "rotary",
+    "bias": False,
+    "optimizer": "muon",
+    "schedule": "linear",
+    "warmup_steps": 0,
+    "lr": 3e-3,
+    "min_lr": 6e-5,
+}
+
+# With --init-from: Muon's rate, at which new matrices learn all they know in a few hundred steps, would undo a model.
+FINE_TUNING = {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 100}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"block_size": 64, "batch_size": 12, "bias": False, "steps": 2000, "lr": 3e-3, "min_lr": 3e-4},
+    "default": SPEEDRUN | {"block_size": 128, "batch_size": 8, "steps": 2000},
     "bigram": {
         "model": "bigram",
         "processes": 1,
@@ -98,17 +112,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "course-v1": COURSE | {"n_layer": 8, "n_head": 8, "block_size": 64},
     "course-v2": COURSE | {"n_layer": 1, "n_head": 1, "block_size": 32},
-    "shakespeare": {
-        "n_layer": 6,
-        "n_head": 6,
-        "n_embd": 384,
-        "block_size": 256,
-        "batch_size": 64,
-        "dropout": 0.2,
-        "bias": False,
-        "steps": 5000,
-        "eval_batches": 200,
-    },
+    "shakespeare": SPEEDRUN
+    | {"n_embd": 192, "block_size": 256, "batch_size": 6, "steps": 2500, "eval_interval": 500, "eval_batches": 200},
     "gpt2": {
         "vocab_size": 50257,
         "n_layer": 12,

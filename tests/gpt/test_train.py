@@ -92,14 +92,18 @@ def test_30_steps_and_a_resumption_equal_60_steps(flags, uninterrupted, tmp_path
     assert_same_run(uninterrupted, resumed, 60)
 
 
-def test_a_run_of_the_first_version_resumes_bit_exactly(flags, uninterrupted, tmp_path):
-    """One whose config.json has the former names, whose meta.json says less, and which has no manifest."""
-    out = tmp_path / "run"
+def test_a_run_of_the_first_version_resumes_bit_exactly(flags, tmp_path):
+    """One whose config.json has the former names and fewer settings, whose meta.json says less, without a manifest."""
+    out, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
+    flags = [*flags, "--positions", "learned", "--optimizer", "adamw", "--schedule", "cosine"]
+    assert run(*flags, "--out", uninterrupted) == 0
     assert run(*flags, "--out", out, "--stop-after", 30) == 0
     config, meta = (json.loads((out / name).read_text()) for name in ("config.json", "meta.json"))
     for former, now in RENAMED.items():
         config["train"][former] = config["train"].pop(now)
-    assert config["model"].pop("positions") == "learned"
+    del config["model"]["positions"]
+    for later in ("optimizer", "schedule", "muon_lr"):
+        del config["train"][later]
     (out / "config.json").write_text(json.dumps(config))
     kept = ("format", "source", "dtype", "train", "val")
     (out / "meta.json").write_text(json.dumps({name: meta[name] for name in kept}))
@@ -296,7 +300,7 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing(argv, message, tmp_pat
     ("content", "message"),
     [
         (b"", "bad.txt: contains no text"),
-        (b"short", "bad.txt: has 4 tokens for training, fewer than the 65 of one window"),
+        (b"short", "bad.txt: has 4 tokens for training, fewer than the 129 of one window"),
         (b"fine so far \xff" * 200, "bad.txt: contains no text; unreadable: "),
     ],
 )
