@@ -13,6 +13,7 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import MODELS, GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import BatchParallel, count_targets
 
@@ -83,8 +84,8 @@ def require_finite(name: str, value: Any, step: int, lr: float) -> float:
     value = float(value)
     if not math.isfinite(value):
         raise UserError(
-            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: lower --lr, raise --warmup-steps or "
-            "set --grad-clip; checkpoints already saved are intact"
+            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: {SLOWER}; "
+            "checkpoints already saved are intact"
         )
     return value
 

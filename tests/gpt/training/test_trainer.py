@@ -114,7 +114,8 @@ def test_evaluation_uses_no_dropout_and_restores_training_mode():
 def test_a_loss_that_is_not_finite_stops_the_run():
     assert require_finite("loss", np.float32(1.5), 3, 0.1) == 1.5
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(UserError, match=f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr"):
+        sentence = f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr .or Muon's --muon-lr"
+        with pytest.raises(UserError, match=sentence):
             require_finite("loss", bad, 30, 0.5)
 
 
