@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -15,7 +14,7 @@ from tqdm import tqdm
 import tinytensor as tt
 from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
 from gpt.corpus.tokens import META_FILE, Tokens
-from gpt.directories import locked
+from gpt.directories import locked, temporary_directory
 from gpt.errors import UserError
 from gpt.generation.stream import write_sample
 from gpt.model import GPTConfig
@@ -101,15 +100,17 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
 
 def plan(options: RunOptions, changes: dict[str, Any]) -> int:
     """Print what a run would need; a new one is made in a temporary directory, for its vocabulary and its tokens."""
-    with TemporaryDirectory() as folder:
-        if options.resume:
+    resumed = bool(options.resume)
+    with temporary_directory() as folder:
+        if resumed:
             run = open_run(options.resume, changes)
         else:
             settings = configure(options, changes)
             with create_run(f"{folder}/run", options.preset, *settings) as run:
                 pass
-        print(memory_table(run, bool(options.resume)), flush=True)
-        print(time_estimate(run, *make_model(run, changes, bool(options.resume))))
+        print(memory_table(run, resumed), flush=True)
+        done = 0 if options.from_scratch else run.last_step()
+        print(time_estimate(run, done, *make_model(run, changes, resumed)))
     return 0
 
 

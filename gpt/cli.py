@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError for what argparse found wrong."""
+        message = message.replace("ignored explicit argument", "takes no value, but was given")
         raise UserError(message.removeprefix("argument "))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gpt.errors import UserError
 from gpt.files import sync, writing
@@ -92,6 +93,14 @@ def _close_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
+
+
+def temporary_directory() -> TemporaryDirectory:
+    """A directory that is removed when a `with` of it ends. UserError if the system has no place for one."""
+    try:
+        return TemporaryDirectory()
+    except OSError as error:
+        raise UserError(f"{error.strerror}: free some space, or set TMPDIR to another directory") from None
 
 
 @dataclass

@@ -10,6 +10,8 @@ is expected. All floating-point arrays of one call have one dtype. Functions are
 
 from __future__ import annotations
 
+MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
+
 
 def check_softmax(x, causal: bool) -> None:
     """x (..., S), or with causal (..., R, S)."""

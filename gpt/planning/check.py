@@ -20,7 +20,6 @@ from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import available_cores
 
 WARN_PERCENT = 80  # of what there is: a prediction is right within about a tenth
-MORE_MEMORY = "end other programs, or use a machine with more memory"
 
 T = TypeVar("T")
 Predict = Callable[[Mapping[str, int]], list[Prediction]]  # what a change of some settings would need
@@ -149,12 +148,14 @@ def _advice(predict: Predict, settings: list[Setting], limits: Limits) -> tuple[
         if value is not None:
             more = ", and more --grad-accum-steps make up for it" if setting.name == "batch_size" else ""
             return setting, f"{flag(setting.name)} {value} would fit{more}"
-    now = limits.tightest(predict({}))[0]
+    now, _, limit = limits.tightest(predict({}))
+    alone = limit is limits.process  # other programs and other machines make no difference to it
+    more = "raise that limit" if alone else "use a machine with more memory"
     least = [(limits.tightest(predict({s.name: s.least}))[0], s) for s in settings if s.value > s.least]
     helpful = [s for percent, s in sorted(least, key=lambda pair: pair[0]) if percent * 10 < now * 9][:2]
     if not helpful:
-        return None, MORE_MEMORY
-    return helpful[0], f"lower {' and '.join(flag(s.name) for s in helpful)}, or use a machine with more memory"
+        return None, more if alone else f"end other programs, or {more}"
+    return helpful[0], f"lower {' and '.join(flag(s.name) for s in helpful)}, or {more}"
 
 
 def _largest_fitting(predict: Predict, setting: Setting, limits: Limits) -> int | None:
@@ -181,4 +182,4 @@ def size(count: int) -> str:
         return f"{count >> 20} MiB"
     if count < 100 << 30:
         return f"{count / 2**30:.1f} GiB"
-    return f"{count >> 30:,} GiB" if count < 1 << 80 else "more than 2^80 bytes"
+    return f"{count >> 30:,} GiB" if count < 1 << 80 else "2^80 bytes or more"

@@ -225,7 +225,7 @@ def _batches(model: GPTConfig, train: TrainConfig) -> Item:
 
 def _libraries(fork: bool = False) -> int:
     """What the interpreter and its libraries take: in this process, or additionally in one that is forked."""
-    compiled = importlib.util.find_spec("numba") is not None and not int(os.environ.get("NUMBA_DISABLE_JIT") or 0)
+    compiled = importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT") != "1"
     if fork:
         return LIBRARIES_OF_FORK + (COMPILED_LOOPS_OF_FORK if compiled else 0)
     return resident() + LIBRARIES + (COMPILED_LOOPS if compiled else 0)

@@ -36,8 +36,11 @@ def memory_table(run: Run, resumed: bool) -> str:
     return "\n".join(lines)
 
 
-def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> str:
-    """The time of a step and of the run, measured on as few windows as keep every process busy. Changes the model."""
+def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer: Any) -> str:
+    """The time of a step and of those after the first `done`, measured on as few windows as keep every process busy.
+
+    Changes the model.
+    """
     config, block_size = run.train, run.model.block_size
     tokens, device = open_tokens(run.directory), tt.device(config.device)
     windows = config.batch_size
@@ -60,8 +63,8 @@ def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> s
         step += (parts - 1) * _seconds(gradients, device)
     evaluated = config.batch_size / windows * config.eval_batches
     evaluation_seconds = evaluated * _seconds(lambda: evaluate(model, evaluation), device)
-    steps = config.steps - (run.manifest.checkpoint or 0)
-    evaluations = -(-steps // config.eval_interval)
+    steps = max(0, config.steps - done)
+    evaluations = -(-config.steps // config.eval_interval) - done // config.eval_interval if steps else 0
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (

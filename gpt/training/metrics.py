@@ -17,6 +17,7 @@ from gpt.files import reading, replace_file, replace_text, require_regular, sha2
 Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
+SLOWER = "lower --lr (or Muon's --muon-lr), raise --warmup-steps or set --grad-clip"
 MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
@@ -92,7 +93,7 @@ def divergence(rows: list[Row], vocab_size: int) -> str | None:
     uniform = math.log(vocab_size)
     if evaluated[-1] <= uniform + FAR_ABOVE and trained[-1] <= trained[0] + FAR_ABOVE:
         return None
-    reason = "it diverged: lower --lr, raise --warmup-steps or set --grad-clip"
+    reason = f"it diverged: {SLOWER}"
     if trained[-1] <= min(trained[0], uniform):
         reason = "it has overfitted: train for fewer --steps, or on more text"
     return (

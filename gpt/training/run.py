@@ -34,6 +34,8 @@ from gpt.training.checkpoint import (
     prune_checkpoints,
     remove_leftovers,
     save_checkpoint,
+    saved_checkpoints,
+    step_of,
 )
 from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
@@ -82,6 +84,10 @@ class Run:
     def save_config(self) -> None:
         """Write `config.json`; a directory that has it is a run."""
         replace_json(self.directory / RUN_FILE, {"format": RUN_FORMAT, "preset": self.preset, **self.config()})
+
+    def last_step(self) -> int:
+        """The step of the newest checkpoint, valid or not; 0 without one."""
+        return max(map(step_of, saved_checkpoints(self.checkpoints)), default=0)
 
     def verify(self) -> None:
         """Raise UserError if a file that a resumption reads is not what it was; see `gpt.training.manifest`."""

@@ -13,14 +13,22 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import MODELS, GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
+from kernels.shapes import MAX_GPU_HEAD_SIZE
 from tinytensor.parallel import BatchParallel, count_targets
 
 Backward = Callable[[Any, Any, float], Any]
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
-    """A new model of the kind on the device, its weights a function of the seed."""
+    """A new model of the kind on the device, its weights a function of the seed. UserError for too large heads."""
+    head_size = config.n_embd // config.n_head
+    if kind == "gpt" and device.name != "cpu" and head_size > MAX_GPU_HEAD_SIZE:
+        raise UserError(
+            f"--n-embd {config.n_embd}: makes heads of {head_size} values, and on a GPU they have at most "
+            f"{MAX_GPU_HEAD_SIZE}: raise --n-head, or use --device cpu"
+        )
     with tt.seeded(seed, "weights"):
         model = MODELS[kind](config)
     model.to(device)
@@ -83,8 +91,8 @@ def require_finite(name: str, value: Any, step: int, lr: float) -> float:
     value = float(value)
     if not math.isfinite(value):
         raise UserError(
-            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: lower --lr, raise --warmup-steps or "
-            "set --grad-clip; checkpoints already saved are intact"
+            f"the {name} is {value} at step {step} with learning rate {lr:.3g}: {SLOWER}; "
+            "checkpoints already saved are intact"
         )
     return value
 

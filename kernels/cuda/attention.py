@@ -12,7 +12,6 @@ from kernels.cuda.dropout import dropout_args
 from kernels.cuda.launch import SharedMemory, check, contiguous, device_namespace, launch, shared_memory
 from kernels.options import NO_DROPOUT
 
-MAX_HEAD_SIZE = 128
 # (BLOCK_M, BLOCK_N), best first: larger tiles read less memory per multiply-add.
 BLOCK_SIZES = ((64, 64), (64, 32), (32, 32), (32, 16))
 
@@ -86,7 +85,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
 
 def _sizes(qkv) -> tuple[int, int, int, int]:
     B, T, _, H, D = qkv.shape
-    check(D <= MAX_HEAD_SIZE, f"attention: head size {D}: must be at most {MAX_HEAD_SIZE}")
+    check(D <= shapes.MAX_GPU_HEAD_SIZE, f"attention: head size {D}: must be at most {shapes.MAX_GPU_HEAD_SIZE}")
     return B, T, H, D
 
 

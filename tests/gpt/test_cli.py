@@ -45,6 +45,7 @@ def test_only_flags_that_are_given_are_returned_and_they_have_their_types():
         (["--cupz", "3"], "--cupz: unknown flag (did you mean --cups?)"),
         (["--cupz=3"], "--cupz: unknown flag (did you mean --cups?)"),
         (["--no-covr"], "--no-covr: unknown flag (did you mean --no-cover?)"),
+        (["--cover=1"], "--cover/--no-cover: takes no value, but was given '1'"),
         (["stray"], "stray: unknown argument"),
         (["--cups", "many"], "--cups many: must be a whole number"),
         (["--heat", "hot"], "--heat hot: must be a number"),

@@ -95,7 +95,7 @@ def test_a_run_that_diverges_says_so(flags, tmp_path, capsys):
     out = tmp_path / "run"
     assert run(*flags, "--out", out, "--lr", 50, "--grad-clip", 0) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert line.endswith("it diverged: lower --lr, raise --warmup-steps or set --grad-clip")
+    assert line.endswith("it diverged: lower --lr (or Muon's --muon-lr), raise --warmup-steps or set --grad-clip")
 
 
 def test_a_run_that_learns_says_nothing(flags, tmp_path, capsys):

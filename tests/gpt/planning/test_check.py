@@ -1,6 +1,7 @@
 """What does not fit is refused before anything is allocated or written, with a flag and a value that would fit."""
 
 import re
+import tempfile
 
 import pytest
 
@@ -12,7 +13,7 @@ from gpt.model import GPTConfig
 from gpt.planning import check, memory
 from gpt.planning.check import check_training, size
 from gpt.planning.limits import Limit, host_limit
-from gpt.planning.memory import preparation_memory
+from gpt.planning.memory import preparation_memory, training_memory
 from gpt.planning.plan import duration
 from gpt.prepare import main as prepare
 from gpt.training.recipe import PRESETS, TrainConfig
@@ -172,6 +173,54 @@ def test_a_plan_is_printed_and_nothing_written(has, tiny, tmp_path, capsys, monk
     assert re.search(r"^steps: 7, evaluations: 1, together about ", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps", "evaluations"),
+    [
+        ([], 8, 3),  # of steps 14 to 21, evaluations at 15, 20 and 21
+        (["--steps", "13"], 0, 0),
+        (["--steps", "5"], 0, 0),
+        (["--steps", "15"], 2, 1),
+        (["--from-scratch"], 21, 5),
+    ],
+)
+def test_a_plan_of_a_resumption_is_for_the_rest_of_the_run(has, tiny, tmp_path, capsys, changes, steps, evaluations):
+    run = tmp_path / "run"
+    flags = [*tiny, "--steps", "21", "--eval-interval", "5", "--stop-after", "13", "--out", str(run)]
+    assert run_command(train.main, flags) == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert run_command(train.main, ["--resume", str(run), "--plan", *changes]) == 0
+    assert f"\nsteps: {steps}, evaluations: {evaluations}, together about " in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_plan_where_nothing_can_be_written_is_one_sentence(has, tiny, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no", "/dev/null"])
+    assert run_command(train.main, [*tiny, "--plan"]) == 2
+    assert re.fullmatch(
+        r"error: No usable temporary directory found in .*: free some space, or set TMPDIR to another directory\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_limit_of_each_process_can_be_raised(has, error, tiny, monkeypatch):
+    monkeypatch.setattr(check, "process_limit", lambda: Limit(10 * MIB, "a process under this ulimit -v"))
+    assert re.fullmatch(
+        r"error: this needs about \d+ MiB, a process under this ulimit -v has 10 MiB; raise that limit\n",
+        error(train.main, *tiny),
+    )
+
+
+def test_a_setting_of_numba_that_it_does_not_know_changes_nothing(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(memory, "resident", lambda: 100 * MIB)
+    for value in ("", "0", "yes"):
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", value)
+        sizes.append(training_memory("gpt", GPTConfig(vocab_size=65), TrainConfig(processes=2), "cpu", False)[0].total)
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
 def test_a_plan_of_what_does_not_fit_ends_after_the_memory(has, tiny, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run_command(train.main, [*tiny, "--plan", "--n-layer", "100000000"]) == 2
@@ -187,7 +236,7 @@ def test_numbers_are_written_as_people_read_them():
         "5 MiB",
         "1.5 GiB",
         "812 GiB",
-        "more than 2^80 bytes",
+        "2^80 bytes or more",
     ]
     assert [duration(s) for s in (0.0123, 5.02, 600, 3600 * 5, 86400 * 30)] == [
         "12.3 ms",

@@ -100,6 +100,16 @@ def test_muon_is_refused_for_a_model_without_hidden_matrices():
         build_optimizer(model, TrainConfig(model="bigram", optimizer="muon"))
 
 
+def test_heads_too_large_for_a_gpu_are_refused():
+    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=258)
+    emulated = tt.device("emulated")
+    with pytest.raises(UserError, match=r"--n-embd 258: makes heads of 129 values, and on a GPU .* at most 128: raise"):
+        build_model("gpt", shape, 1, emulated)
+    assert build_model("gpt", shape, 1, CPU)
+    assert build_model("gpt", dataclasses.replace(shape, n_head=3), 1, emulated)
+    assert build_model("bigram", shape, 1, emulated)
+
+
 def test_evaluation_uses_no_dropout_and_restores_training_mode():
     shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
     model = build_model("gpt", shape, 1, CPU)
@@ -114,7 +124,8 @@ def test_evaluation_uses_no_dropout_and_restores_training_mode():
 def test_a_loss_that_is_not_finite_stops_the_run():
     assert require_finite("loss", np.float32(1.5), 3, 0.1) == 1.5
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(UserError, match=f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr"):
+        sentence = f"the loss is {bad} at step 30 with learning rate 0.5: lower --lr .or Muon's --muon-lr"
+        with pytest.raises(UserError, match=sentence):
             require_finite("loss", bad, 30, 0.5)
 
 
