@@ -101,15 +101,17 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
 
 def plan(options: RunOptions, changes: dict[str, Any]) -> int:
     """Print what a run would need; a new one is made in a temporary directory, for its vocabulary and its tokens."""
-    with TemporaryDirectory() as folder:
-        if options.resume:
-            run = open_run(options.resume, changes)
-        else:
-            settings = configure(options, changes)
-            with create_run(f"{folder}/run", options.preset, *settings) as run:
-                pass
-        print(memory_table(run, bool(options.resume)), flush=True)
-        print(time_estimate(run, *make_model(run, changes, bool(options.resume))))
+    if options.resume:
+        return print_plan(open_run(options.resume, changes), changes, resumed=True)
+    settings = configure(options, changes)
+    with TemporaryDirectory() as folder, create_run(f"{folder}/run", options.preset, *settings) as run:
+        return print_plan(run, changes)
+
+
+def print_plan(run: Run, changes: dict[str, Any], resumed: bool = False) -> int:
+    """Print the memory that a run would need, and the time if that fits."""
+    print(memory_table(run, resumed), flush=True)
+    print(time_estimate(run, *make_model(run, changes, resumed)))
     return 0
 
 

@@ -13,9 +13,10 @@ from gpt.corpus.tokens import open_tokens
 from gpt.planning.check import find_limits
 from gpt.planning.memory import training_memory
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.checkpoint import saved_checkpoints, step_of
 from gpt.training.run import Run
 from gpt.training.trainer import Backward, evaluate, train_step
-from tinytensor.parallel.processes import PART_TOKENS
+from tinytensor.parallel.processes import PART_TOKENS, available_cores
 
 SAMPLES, SECONDS = 100, 4.0  # timings whose median is taken; fewer if they take longer than that
 
@@ -37,12 +38,15 @@ def memory_table(run: Run, resumed: bool) -> str:
 
 
 def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> str:
-    """The time of a step and of the run, measured on as few windows as keep every process busy. Changes the model."""
+    """The time of a step and of what remains of the run, measured on as few windows as keep every process busy.
+
+    Changes the model.
+    """
     config, block_size = run.train, run.model.block_size
     tokens, device = open_tokens(run.directory), tt.device(config.device)
     windows = config.batch_size
     if device.name == "cpu":
-        windows = min(windows, config.processes * max(1, PART_TOKENS // block_size))
+        windows = min(windows, (config.processes or available_cores()) * max(1, PART_TOKENS // block_size))
     part = dataclasses.replace(config, batch_size=windows, grad_accum_steps=1)
     batches = Batches(tokens.train, block_size, windows, config.seed)
     evaluation = EvalWindows(tokens.val, block_size, windows, 1)
@@ -60,7 +64,7 @@ def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> s
         step += (parts - 1) * _seconds(gradients, device)
     evaluated = config.batch_size / windows * config.eval_batches
     evaluation_seconds = evaluated * _seconds(lambda: evaluate(model, evaluation), device)
-    steps = config.steps - (run.manifest.checkpoint or 0)
+    steps = max(0, config.steps - max(map(step_of, saved_checkpoints(run.checkpoints)), default=0))
     evaluations = -(-steps // config.eval_interval)
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size

@@ -173,6 +173,17 @@ def test_a_plan_is_printed_and_nothing_written(has, tiny, tmp_path, capsys, monk
     assert re.search(r"^steps: 7, evaluations: 1, together about ", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize("flags", [[], ["--processes", "0"], ["--steps", "9"]])
+def test_a_plan_of_a_resumption_is_about_the_steps_that_remain(has, tiny, tmp_path, capsys, flags):
+    run = tmp_path / "run"
+    assert run_command(train.main, [*tiny, "--steps", "7", "--out", str(run), "--stop-after", "3"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    capsys.readouterr()
+    assert run_command(train.main, ["--resume", str(run), "--plan", *flags]) == 0
+    assert f"steps: {6 if '--steps' in flags else 4}, evaluations: 1, together" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 def test_a_plan_of_what_does_not_fit_ends_after_the_memory(has, tiny, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run_command(train.main, [*tiny, "--plan", "--n-layer", "100000000"]) == 2
