@@ -59,6 +59,7 @@ from dataclasses import dataclass
 from gpt.corpus.preparation import MAX_LEARN_BYTES, UNIT_BYTES, PrepareOptions
 from gpt.model import GPTConfig
 from gpt.model.cache import PREFILL_CHUNK
+from gpt.model.config import parameter_count
 from gpt.planning.limits import resident
 from gpt.training.recipe import TrainConfig
 from kernels.cpu.cross_entropy import LOGITS_BYTES
@@ -101,17 +102,6 @@ class Prediction:
     def process(self) -> int:
         """Bytes of the first process, which needs most."""
         return sum(item.bytes * item.processes for item in self.items if item.in_first)
-
-
-def parameter_count(kind: str, model: GPTConfig) -> int:
-    """P, the number of values in a model's parameters."""
-    if kind == "bigram":
-        return model.vocab_size**2
-    c, norms = model.n_embd, 2 if model.bias else 1
-    layer = 12 * c**2 + 2 * norms * c + (9 * c if model.bias else 0)
-    positions = model.block_size if model.positions == "learned" else 0
-    tables = (model.vocab_size * (1 if model.tied else 2) + positions) * c
-    return tables + model.n_layer * layer + norms * c
 
 
 def optimizer_values(kind: str, model: GPTConfig, optimizer: str) -> int:

@@ -69,8 +69,8 @@ def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> s
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (
-        f"a step of {per_step:,} tokens: {duration(step)}; an evaluation: {duration(evaluation_seconds)}\n"
-        f"steps: {steps:,}, evaluations: {evaluations:,}, together about {duration(total)}"
+        f"a step of {per_step:,} tokens: {format_seconds(step)}; an evaluation: {format_seconds(evaluation_seconds)}\n"
+        f"steps: {steps:,}, evaluations: {evaluations:,}, together about {format_seconds(total)}"
     )
 
 
@@ -87,7 +87,7 @@ def _seconds(work: Callable[[], object], device: tt.Device) -> float:
     return statistics.median(times)
 
 
-def duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds as a person reads them."""
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"

@@ -13,6 +13,7 @@ import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
 from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
+from gpt.model.config import parameter_count
 from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
@@ -22,7 +23,6 @@ from gpt.weights.families import (
     EMBEDDING,
     HEAD,
     POSITIONS,
-    approximate_size,
     is_ours,
     our_names,
     read_config,
@@ -88,10 +88,10 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
     """
     kind, config = read_config(directory)
     found = weights(directory)
-    claimed, stored = approximate_size(kind, config), sum(math.prod(entry.shape) for entry in found.values())
+    claimed, stored = parameter_count(kind, config), sum(math.prod(entry.shape) for entry in found.values())
     if claimed > 2 * stored + SPARE_PARAMETERS:  # refused before anything of that size is allocated
         raise UserError(
-            f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of about {claimed})"
+            f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of {claimed})"
         )
     biases = [entry for name, entry in found.items() if name.endswith(".bias")]
     if not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):

@@ -11,10 +11,10 @@ from gpt.corpus.preparation import PrepareOptions
 from gpt.generate import main as generate
 from gpt.model import GPTConfig
 from gpt.planning import check, memory
-from gpt.planning.check import check_training, size
+from gpt.planning.check import check_training, format_bytes
 from gpt.planning.limits import Limit, host_limit
 from gpt.planning.memory import preparation_memory
-from gpt.planning.plan import duration
+from gpt.planning.plan import format_seconds
 from gpt.prepare import main as prepare
 from gpt.training.recipe import PRESETS, TrainConfig
 from tests.gpt.planning.test_limits import MIB, system
@@ -195,13 +195,13 @@ def test_a_plan_of_what_does_not_fit_ends_after_the_memory(has, tiny, capsys, mo
 
 
 def test_numbers_are_written_as_people_read_them():
-    assert [size(n) for n in (5 * MIB, 3 * GIB // 2, 812 * GIB, 10**40)] == [
+    assert [format_bytes(n) for n in (5 * MIB, 3 * GIB // 2, 812 * GIB, 10**40)] == [
         "5 MiB",
         "1.5 GiB",
         "812 GiB",
         "more than 2^80 bytes",
     ]
-    assert [duration(s) for s in (0.0123, 5.02, 600, 3600 * 5, 86400 * 30)] == [
+    assert [format_seconds(s) for s in (0.0123, 5.02, 600, 3600 * 5, 86400 * 30)] == [
         "12.3 ms",
         "5.02 s",
         "10 min",

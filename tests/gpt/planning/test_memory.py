@@ -14,11 +14,11 @@ import tinytensor as tt
 from gpt.corpus.preparation import PrepareOptions
 from gpt.model import GPTConfig
 from gpt.model.cache import Cache
+from gpt.model.config import parameter_count
 from gpt.planning.memory import (
     FLOAT,
     generation_memory,
     optimizer_values,
-    parameter_count,
     preparation_memory,
     training_memory,
 )
