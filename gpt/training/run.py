@@ -39,7 +39,7 @@ from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig
-from gpt.weights.directory import WEIGHTS_FILE, create_model_directory, save_weights
+from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
 from tinytensor.parallel import available_cores
 
 RUN_FILE = "config.json"
@@ -68,7 +68,7 @@ class Run:
     @property
     def best(self) -> Path:
         """The directory of the best model."""
-        return self.directory / "best"
+        return self.directory / BEST
 
     @property
     def checkpoints(self) -> Path:

@@ -17,7 +17,7 @@ from gpt.model.config import parameter_count
 from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
-from gpt.weights.directory import WEIGHTS_FILE
+from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families import (
     CONFIG_FILE,
     EMBEDDING,
@@ -57,7 +57,7 @@ def find_directory(name: str | Path) -> Path:
     if str(name).startswith(HUB):
         return download(str(name).removeprefix(HUB))
     directory = Path(name)
-    return directory / "best" if (directory / "best").is_dir() else directory
+    return directory / BEST if (directory / BEST).is_dir() else directory
 
 
 def pinned(name: str) -> str:
@@ -175,8 +175,8 @@ def weight_entries(directory: Path) -> dict[str, Entry]:
         return entries(directory / WEIGHTS_FILE)
     try:
         files = sorted(set(read_json(index)["weight_map"].values()))
-        if elsewhere := [file for file in files if Path(file).name != file]:
-            raise ValueError(f"{elsewhere[0]} is not a file beside it")
+        if elsewhere := [file for file in files if file in ("", "..") or Path(file).name != file]:
+            raise ValueError(f"{elsewhere[0]!r} is not a file beside it")
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{index}: corrupt ({error})") from None
     return {name: entry for file in files for name, entry in entries(directory / file).items()}

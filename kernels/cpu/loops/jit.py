@@ -15,8 +15,6 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loo
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
 HERE = Path(__file__).parent
-
-
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
