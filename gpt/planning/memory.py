@@ -56,7 +56,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from gpt.corpus.preparation import MAX_LEARN_BYTES, UNIT_BYTES, PrepareOptions
+from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
 from gpt.model import GPTConfig
 from gpt.model.cache import PREFILL_CHUNK
 from gpt.model.config import parameter_count
@@ -264,9 +264,7 @@ def generation_memory(
 
 def preparation_memory(options: PrepareOptions, source_bytes: int | None) -> Prediction:
     """The peak of a preparation from a source of that size, if it is known."""
-    workers = options.workers or available_cores()
-    if source_bytes is not None:
-        workers = min(workers, source_bytes // UNIT_BYTES)
+    workers = worker_count(options, source_bytes)
     items = [Item("interpreter and libraries", resident() + TOKENIZER)]
     if workers > 1:
         items.append(Item("a worker process", WORKER, workers, in_first=False))

@@ -25,7 +25,7 @@ def build_optimizer(model: Any, config: TrainConfig) -> Any:
 
 
 def hidden_groups(model: Any) -> list[dict]:
-    """The matrices that map activations to activations, with the blocks that Muon orthogonalizes apart.
+    """The matrices that map activations to activations, with the blocks that Muon orthogonalizes separately.
 
     Those of an attention layer are one block per head: c_attn (C, 3C) for queries, keys and values, and c_proj (C, C).
     """

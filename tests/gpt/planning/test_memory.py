@@ -15,6 +15,7 @@ from gpt.corpus.preparation import PrepareOptions
 from gpt.model import GPTConfig
 from gpt.model.cache import Cache
 from gpt.model.config import parameter_count
+from gpt.planning import memory
 from gpt.planning.memory import (
     FLOAT,
     generation_memory,
@@ -42,6 +43,12 @@ VARIANTS = [
     {"positions": "rotary"},
 ]
 CPU = tt.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _steady(monkeypatch):
+    """What this process holds does not change between two predictions."""
+    monkeypatch.setattr(memory, "resident", lambda: 100 << 20)
 
 
 def variants(changes):
