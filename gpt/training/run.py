@@ -225,10 +225,13 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
     content = read_run_file(path)
     try:
         saved = {RENAMED.get(name, name): value for name, value in content["train"].items()}
-        model, train = GPTConfig(**content["model"]), TrainConfig(**{**saved, **changes})
-        return Run(path, content["preset"], model, train)
+        run = Run(path, content["preset"], GPTConfig(**content["model"]), TrainConfig(**saved))
+    except UserError as error:
+        raise UserError(f"{path / RUN_FILE}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {directory}: its {RUN_FILE} is corrupt ({error})") from None
+    run.train = dataclasses.replace(run.train, **changes)
+    return run
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
