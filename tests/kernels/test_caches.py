@@ -101,6 +101,14 @@ def test_numba_caches_where_nobody_else_can_write(jit, tmp_path):
     assert os.listdir(folder) == []
 
 
+def test_numba_does_not_cache_where_permissions_cannot_be_changed(jit, tmp_path, monkeypatch):
+    assert jit.may_cache()
+    (folder,) = tmp_path.iterdir()
+    folder.chmod(0o777)
+    monkeypatch.setattr(type(folder), "chmod", lambda *_: os.chmod(-1, 0))
+    assert not jit.may_cache()
+
+
 @pytest.mark.usefixtures("_another_user")
 def test_numba_does_not_cache_in_the_folder_of_another_user(jit):
     assert not jit.may_cache()

@@ -52,9 +52,9 @@ def may_cache() -> bool:
     """Whether numba has a folder to cache in that is this user's alone, or is `__pycache__`, as safe as the source."""
     try:
         folder = Path(Cache(may_cache).cache_path)
-    except RuntimeError:  # there is none that can be written
+        return folder.parent == HERE or make_private(folder)
+    except (OSError, RuntimeError):  # there is none that can be written, or that can be made private
         return False
-    return folder.parent == HERE or make_private(folder)
 
 
 CACHED = may_cache()
