@@ -64,8 +64,9 @@ def time_estimate(run: Run, model: Any, backward: Backward, optimizer: Any) -> s
         step += (parts - 1) * _seconds(gradients, device)
     evaluated = config.batch_size / windows * config.eval_batches
     evaluation_seconds = evaluated * _seconds(lambda: evaluate(model, evaluation), device)
-    steps = max(0, config.steps - max(map(step_of, saved_checkpoints(run.checkpoints)), default=0))
-    evaluations = -(-steps // config.eval_interval)
+    done = max(map(step_of, saved_checkpoints(run.checkpoints)), default=0)
+    steps = max(0, config.steps - done)
+    evaluations = -(-config.steps // config.eval_interval) - done // config.eval_interval if steps else 0
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (
