@@ -249,26 +249,26 @@ def run_command(
         drop_output(sys.stdout)
         return 0
     except Exception as error:
-        message = sentence(error, to_save_memory)
-        if not message:
+        message = error_message(error, to_save_memory)
+        if message is None:
             raise
     print(f"error: {shortened(message)}", file=LossyStream(sys.stderr))
     return 2
 
 
-def sentence(error: Exception, to_save_memory: str) -> str:
-    """What an error that comes from the input or the environment says; empty for a mistake of the program."""
+def error_message(error: Exception, to_save_memory: str) -> str | None:
+    """The sentence about an error that comes from the input or the environment; None for a mistake of the program."""
+    code = error.errno if isinstance(error, OSError) else None
+    no_mapping = isinstance(error, ImportError) and NO_MAPPING in str(error)
     if isinstance(error, (UserError, tt.DeviceError)):
         return str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and NO_MAPPING in str(error)):
+    if isinstance(error, MemoryError) or no_mapping or code == errno.ENOMEM:
         return f"out of memory: {to_save_memory}"
     if isinstance(error, ChildProcessError):
         return f"{error}, perhaps for lack of memory: lower --processes or --batch-size"
     if isinstance(error, RuntimeError) and NO_THREAD in str(error):
         return f"no thread can be started{OS_ERRORS[errno.EAGAIN]}"
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return f"out of memory: {to_save_memory}"
-    if isinstance(error, OSError) and error.errno in OS_ERRORS:
-        what = error.filename or ("a process cannot be started" if error.errno == errno.EAGAIN else "output")
-        return f"{what}: {error.strerror}{OS_ERRORS[error.errno]}"
-    return ""
+    if isinstance(error, OSError) and code in OS_ERRORS:
+        what = error.filename or ("a process cannot be started" if code == errno.EAGAIN else "output")
+        return f"{what}: {error.strerror}{OS_ERRORS[code]}"
+    return None

@@ -56,7 +56,7 @@ class AdamWOptions:
 class MuonOptions:
     """The numbers of one Muon step of a matrix, with AdamW's meanings; beta is the momentum's decay rate.
 
-    blocks: (rows, columns), the grid of equal parts of the matrix that are orthogonalized apart.
+    blocks: (rows, columns), the grid of equal parts of the matrix that are orthogonalized separately.
     """
 
     lr: float

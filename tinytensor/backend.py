@@ -34,7 +34,6 @@ except ImportError:
         "pip uninstall kernels and install tinytensor again, or run from tinytensor's clone"
     ) from None
 
-
 MAX_DIGITS = 9  # of a device's number
 
 

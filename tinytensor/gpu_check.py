@@ -192,8 +192,8 @@ def cases() -> Iterator[Case]:
     for elements in (1, 1000, 70_001):
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
         yield Case("adamw_update", f"{elements}", _adamw_step, state)
-    yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
     yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
+    yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
 
 
 def check_kernel(case: Case, device: tt.Device) -> Iterator[Row]:

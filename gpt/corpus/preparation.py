@@ -68,18 +68,13 @@ class Preparation:
 
     def run(self) -> dict[str, Any]:
         """Do all of it; returns the content of `meta.json`."""
-        with Workers(self.processes()) as workers:
+        with Workers(worker_count(self.options, self.source.size)) as workers:
             tokenizer = self.tokenizer(workers)
             dtype = self.dtype(tokenizer)
             with self.files:
                 self.encode(workers, dtype)
         self.require_both_splits()
         return self.files.finish(self.source.name, dtype, tokenizer.vocab_size)
-
-    def processes(self) -> int:
-        """As many as asked for, but no more than there are units."""
-        count = self.options.workers or available_cores()
-        return count if self.source.size is None else max(1, min(count, self.source.size // UNIT_BYTES))
 
     def units(self) -> Iterator[Unit]:
         """Yield lists of pieces, each large enough to be worth sending to another process."""
@@ -205,6 +200,12 @@ class Preparation:
     def unreadable(self, units: Iterable[Unit]) -> Iterator[Unreadable]:
         """Yield what cannot be read in some units."""
         return (item for unit in units for _, item in self.reader.read(unit) if isinstance(item, Unreadable))
+
+
+def worker_count(options: PrepareOptions, size: int | None) -> int:
+    """As many worker processes as asked for, but no more than a source of that size, if it is known, has units."""
+    count = options.workers or available_cores()
+    return count if size is None else max(1, min(count, size // UNIT_BYTES))
 
 
 def automatic_share(source: Source) -> float:

@@ -33,3 +33,14 @@ class GPTConfig:
                 f"--n-embd {self.n_embd}: with --positions rotary, must be a multiple of 2 * --n-head, "
                 f"{2 * self.n_head}: a head is rotated in pairs"
             )
+
+
+def parameter_count(kind: str, config: GPTConfig) -> int:
+    """How many values a model's parameters have, without making it. kind: "gpt" or "bigram"."""
+    if kind == "bigram":
+        return config.vocab_size**2
+    c, norms = config.n_embd, 2 if config.bias else 1
+    layer = 12 * c**2 + 2 * norms * c + (9 * c if config.bias else 0)
+    positions = config.block_size if config.positions == "learned" else 0
+    tables = (config.vocab_size * (1 if config.tied else 2) + positions) * c
+    return tables + config.n_layer * layer + norms * c

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -83,24 +82,24 @@ def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str,
 
     After them, those come first that change the result least: micro-batches make up for a smaller batch.
     """
-    defaults: dict[str, Any] = {
-        field.name: field.default for field in (*dataclasses.fields(model), *dataclasses.fields(train))
-    }
     names = ["processes"]
     if not resumed:
         names = ["batch_size", "processes", "block_size", "grad_accum_steps", "eval_batches"]
         if not train.init_from:
             names += ["n_embd", "n_layer"] if train.model == "gpt" else []
             names += ["vocab_size"] if given.get("vocab_size") else []
-    values = dataclasses.asdict(model) | dataclasses.asdict(train)
-    values["processes"] = train.processes or available_cores()
-    defaults["processes"] = available_cores()
-    width = model.n_head * (2 if model.positions == "rotary" else 1)  # of which n_embd must be a multiple
+    values = {**vars(model), **vars(train), "processes": train.processes or available_cores()}
+    defaults = {**vars(GPTConfig()), **vars(TrainConfig()), "processes": available_cores()}
+    units = {"n_embd": model.n_head * (2 if model.positions == "rotary" else 1)}
     settings = [
-        Setting(name, values[name], max(1, defaults[name]), *([width] * 2 if name == "n_embd" else []))
-        for name in names
+        Setting(name, values[name], max(1, defaults[name]), units.get(name, 1), units.get(name, 1)) for name in names
     ]
-    return sorted(settings, key=lambda s: s.value // s.default if s.name in given else 0, reverse=True)
+    return _farthest_first(s for s in settings if s.name in given) + [s for s in settings if s.name not in given]
+
+
+def _farthest_first(settings: Iterable[Setting]) -> list[Setting]:
+    """The settings that are many times their defaults before others."""
+    return sorted(settings, key=lambda s: s.value // s.default, reverse=True)
 
 
 def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: int, prompt: int, tokens: int) -> None:
@@ -110,8 +109,7 @@ def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: in
         counts = {"samples": samples, "tokens": tokens} | dict(changes)
         return generation_memory(kind, model, device.name, counts["samples"], prompt, counts["tokens"])
 
-    settings = [Setting("samples", samples), Setting("tokens", tokens, 200)]
-    settings.sort(key=lambda s: s.value // s.default, reverse=True)
+    settings = _farthest_first([Setting("samples", samples), Setting("tokens", tokens, 200)])
     _require(predict, settings, find_limits(device))
 
 
@@ -121,10 +119,9 @@ def check_preparation(options: PrepareOptions, source_bytes: int | None) -> None
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
         return [preparation_memory(_changed(options, changes), source_bytes)]
 
-    settings = [Setting("vocab_size", options.vocab_size, 8192, MIN_VOCAB_SIZE)]
-    settings.append(Setting("workers", options.workers or available_cores(), available_cores()))
-    settings.sort(key=lambda s: s.value // s.default, reverse=True)
-    _require(predict, settings, find_limits(tt.device("cpu")))
+    vocabulary = Setting("vocab_size", options.vocab_size, 8192, MIN_VOCAB_SIZE)
+    workers = Setting("workers", options.workers or available_cores(), available_cores())
+    _require(predict, _farthest_first([vocabulary, workers]), find_limits(tt.device("cpu")))
 
 
 def _require(predict: Predict, settings: list[Setting], limits: Limits, quiet: bool = False) -> None:
@@ -134,11 +131,11 @@ def _require(predict: Predict, settings: list[Setting], limits: Limits, quiet: b
         return
     setting, advice = _advice(predict, settings, limits)
     name = f"{flag(setting.name)} {setting.value}: " if setting else "this "
+    needs, has = format_bytes(needed), format_bytes(limit.bytes)
     if percent >= 100:
-        raise UserError(f"{name}needs about {size(needed)}, {limit.name} has {size(limit.bytes)}; {advice}")
+        raise UserError(f"{name}needs about {needs}, {limit.name} has {has}; {advice}")
     if not quiet:
-        use = f"needs about {size(needed)} of the {size(limit.bytes)} that {limit.name} has"
-        print(f"warning: {name}{use}; {advice}", file=sys.stderr)
+        print(f"warning: {name}needs about {needs} of the {has} that {limit.name} has; {advice}", file=sys.stderr)
 
 
 def _advice(predict: Predict, settings: list[Setting], limits: Limits) -> tuple[Setting | None, str]:
@@ -176,7 +173,7 @@ def _largest_fitting(predict: Predict, setting: Setting, limits: Limits) -> int 
     return max(setting.least, rounded - rounded % unit)
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes as a person reads them."""
     if count < 1 << 30:
         return f"{count >> 20} MiB"

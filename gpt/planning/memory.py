@@ -29,6 +29,9 @@ A process that has more than one part, or the first with micro-batches, adds the
 Every process but the first also has P values in shared memory, through which the first one reads its gradients. The
 ids and targets of all micro-batches are made at once, and sent whole to each process.
 
+**Muon** needs, besides the gradients, on the CPU 15 C^2 for each core, which works on a matrix of an MLP, its update
+and six products; on a GPU 11 L C^2, as equal matrices of all layers are worked on together.
+
 **An evaluation** runs B windows at once in the first process, without a graph: 11 C for each token halfway through an
 MLP (residual stream, layer norm, 4 C before and 4 C after GELU, result), and a block of logits. It has the memory that
 gradients and activations had.
@@ -56,9 +59,10 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from gpt.corpus.preparation import MAX_LEARN_BYTES, UNIT_BYTES, PrepareOptions
+from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
 from gpt.model import GPTConfig
 from gpt.model.cache import PREFILL_CHUNK
+from gpt.model.config import parameter_count
 from gpt.planning.limits import resident
 from gpt.training.recipe import TrainConfig
 from kernels.cpu.cross_entropy import LOGITS_BYTES
@@ -103,17 +107,6 @@ class Prediction:
         return sum(item.bytes * item.processes for item in self.items if item.in_first)
 
 
-def parameter_count(kind: str, model: GPTConfig) -> int:
-    """P, the number of values in a model's parameters."""
-    if kind == "bigram":
-        return model.vocab_size**2
-    c, norms = model.n_embd, 2 if model.bias else 1
-    layer = 12 * c**2 + 2 * norms * c + (9 * c if model.bias else 0)
-    positions = model.block_size if model.positions == "learned" else 0
-    tables = (model.vocab_size * (1 if model.tied else 2) + positions) * c
-    return tables + model.n_layer * layer + norms * c
-
-
 def optimizer_values(kind: str, model: GPTConfig, optimizer: str) -> int:
     """How many values the optimizer's state has."""
     by_muon = 12 * model.n_layer * model.n_embd**2 if optimizer == "muon" else 0
@@ -146,17 +139,20 @@ def training_memory(kind: str, model: GPTConfig, train: TrainConfig, device: str
 
 def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool) -> Prediction:
     count = parameter_count(kind, model)
-    processes = min(train.processes or available_cores(), train.batch_size) if CAN_FORK else 1
+    cores = train.processes or available_cores()
+    processes = min(cores, train.batch_size) if CAN_FORK else 1
     share = -(-train.batch_size // processes)
     parts = -(-share // max(1, PART_TOKENS // model.block_size))
     tokens = -(-share // parts) * model.block_size
-    attention = _attention_scratch(model) * (1 if processes > 1 else train.processes or available_cores())
+    attention = _attention_scratch(model) * (1 if processes > 1 else cores)
     step = _step_values(kind, model, tokens, False) + attention
     existing = count if parts > 1 else 0  # gradients of earlier parts
     evaluated = train.batch_size * model.block_size
+    orthogonalized = 15 * min(cores, 4 * model.n_layer) * model.n_embd**2 if train.optimizer == "muon" else 0
     moments = {
         f"gradients, activations of {tokens:,} tokens": step + (count if train.grad_accum_steps > 1 else existing),
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
+        "gradients, update by Muon": count + orthogonalized,
         "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
     }
     if resumed:
@@ -180,6 +176,8 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
 def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig) -> tuple[Item, ...]:
     count, tokens = parameter_count(kind, model), train.batch_size * model.block_size
     step = _step_values(kind, model, tokens, True) + (count if train.grad_accum_steps > 1 else 0)
+    if train.optimizer == "muon":
+        step = max(step, count + 11 * model.n_layer * model.n_embd**2)
     return (
         Item("weights", FLOAT * count),
         Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
@@ -274,9 +272,7 @@ def generation_memory(
 
 def preparation_memory(options: PrepareOptions, source_bytes: int | None) -> Prediction:
     """The peak of a preparation from a source of that size, if it is known."""
-    workers = options.workers or available_cores()
-    if source_bytes is not None:
-        workers = min(workers, source_bytes // UNIT_BYTES)
+    workers = worker_count(options, source_bytes)
     items = [Item("interpreter and libraries", resident() + TOKENIZER)]
     if workers > 1:
         items.append(Item("a worker process", WORKER, workers, in_first=False))

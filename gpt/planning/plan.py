@@ -15,7 +15,7 @@ from gpt.planning.memory import training_memory
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.run import Run
 from gpt.training.trainer import Backward, evaluate, train_step
-from tinytensor.parallel.processes import PART_TOKENS
+from tinytensor.parallel.processes import PART_TOKENS, available_cores
 
 SAMPLES, SECONDS = 100, 4.0  # timings whose median is taken; fewer if they take longer than that
 
@@ -45,7 +45,7 @@ def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer
     tokens, device = open_tokens(run.directory), tt.device(config.device)
     windows = config.batch_size
     if device.name == "cpu":
-        windows = min(windows, config.processes * max(1, PART_TOKENS // block_size))
+        windows = min(windows, (config.processes or available_cores()) * max(1, PART_TOKENS // block_size))
     part = dataclasses.replace(config, batch_size=windows, grad_accum_steps=1)
     batches = Batches(tokens.train, block_size, windows, config.seed)
     evaluation = EvalWindows(tokens.val, block_size, windows, 1)
@@ -68,8 +68,8 @@ def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (
-        f"a step of {per_step:,} tokens: {duration(step)}; an evaluation: {duration(evaluation_seconds)}\n"
-        f"steps: {steps:,}, evaluations: {evaluations:,}, together about {duration(total)}"
+        f"a step of {per_step:,} tokens: {format_seconds(step)}; an evaluation: {format_seconds(evaluation_seconds)}\n"
+        f"steps: {steps:,}, evaluations: {evaluations:,}, together about {format_seconds(total)}"
     )
 
 
@@ -86,7 +86,7 @@ def _seconds(work: Callable[[], object], device: tt.Device) -> float:
     return statistics.median(times)
 
 
-def duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds as a person reads them."""
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"

@@ -14,12 +14,11 @@ from gpt.errors import UserError
 from gpt.files import is_sealed, read_json, reading, replace_json, sealed, sha256
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from gpt.weights.directory import WEIGHTS_FILE
+from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families import CONFIG_FILE
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILES = (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-BEST = "best"  # the directory of a run's best model
 BEST_WEIGHTS = f"{BEST}/{WEIGHTS_FILE}"
 FILES = (META_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *(f"{BEST}/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
 
@@ -114,6 +113,7 @@ class Manifest:
 
 def verify_best(directory: Path) -> None:
     """Raise UserError if a model directory is the best of a run, and not what the run's manifest says that it was."""
+    directory = directory.absolute()  # "." may be one, too
     manifest = Manifest(directory.parent)
     if directory.name == BEST and manifest.path.exists():
         manifest.verify_best()

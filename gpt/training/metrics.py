@@ -4,7 +4,6 @@ Apart from the two timing fields, rows are functions of the step, so a run that 
 of one that was not.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -57,9 +56,8 @@ class Metrics:
         digest: what `save` returned at that step, if that is known.
         """
         rows, invalid = self.read()
-        text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step)
-        replace_text(self.path, text)
-        if digest and not invalid and hashlib.sha256(text.encode()).hexdigest() != digest:
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        if digest and not invalid and sha256(self.path) != digest:
             invalid.append(f"{self.path}: its rows up to step {step} are not those that were saved")
         return invalid
 

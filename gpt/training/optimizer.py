@@ -7,7 +7,7 @@ from gpt.training.recipe import TrainConfig
 from tinytensor import optim
 
 
-def build_optimizer(model: Any, config: TrainConfig) -> Any:
+def build_optimizer(model: Any, config: TrainConfig) -> optim.Optimizer | optim.Chained:
     """AdamW for everything, or with `--optimizer muon` Muon for the hidden matrices and AdamW for the rest.
 
     Matrices and embeddings have weight decay, biases and layer norms none.
@@ -24,8 +24,8 @@ def build_optimizer(model: Any, config: TrainConfig) -> Any:
     return optim.Chained(adamw=adamw, muon=optim.Muon(hidden, config.muon_lr, weight_decay=config.weight_decay))
 
 
-def hidden_groups(model: Any) -> list[dict]:
-    """The matrices that map activations to activations, with the blocks that Muon orthogonalizes apart.
+def hidden_groups(model: Any) -> list[dict[str, Any]]:
+    """The matrices that map activations to activations, with the blocks that Muon orthogonalizes separately.
 
     Those of an attention layer are one block per head: c_attn (C, 3C) for queries, keys and values, and c_proj (C, C).
     """

@@ -41,7 +41,7 @@ from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig
-from gpt.weights.directory import WEIGHTS_FILE, create_model_directory, save_weights
+from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
 from tinytensor.parallel import available_cores
 
 RUN_FILE = "config.json"
@@ -70,7 +70,7 @@ class Run:
     @property
     def best(self) -> Path:
         """The directory of the best model."""
-        return self.directory / "best"
+        return self.directory / BEST
 
     @property
     def checkpoints(self) -> Path:
@@ -231,10 +231,13 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
     content = read_run_file(path)
     try:
         saved = {RENAMED.get(name, name): value for name, value in content["train"].items()}
-        model, train = GPTConfig(**content["model"]), TrainConfig(**{**saved, **changes})
-        return Run(path, content["preset"], model, train)
+        run = Run(path, content["preset"], GPTConfig(**content["model"]), TrainConfig(**saved))
+    except UserError as error:
+        raise UserError(f"{path / RUN_FILE}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {directory}: its {RUN_FILE} is corrupt ({error})") from None
+    run.train = dataclasses.replace(run.train, **changes)
+    return run
 
 
 def read_run_file(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from gpt.tokenizers.load import Tokenizer
 from gpt.weights.families import CONFIG_FILE, describe, with_biases
 from gpt.weights.safetensors import host_arrays, write
 
+BEST = "best"  # the directory of a run's best model
 WEIGHTS_FILE = "model.safetensors"
 # Hugging Face's loader requires this entry; it means PyTorch's layout.
 METADATA = {"format": "pt"}

@@ -163,14 +163,6 @@ def why_not_gpt2(kind: str, config: GPTConfig) -> str | None:
     return None
 
 
-def approximate_size(kind: str, config: GPTConfig) -> int:
-    """About how many parameters a model has: those of its large matrices."""
-    if kind == "bigram":
-        return config.vocab_size**2
-    positions = config.block_size if config.positions == "learned" else 0
-    return (config.vocab_size + positions + 12 * config.n_layer * config.n_embd) * config.n_embd
-
-
 def our_names(found: Mapping[str, T]) -> dict[str, T]:
     """The same values by our names: the hub's GPT-2 lack the prefix, and contain masks."""
     prefixed = ("transformer.", *EMBEDDINGS)

@@ -13,16 +13,16 @@ import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
 from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
+from gpt.model.config import parameter_count
 from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
-from gpt.weights.directory import WEIGHTS_FILE
+from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families import (
     CONFIG_FILE,
     EMBEDDING,
     HEAD,
     POSITIONS,
-    approximate_size,
     is_ours,
     our_names,
     read_config,
@@ -57,7 +57,7 @@ def find_directory(name: str | Path) -> Path:
     if str(name).startswith(HUB):
         return download(str(name).removeprefix(HUB))
     directory = Path(name)
-    return directory / "best" if (directory / "best").is_dir() else directory
+    return directory / BEST if (directory / BEST).is_dir() else directory
 
 
 def pinned(name: str) -> str:
@@ -88,10 +88,10 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
     """
     kind, config = read_config(directory)
     found = weights(directory)
-    claimed, stored = approximate_size(kind, config), sum(math.prod(entry.shape) for entry in found.values())
+    claimed, stored = parameter_count(kind, config), sum(math.prod(entry.shape) for entry in found.values())
     if claimed > 2 * stored + SPARE_PARAMETERS:  # refused before anything of that size is allocated
         raise UserError(
-            f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of about {claimed})"
+            f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of {claimed})"
         )
     biases = [entry for name, entry in found.items() if name.endswith(".bias")]
     if not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):
@@ -175,8 +175,8 @@ def weight_entries(directory: Path) -> dict[str, Entry]:
         return entries(directory / WEIGHTS_FILE)
     try:
         files = sorted(set(read_json(index)["weight_map"].values()))
-        if elsewhere := [file for file in files if Path(file).name != file]:
-            raise ValueError(f"{elsewhere[0]} is not a file beside it")
+        if elsewhere := [file for file in files if file in ("", "..") or Path(file).name != file]:
+            raise ValueError(f"{elsewhere[0]!r} is not a file beside it")
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{index}: corrupt ({error})") from None
     return {name: entry for file in files for name, entry in entries(directory / file).items()}

@@ -7,7 +7,6 @@ own. A file is 8 bytes (the length of the header, little-endian), the header, wh
 
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import safetensors.numpy
 
 import tinytensor as tt
 from gpt.errors import UserError
-from gpt.files import parse_json
+from gpt.files import parse_json, require_regular
 
 # NumPy has no bfloat16, which is the upper half of a float32.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -59,8 +58,7 @@ def version(status: os.stat_result) -> tuple[int, int]:
 def entries(path: Path) -> dict[str, Entry]:
     """{name: Entry} of a safetensors file. UserError if it is corrupt; FileNotFoundError if it does not exist."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("not a regular file")
+        require_regular(path)
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             length = int.from_bytes(file.read(8), "little")

@@ -3,7 +3,8 @@
 NumPy is fast when arrays stay in the cache, nothing is allocated twice and large products go to BLAS, so
 these functions work through their rows in cache-sized blocks (`blocks.py`) and write into place with `out=`.
 Where numba is installed, the busiest passes over a block run as compiled loops instead (`compiled.py`, `loops/`).
-`kernels.cuda` has the same functions for the GPU. Inputs are never changed, and results keep the input's dtype.
+`kernels.cuda` has the same functions for the GPU. Inputs are changed only where a function says so, and results
+keep the input's dtype.
 Read `softmax.py` first, `attention.py` last, then `loops/`.
 """
 

@@ -32,6 +32,6 @@ def _loops():
     try:
         from kernels.cpu import loops
     except (ImportError, OSError, RuntimeError):
-        # no numba, or one that was told not to compile, cannot load LLVM, or has no folder for its machine code
+        # no numba, or one that was told not to compile or cannot load LLVM
         return None
     return loops

@@ -69,12 +69,17 @@ def available():
 
 
 def cache_directory():
-    """Where compiled objects live: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory.
+    """Where compiled things are kept: $TINYTENSOR_CACHE, else tinytensor/ in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+
+
+def object_directory():
+    """Where compiled objects are kept, a folder of its own: what `make_private` may delete is ours.
 
     CompileError if it belongs to another user, who could have put anything there.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(os.environ.get("TINYTENSOR_CACHE") or Path(base) / "tinytensor")
+    directory = cache_directory() / "emulator"
     if not make_private(directory):
         raise CompileError(f"{directory}: belongs to another user; set TINYTENSOR_CACHE to a directory of your own")
     return directory
@@ -172,7 +177,7 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
     if not available():
         raise CompileError(MISSING)
     key = hashlib.sha256("\0".join([fingerprint(), stem, text, *flags, *libraries]).encode()).hexdigest()[:20]
-    directory = cache_directory() / "emulator" / key
+    directory = object_directory() / key
     target = directory / f"{stem}.so"
     if is_complete(target):
         return target

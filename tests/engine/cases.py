@@ -458,8 +458,8 @@ def rotary(x, first_position=0, theta=10000.0):
 
 def rotary_attention(qkv, rotary_theta):
     q, k, v = (qkv[:, :, i] for i in range(3))
-    turned = [rotary(x, theta=rotary_theta) for x in (q, k)]
-    return packed_attention(np.stack([*turned, v], axis=2), 0.0)
+    qk = [rotary(x, theta=rotary_theta) for x in (q, k)]
+    return packed_attention(np.stack([*qk, v], axis=2), 0.0)
 
 
 def layer_norm(x, weight, bias=0, eps=1e-5):

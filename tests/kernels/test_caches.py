@@ -1,5 +1,6 @@
 """Machine code is loaded only from folders that nobody else can write to."""
 
+import hashlib
 import os
 import stat
 
@@ -8,7 +9,7 @@ import pytest
 from kernels import emulator
 from kernels.caches import make_private
 from kernels.emulator import CompileError
-from kernels.emulator.compiler import cache_directory, compile_shared
+from kernels.emulator.compiler import compile_shared, object_directory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
 
@@ -50,7 +51,18 @@ def test_what_others_could_have_written_is_deleted(tmp_path, before, kept):
 def test_the_emulator_refuses_the_folder_of_another_user(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYTENSOR_CACHE", str(tmp_path))
     with pytest.raises(CompileError, match="belongs to another user; set TINYTENSOR_CACHE to a directory of your own"):
-        cache_directory()
+        object_directory()
+
+
+@pytest.mark.parametrize("permissions", [0o755, 0o777])
+def test_a_folder_that_was_named_keeps_what_is_in_it(tmp_path, monkeypatch, permissions):
+    monkeypatch.setenv("TINYTENSOR_CACHE", str(tmp_path))
+    (tmp_path / "thesis.tex").touch()
+    tmp_path.chmod(permissions)
+    assert object_directory() == tmp_path / "emulator"
+    assert mode(tmp_path / "emulator") == 0o700
+    assert (tmp_path / "thesis.tex").exists()
+    assert mode(tmp_path) == permissions
 
 
 @pytest.mark.skipif(not emulator.available(), reason=emulator.MISSING)
@@ -61,11 +73,12 @@ def test_a_planted_object_is_compiled_again(tmp_path, monkeypatch):
         return compile_shared("x.cpp", "int x;\n", ["-fPIC"])
 
     path = build()
-    path.write_bytes(b"another's")
-    assert build().read_bytes() == b"another's"  # nobody else could have written it
-    tmp_path.chmod(0o777)
+    planted = b"another's" + hashlib.sha256(b"another's").digest()
+    path.write_bytes(planted)
+    assert build().read_bytes() == planted  # nobody else could have written it
+    (tmp_path / "emulator").chmod(0o777)
     assert build() == path
-    assert path.read_bytes() != b"another's"
+    assert path.read_bytes() != planted
 
 
 @pytest.fixture
@@ -86,6 +99,14 @@ def test_numba_caches_where_nobody_else_can_write(jit, tmp_path):
     folder.chmod(0o777)
     assert jit.may_cache()
     assert os.listdir(folder) == []
+
+
+def test_numba_does_not_cache_where_permissions_cannot_be_changed(jit, tmp_path, monkeypatch):
+    assert jit.may_cache()
+    (folder,) = tmp_path.iterdir()
+    folder.chmod(0o777)
+    monkeypatch.setattr(type(folder), "chmod", lambda *_: os.chmod(-1, 0))
+    assert not jit.may_cache()
 
 
 @pytest.mark.usefixtures("_another_user")

@@ -43,7 +43,11 @@ TESTS = {
         "tests/engine/test_op_semantics.py",
         "tests/engine/test_engine.py",
     ],
-    "tinytensor/optim/*": ["tests/engine/test_optim.py", "tests/gpt/training/test_trainer.py"],
+    "tinytensor/optim/*": [
+        "tests/engine/test_optim.py",
+        "tests/engine/test_muon.py",
+        "tests/gpt/training/test_trainer.py",
+    ],
     "gpt/training/batches.py": ["tests/gpt/training/test_batches.py"],
     "gpt/training/metrics.py": [
         "tests/gpt/training/test_metrics.py",

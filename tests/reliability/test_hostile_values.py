@@ -108,7 +108,7 @@ def test_a_setting_of_the_wrong_type_is_named(stopped, values, sentence, capsys)
     (stopped / "manifest.json").unlink()
     edit(stopped / "config.json", **values)
     assert run("--resume", stopped) == 2
-    assert error(capsys) == sentence
+    assert error(capsys) == f"{stopped / 'config.json'}: {sentence}"
 
 
 @pytest.mark.parametrize("values", [{"dtype": "<f8"}, {"dtype": "9" * 5000}, {"dtype": []}, {"sha256": 1}])

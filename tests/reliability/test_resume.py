@@ -218,6 +218,9 @@ def test_whoever_reads_the_best_model_verifies_it(stopped, capsys, monkeypatch, 
     assert run_command(main, argv) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}: is not the file that was saved: restore it from a copy")
     assert not (stopped / "out").exists()
+    monkeypatch.chdir(stopped / "best")
+    assert run_command(generate.main, ["."]) == 2
+    assert "best/model.safetensors: is not the file that was saved" in capsys.readouterr().err
 
 
 def test_a_run_of_an_earlier_version_resumes_and_is_covered_from_then_on(stopped, uninterrupted, capsys):

@@ -96,9 +96,8 @@ def rotary(x: TensorLike, first_position: int = 0, theta: float = 10000.0) -> Te
     x = as_tensor(x)
     time, _, size = x.shape[-3:]
     angles = np.arange(first_position, first_position + time)[:, None] * theta ** (-np.arange(0, size, 2) / size)
-    cosine, sine = (
-        array_module(x.data).asarray(f(angles)[:, None].astype(x.dtype)) for f in (np.cos, np.sin)
-    )  # (T, 1, D/2) each
+    xp = array_module(x.data)
+    cosine, sine = (xp.asarray(f(angles)[:, None].astype(x.dtype)) for f in (np.cos, np.sin))  # (T, 1, D/2) each
     x1, x2 = x[..., : size // 2], x[..., size // 2 :]  # (..., T, H, D/2) each
     return concat([x1 * cosine - x2 * sine, x2 * cosine + x1 * sine], axis=-1)
 

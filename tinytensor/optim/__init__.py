@@ -1,6 +1,7 @@
 """Optimizers, gradient clipping and learning-rate schedules.
 
-`base.py` is what all optimizers share; `sgd.py`, `adamw.py` and `muon.py` are one formula each; `chained.py` combines.
+`base.py` is what all optimizers share; `sgd.py`, `adamw.py` and `muon.py` are one formula each; `chained.py` makes
+several of them one.
 """
 
 from tinytensor.optim.adamw import AdamW

@@ -21,8 +21,8 @@ class Muon(Optimizer):
 
     For matrices that map activations to activations; embeddings, the output layer and vectors belong to AdamW (see
     `Chained`). blocks: (rows, columns), an option of groups: each of their matrices is a grid of equal parts that are
-    orthogonalized apart, such as (1, 3 heads) where the queries, keys and values of all heads share one matrix. s is
-    then divided by the square root of their number, which keeps the norm of the whole matrix bounded as before.
+    orthogonalized separately, such as (1, 3 heads) where the queries, keys and values of all heads share one matrix.
+    s is then divided by the square root of their number, which keeps the norm of the whole matrix bounded as before.
 
     Raises ValueError for a parameter that is no matrix or is not a multiple of its blocks.
     """

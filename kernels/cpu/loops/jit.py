@@ -15,8 +15,6 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # as Python, the loo
     raise ImportError("NUMBA_DISABLE_JIT is set: the loops cannot be compiled")
 
 HERE = Path(__file__).parent
-
-
 # Sums may be reordered, which vector instructions need; NaN and infinity keep their meaning.
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
@@ -54,9 +52,9 @@ def may_cache() -> bool:
     """Whether numba has a folder to cache in that is this user's alone, or is `__pycache__`, as safe as the source."""
     try:
         folder = Path(Cache(may_cache).cache_path)
-    except RuntimeError:  # there is none that can be written
+        return folder.parent == HERE or make_private(folder)
+    except (OSError, RuntimeError):  # there is none that can be written, or that can be made private
         return False
-    return folder.parent == HERE or make_private(folder)
 
 
 CACHED = may_cache()

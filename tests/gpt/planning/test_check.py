@@ -11,10 +11,10 @@ from gpt.corpus.preparation import PrepareOptions
 from gpt.generate import main as generate
 from gpt.model import GPTConfig
 from gpt.planning import check, memory
-from gpt.planning.check import check_training, size
+from gpt.planning.check import check_training, format_bytes
 from gpt.planning.limits import Limit, host_limit
 from gpt.planning.memory import preparation_memory, training_memory
-from gpt.planning.plan import duration
+from gpt.planning.plan import format_seconds
 from gpt.prepare import main as prepare
 from gpt.training.recipe import PRESETS, TrainConfig
 from tests.gpt.planning.test_limits import MIB, system
@@ -177,6 +177,7 @@ def test_a_plan_is_printed_and_nothing_written(has, tiny, tmp_path, capsys, monk
     ("changes", "steps", "evaluations"),
     [
         ([], 8, 3),  # of steps 14 to 21, evaluations at 15, 20 and 21
+        (["--processes", "0"], 8, 3),
         (["--steps", "13"], 0, 0),
         (["--steps", "5"], 0, 0),
         (["--steps", "15"], 2, 1),
@@ -232,13 +233,13 @@ def test_a_plan_of_what_does_not_fit_ends_after_the_memory(has, tiny, capsys, mo
 
 
 def test_numbers_are_written_as_people_read_them():
-    assert [size(n) for n in (5 * MIB, 3 * GIB // 2, 812 * GIB, 10**40)] == [
+    assert [format_bytes(n) for n in (5 * MIB, 3 * GIB // 2, 812 * GIB, 10**40)] == [
         "5 MiB",
         "1.5 GiB",
         "812 GiB",
         "2^80 bytes or more",
     ]
-    assert [duration(s) for s in (0.0123, 5.02, 600, 3600 * 5, 86400 * 30)] == [
+    assert [format_seconds(s) for s in (0.0123, 5.02, 600, 3600 * 5, 86400 * 30)] == [
         "12.3 ms",
         "5.02 s",
         "10 min",
