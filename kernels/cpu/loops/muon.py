@@ -74,9 +74,9 @@ def orthogonalize(x, polynomials, y):
         product(x.T, factor.T, y.T, False)
 
 
-@loop
+@helper  # as a loop of its own, its order of addition would differ between a compiled and a cached `muon_pass`
 def sum_of_squares(x):
-    """The sum of the squares of x (N, N), in vector instructions."""
+    """The sum of the squares of x (N, N)."""
     total = ZERO
     for i in range(len(x)):
         for j in range(len(x)):
