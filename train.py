@@ -27,7 +27,7 @@ from gpt.training.checkpoint import Progress
 from gpt.training.manifest import verify_best
 from gpt.training.metrics import divergence, write_plot
 from gpt.training.optimizer import build_optimizer
-from gpt.training.recipe import FINE_TUNING, PRESETS, RENAMED, TrainConfig
+from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
     Backward,
@@ -90,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """The settings of a new run: a preset's, changed by the flags."""
-    settings = PRESETS[options.preset] | (FINE_TUNING if "init_from" in changes else {}) | changes
+    preset = PRESETS[options.preset]
+    if preset.get("optimizer") == "muon" and ("init_from" in changes or changes.get("model") == "bigram"):
+        preset = preset | WITHOUT_MUON
+    settings = preset | changes
     if settings.get("init_from"):
         settings["init_from"] = pinned(settings["init_from"])
         verify_best(find_directory(settings["init_from"]))

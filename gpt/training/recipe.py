@@ -81,8 +81,8 @@ SPEEDRUN = {
     "min_lr": 6e-5,
 }
 
-# With --init-from: Muon's rate, at which new matrices learn all they know in a few hundred steps, would undo a model.
-FINE_TUNING = {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 100}
+# In place of that where Muon does not fit: its rate would undo a model of --init-from, and a bigram has no hidden matrix.
+WITHOUT_MUON = {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 100}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": SPEEDRUN | {"block_size": 128, "batch_size": 8, "steps": 2000},

@@ -113,6 +113,13 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, tmp_path):
     assert json.loads((out / "config.json").read_text())["train"].keys() >= {*RENAMED.values()}
 
 
+@pytest.mark.parametrize("given", [{"init_from": "MODEL"}, {"model": "bigram"}])
+def test_the_default_preset_takes_adamw_where_muon_does_not_fit(given, uninterrupted):
+    given = {name: str(uninterrupted) if value == "MODEL" else value for name, value in given.items()}
+    chosen = [train.configure(train.RunOptions(), changes)[1].optimizer for changes in (given, {}, given)]
+    assert chosen == ["adamw", "muon", "adamw"]
+
+
 @pytest.mark.parametrize(("optimizer", "positions"), [("adamw", "learned"), ("muon", "rotary")])
 def test_two_processes_resume_bit_exactly_too(flags, tmp_path, optimizer, positions):
     recipe = ["--optimizer", optimizer, "--positions", positions, "--schedule", "linear"]
