@@ -81,7 +81,7 @@ SPEEDRUN = {
     "min_lr": 6e-5,
 }
 
-# In place of that where Muon does not fit: its rate would undo a model of --init-from, and a bigram has no hidden matrix.
+# Where Muon does not fit: its rate would undo a model of --init-from, and a bigram has no hidden matrices.
 WITHOUT_MUON = {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 100}
 
 PRESETS: dict[str, dict[str, Any]] = {
