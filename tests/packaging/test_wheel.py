@@ -17,7 +17,7 @@ from kernels import emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("kernels", "tinytensor", "gpt", "train.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
-SMALL = ["--n-layer=1", "--n-head=2", "--n-embd=32", "--block-size=16", "--batch-size=4", "--eval-batches=1"]
+SMALL = ["--preset=nanogpt-cpu", "--n-layer=1", "--n-head=2", "--n-embd=32", "--block-size=16", "--eval-batches=1"]
 # without site, an editable install of the clone is invisible; PYTHONPATH names the dependencies instead
 PYTHON = (sys.executable, "-S")
 TIMEOUT = 300  # seconds; reached only by a command that hangs

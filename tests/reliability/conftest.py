@@ -12,6 +12,7 @@ from gpt.cli import run_command
 from tests.gpt.conftest import WORDS
 
 FLAGS = {
+    "--preset": "nanogpt-cpu",  # a GPT-2, which can be exported
     "--n-layer": 1,
     "--n-head": 1,
     "--n-embd": 8,
