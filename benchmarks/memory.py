@@ -99,7 +99,7 @@ def training(name: str, seconds: float, folder: Path) -> str:
     text = folder / "text.txt"
     text.write_text(LETTERS * 2000)
     flags = {**TRAININGS[name], "warmup-steps": 0, "eval-batches": 1, "data": text}
-    command = [sys.executable, str(ROOT / "train.py"), "--device", "cpu", "--no-bias"]
+    command = [sys.executable, str(ROOT / "train.py"), "--device", "cpu", "--preset", "nanogpt-cpu"]
     command += [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     plan = subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True).stdout
     predicted = float(re.search(r"^peak +([\d,]+)$", plan, re.MULTILINE)[1].replace(",", ""))
