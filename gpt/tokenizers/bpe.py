@@ -45,7 +45,7 @@ PROBES = (
 GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 
-def library() -> Any:
+def import_tokenizers() -> Any:
     """The optional `tokenizers` package; UserError if it is not installed."""
     with requires("tokenizers"):
         import tokenizers
@@ -88,7 +88,7 @@ class BpeTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BpeTokenizer":
         """The encoding with at most `vocab_size` tokens that `tokenizers` learns from some texts."""
-        tokenizers = library()
+        tokenizers = import_tokenizers()
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
         add_byte_level(tokenizer)
         trainer = tokenizers.trainers.BpeTrainer(
@@ -108,7 +108,7 @@ class BpeTokenizer:
     @classmethod
     def load(cls, content: dict) -> "BpeTokenizer":
         """The tokenizer of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
-        tokenizers = library()
+        tokenizers = import_tokenizers()
         model = content["model"]
         if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
             raise ValueError("its tokens are marked as parts of words, as GPT-2's are not")
@@ -122,7 +122,7 @@ class BpeTokenizer:
     @classmethod
     def from_merges(cls, vocabulary: dict[str, int], merges: str) -> "BpeTokenizer":
         """The tokenizer of GPT-2's own files: the parsed `vocab.json` and the text of `merges.txt`."""
-        tokenizers = library()
+        tokenizers = import_tokenizers()
         require_ids(vocabulary.values())
         lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
         pairs = [tuple(line.split(" ")) for line in lines]
@@ -167,7 +167,7 @@ class BpeTokenizer:
 
 def add_byte_level(tokenizer: Any) -> None:
     """Give a tokenizers.Tokenizer GPT-2's pre-tokenizer, which cuts text into words, and its byte-level decoder."""
-    tokenizers = library()
+    tokenizers = import_tokenizers()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
 
@@ -225,7 +225,7 @@ def same_as_tiktoken(content: dict) -> bool:
 
 def encode_themselves(vocabulary: dict[str, int], merges: list[tuple[str, ...]], results: list[int]) -> bool:
     """Whether the bytes of each token in `results`, those that the merges produce, encode to that one token."""
-    tokenizers = library()
+    tokenizers = import_tokenizers()
     plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
     encodings = plain.encode_batch(["".join(merge) for merge in merges], add_special_tokens=False)
     return all(encoding.ids == [result] for encoding, result in zip(encodings, results, strict=True))

@@ -166,9 +166,9 @@ def test_tokenizers_without_threads_is_one_sentence(monkeypatch):
     class PanicException(BaseException):
         """What Rust raises."""
 
-    library = MagicMock()
-    library.Tokenizer().train_from_iterator.side_effect = PanicException("The global thread pool is missing")
-    monkeypatch.setattr("gpt.tokenizers.bpe.library", lambda: library)
+    tokenizers = MagicMock()
+    tokenizers.Tokenizer().train_from_iterator.side_effect = PanicException("The global thread pool is missing")
+    monkeypatch.setattr("gpt.tokenizers.bpe.import_tokenizers", lambda: tokenizers)
     monkeypatch.setattr("gpt.tokenizers.bpe.add_byte_level", lambda _: None)
     with pytest.raises(UserError, match=r"tokenizers failed, perhaps for lack of memory or threads \(The global"):
         BpeTokenizer.train(["text"], 300)
