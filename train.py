@@ -24,7 +24,7 @@ from gpt.planning.plan import memory_table, time_estimate
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.checkpoint import Progress
-from gpt.training.manifest import verify_best
+from gpt.training.manifest import find_verified
 from gpt.training.metrics import divergence, write_plot
 from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig
@@ -39,7 +39,7 @@ from gpt.training.trainer import (
     require_finite,
     train_step,
 )
-from gpt.weights.load import find_directory, inherit, pinned, start_from
+from gpt.weights.load import inherit, pinned, start_from
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,26 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
     settings = preset | changes
     if settings.get("init_from"):
         settings["init_from"] = pinned(settings["init_from"])
-        verify_best(find_directory(settings["init_from"]))
+        find_verified(settings["init_from"])
         settings |= inherit(settings["init_from"], changes)
     return build(GPTConfig, settings), build(TrainConfig, settings)
 
 
 def plan(options: RunOptions, changes: dict[str, Any]) -> int:
     """Print what a run would need; a new one is made in a temporary directory, for its vocabulary and its tokens."""
+    if options.resume:
+        return print_plan(open_run(options.resume, changes), options, changes)
+    settings = configure(options, changes)
+    with temporary_directory() as folder, create_run(f"{folder}/run", options.preset, *settings) as run:
+        return print_plan(run, options, changes)
+
+
+def print_plan(run: Run, options: RunOptions, changes: dict[str, Any]) -> int:
+    """Print the memory that a run needs, and if that is there, the time of its steps."""
     resumed = bool(options.resume)
-    with temporary_directory() as folder:
-        if resumed:
-            run = open_run(options.resume, changes)
-        else:
-            settings = configure(options, changes)
-            with create_run(f"{folder}/run", options.preset, *settings) as run:
-                pass
-        print(memory_table(run, resumed), flush=True)
-        done = 0 if options.from_scratch else run.last_step()
-        print(time_estimate(run, done, *make_model(run, changes, resumed)))
+    print(memory_table(run, resumed), flush=True)
+    done = 0 if options.from_scratch else run.last_step()
+    print(time_estimate(run, done, *make_model(run, changes, resumed)))
     return 0
 
 

@@ -22,8 +22,8 @@ from gpt.generation.sampling import Sampling
 from gpt.options import DEVICE_HELP, build, option
 from gpt.planning.check import check_generation
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
-from gpt.training.manifest import verify_best
-from gpt.weights.load import find_directory, load_model, model_config
+from gpt.training.manifest import find_verified
+from gpt.weights.load import load_model, model_config
 
 with contextlib.suppress(ImportError):  # Windows has none, and its terminals edit lines themselves
     import readline  # noqa: F401  input() uses it: arrow keys, history, Ctrl-R
@@ -183,8 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = tt.device(options.device)
     configure_process(device)
     accept_any_text()
-    directory = find_directory(settings["directory"])
-    verify_best(directory)
+    directory = find_verified(settings["directory"])
     kind, config = model_config(directory)
     check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
     model, tokenizer = load_model(directory, device)

@@ -13,10 +13,10 @@ from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
-from gpt.training.manifest import verify_best
+from gpt.training.manifest import find_verified
 from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
 from gpt.weights.families import why_not_gpt2
-from gpt.weights.load import find_directory, model_config, tokenizer_of
+from gpt.weights.load import model_config, tokenizer_of
 
 
 def export(source: Path, out: Path) -> None:
@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", help="the directory to make")
     settings = parse(parser, {}, argv)
     accept_any_text()
-    source = find_directory(settings["directory"])
-    verify_best(source)
-    export(source, Path(settings["out"]))
+    export(find_verified(settings["directory"]), Path(settings["out"]))
     print(f'written: {settings["out"]}; load it with GPT2LMHeadModel.from_pretrained("{settings["out"]}")')
     return 0
 

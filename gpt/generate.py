@@ -10,8 +10,8 @@ from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream
 from gpt.options import DEVICE_HELP, build, check_options, option
 from gpt.planning.check import check_generation
-from gpt.training.manifest import verify_best
-from gpt.weights.load import find_directory, load_model, model_config
+from gpt.training.manifest import find_verified
+from gpt.weights.load import load_model, model_config
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = tt.device(request.device)
     configure_process(device)
     accept_any_text()
-    directory = find_directory(settings["directory"])
-    verify_best(directory)
+    directory = find_verified(settings["directory"])
     check_generation(*model_config(directory), device, request.samples, len(request.prompt), sampling.tokens)
     model, tokenizer = load_model(directory, device)
     pieces = stream(model, tokenizer, request.prompt, sampling, request.samples)

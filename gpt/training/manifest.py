@@ -16,6 +16,7 @@ from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families import CONFIG_FILE
+from gpt.weights.load import find_directory
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILES = (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
@@ -111,9 +112,11 @@ class Manifest:
         replace_json(self.path, sealed({"config": self.config, "files": self.files, "checkpoint": self.checkpoint}))
 
 
-def verify_best(directory: Path) -> None:
-    """Raise UserError if a model directory is the best of a run, and not what the run's manifest says that it was."""
-    directory = directory.absolute()  # "." may be one, too
-    manifest = Manifest(directory.parent)
-    if directory.name == BEST and manifest.path.exists():
+def find_verified(name: str | Path) -> Path:
+    """`find_directory(name)`; UserError if that is the best model of a run, and not what the run's manifest says."""
+    directory = find_directory(name)
+    place = directory.absolute()  # "." may be one, too
+    manifest = Manifest(place.parent)
+    if place.name == BEST and manifest.path.exists():
         manifest.verify_best()
+    return directory

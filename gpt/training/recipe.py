@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt.errors import UserError
 from gpt.options import DEVICE_HELP, check_options, option
+from tinytensor.optim import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrainConfig:
     optimizer: str = option("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
     lr: float = option(1e-3, "AdamW's peak learning rate, reached after the warm-up", above=0, below=float("inf"))
     min_lr: float = option(1e-4, "learning rate at the end of the schedule", at_least=0)
-    schedule: str = option("cosine", "how the learning rate decays after the warm-up", choices=("cosine", "linear"))
+    schedule: str = option("cosine", "how the learning rate decays after the warm-up", choices=tuple(SCHEDULES))
     muon_lr: float = option(0.04, "Muon's peak learning rate, scheduled as --lr is", above=0, below=float("inf"))
     warmup_steps: int = option(100, "updates over which the learning rate rises linearly", at_least=0)
     beta1: float = option(0.9, "AdamW's decay rate of the first moment", at_least=0, below=1)
