@@ -30,16 +30,16 @@ from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
-    Backward,
     Throughput,
     build_model,
     due,
     evaluate,
-    make_backward,
+    make_parallel,
     require_finite,
     train_step,
 )
 from gpt.weights.load import inherit, pinned, start_from
+from tinytensor.parallel import BatchParallel
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = configure(options, changes)
         check_training(*settings, changes, quiet=True)  # before the corpus is read: the vocabulary may not be known
         with create_run(options.out, options.preset, *settings) as run:
-            model, backward, optimizer = make_model(run, changes)  # what does not work or fit leaves no directory
+            model, parallel, optimizer = make_model(run, changes)  # what does not work or fit leaves no directory
             if run.train.init_from:
                 start_from(model, run.train.init_from)
         with locked(run.directory), GracefulExit() as exit_requested:
-            return train(options, run, model, backward, optimizer, exit_requested)
+            return train(options, run, model, parallel, optimizer, exit_requested)
 
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
@@ -119,24 +119,24 @@ def print_plan(run: Run, options: RunOptions, changes: dict[str, Any]) -> int:
     return 0
 
 
-def make_model(run: Run, changes: dict[str, Any], resumed: bool = False) -> tuple[Any, Backward, Any]:
+def make_model(run: Run, changes: dict[str, Any], resumed: bool = False) -> tuple[Any, BatchParallel, Any]:
     """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
     check_training(run.model, run.train, changes, resumed)
     device = tt.device(run.train.device)
     configure_process(device, run.train.processes)
     model = build_model(run.train.model, run.model, run.train.seed, device)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
-    backward = make_backward(model, device, run.train.batch_size)
-    return model, backward, build_optimizer(model, run.train)
+    parallel = make_parallel(model, device, run.train)
+    return model, parallel, build_optimizer(model, run.train)
 
 
 def train(
-    options: RunOptions, run: Run, model: Any, backward: Backward, optimizer: Any, exit_requested: GracefulExit
+    options: RunOptions, run: Run, model: Any, parallel: BatchParallel, optimizer: Any, exit_requested: GracefulExit
 ) -> int:
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, tt.device(run.train.device)
     tokens = run.tokens()
-    batches = Batches(tokens.train, run.model.block_size, config.batch_size, config.seed)
+    batches = Batches(tokens.train, run.model.block_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
     if options.resume and config.init_from and progress.step == 0:
@@ -149,7 +149,7 @@ def train(
     print(f"run: {run.directory}", flush=True)
 
     began = time.perf_counter() - progress.seconds
-    throughput = Throughput(config.batch_size * config.grad_accum_steps * run.model.block_size)
+    throughput = Throughput(config.windows * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", mininterval=0.5, dynamic_ncols=True)
     with bar:
@@ -157,7 +157,7 @@ def train(
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(backward, optimizer, batches, step, config)
+                loss, norm = train_step(parallel, optimizer, batches, step, config)
                 progress.step = step + 1
                 exiting = bool(exit_requested)
                 evaluating = due(progress.step, config.eval_interval, config.steps)

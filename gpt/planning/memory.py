@@ -1,14 +1,14 @@
 """The peak memory of a training, a generation and a preparation, from shapes alone and before anything is allocated.
 
-Shape letters: B windows of T tokens in a batch, C channels, H heads, L layers, V vocabulary, P parameters, W processes
-(at most B), n tokens that are worked on at once. All values are float32, ids int64.
+Shape letters: B windows of T tokens in a forward pass, C channels, H heads, L layers, V vocabulary, P parameters, S
+shares of a step, W processes (at most S), n tokens that are worked on at once. All values are float32, ids int64.
 
 **A model** has P = V C (twice if the head is not tied) + T C (unless positions are rotary) + L (12 C^2 + vectors) +
 vectors. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
 momentum of the hidden matrices saves 12 L C^2.
 
-**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes B / W windows, which it
-works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the first process alone, as the
+**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes S / W shares of
+the step's windows, each of which it works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the first process alone, as the
 others are forked before. Forward saves for each of the n tokens of a part and for each layer
 
     layer norm 1, layer norm 2    2 C   their results, which the linear layers after them save anyway, and 2 of 1 / std;
@@ -25,9 +25,9 @@ the highest of the two ends counts:
     n saved + V C + max(block of logits + 2 n C, 10 n C)        at the loss
     P + 3 n C                                                   at the embedding
 
-A process that has more than one part, or the first with micro-batches, adds these to gradients that are there: P more.
-Every process but the first also has P values in shared memory, through which the first one reads its gradients. The
-ids and targets of all micro-batches are made at once, and sent whole to each process.
+If a share has more than one part, these are added to gradients that are there: P more. So are the sums of a process's
+earlier shares that wait for later ones: log2(S / W) times P. Every process but the first also has P values in shared
+memory, through which the first one reads its gradients. The ids and targets of all windows are made at once.
 
 **Muon** needs, besides the gradients, on the CPU 15 C^2 for each core, which works on a matrix of an MLP, its update
 and six products; on a GPU 11 L C^2, as equal matrices of all layers are worked on together.
@@ -64,7 +64,7 @@ from gpt.model import GPTConfig
 from gpt.model.cache import PREFILL_CHUNK
 from gpt.model.config import parameter_count
 from gpt.planning.limits import resident
-from gpt.training.recipe import TrainConfig
+from gpt.training.recipe import TrainConfig, choose_shares
 from kernels.cpu.cross_entropy import LOGITS_BYTES
 from tinytensor.optim import AdamW, Muon
 from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS, available_cores
@@ -140,17 +140,18 @@ def training_memory(kind: str, model: GPTConfig, train: TrainConfig, device: str
 def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool) -> Prediction:
     count = parameter_count(kind, model)
     cores = train.processes or available_cores()
-    processes = min(cores, train.batch_size) if CAN_FORK else 1
-    share = -(-train.batch_size // processes)
-    parts = -(-share // max(1, PART_TOKENS // model.block_size))
-    tokens = -(-share // parts) * model.block_size
+    shares = train.shares or choose_shares(train, False, cores)
+    processes = min(cores, shares) if CAN_FORK else 1
+    rows, waiting = _rows_of_share(train, shares), _waiting_sums(shares, processes)
+    parts = -(-rows // max(1, PART_TOKENS // model.block_size))
+    tokens = -(-rows // parts) * model.block_size
     attention = _attention_scratch(model) * (1 if processes > 1 else cores)
     step = _step_values(kind, model, tokens, False) + attention
-    existing = count if parts > 1 else 0  # gradients of earlier parts
+    existing = count * ((parts > 1) + waiting)  # gradients of earlier parts and shares
     evaluated = train.batch_size * model.block_size
     orthogonalized = 15 * min(cores, 4 * model.n_layer) * model.n_embd**2 if train.optimizer == "muon" else 0
     moments = {
-        f"gradients, activations of {tokens:,} tokens": step + (count if train.grad_accum_steps > 1 else existing),
+        f"gradients, activations of {tokens:,} tokens": step + existing,
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
         "gradients, update by Muon": count + orthogonalized,
         "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
@@ -166,16 +167,20 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
         _batches(model, train),
     ]
     if processes > 1:
-        received = 2 * 2 * INT * train.batch_size * model.block_size  # as sent, and unpacked
+        received = 2 * 2 * INT * -(-train.windows // processes) * model.block_size  # as sent, and unpacked
         forked = FLOAT * (step + existing) + received + _libraries(fork=True)
         items.append(Item("a forked process, gradients and activations", forked, processes - 1, in_first=False))
-        items.append(Item("its gradients in shared memory", FLOAT * count, processes - 1))
+        sums = waiting + 1 if shares % processes else 1
+        items.append(Item("its gradients in shared memory", FLOAT * count * sums, processes - 1))
     return Prediction(tuple(items))
 
 
 def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig) -> tuple[Item, ...]:
-    count, tokens = parameter_count(kind, model), train.batch_size * model.block_size
-    step = _step_values(kind, model, tokens, True) + (count if train.grad_accum_steps > 1 else 0)
+    count, shares = parameter_count(kind, model), train.shares or 1
+    rows = _rows_of_share(train, shares)
+    tokens = min(rows, train.batch_size) * model.block_size
+    existing = count * ((rows > train.batch_size) + _waiting_sums(shares, 1))
+    step = _step_values(kind, model, tokens, True) + existing
     if train.optimizer == "muon":
         step = max(step, count + 11 * model.n_layer * model.n_embd**2)
     return (
@@ -183,6 +188,16 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig) -> tuple[I
         Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
         Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
     )
+
+
+def _rows_of_share(train: TrainConfig, shares: int) -> int:
+    """The windows of the largest share."""
+    return -(-train.windows // shares)
+
+
+def _waiting_sums(shares: int, workers: int) -> int:
+    """How many gradients a worker keeps that wait for those of its later shares (`tinytensor/parallel/shares.py`)."""
+    return (-(-shares // workers) - 1).bit_length()
 
 
 def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool) -> int:

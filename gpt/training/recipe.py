@@ -21,7 +21,8 @@ class TrainConfig:
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
-    processes: int = option(0, "CPU processes, 0 for one per core; the same number gives the same bits", at_least=0)
+    processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
+    shares: int = option(0, "parts of each batch; their number decides how sums are rounded (0: one a core)", at_least=0)
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
@@ -46,6 +47,25 @@ class TrainConfig:
         check_options(self)
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
+        if self.shares > self.windows:
+            raise UserError(f"--shares {self.shares}: must be at most {self.windows}, the windows in a batch")
+
+    @property
+    def windows(self) -> int:
+        """How many windows an update of the weights is computed from."""
+        return self.batch_size * self.grad_accum_steps
+
+
+def choose_shares(train: TrainConfig, on_gpu: bool, cores: int, ranks: int = 1) -> int:
+    """How many shares a step of a new run has: one for each GPU, or for each core that has a window to work on.
+
+    With several ranks it is a power of two for each, which other numbers of ranks can divide, too.
+    UserError if there are fewer windows than ranks.
+    """
+    if ranks > train.windows:
+        raise UserError(f"--batch-size {train.batch_size}: has fewer windows than the {ranks} ranks: raise it")
+    each = 1 if on_gpu else min(cores, train.windows // ranks)
+    return each if ranks == 1 else ranks << (each.bit_length() - 1)
 
 
 # {former name of a TrainConfig field: its name now}: runs saved under the former names still resume, and a former flag

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tinytensor as tt
 from gpt.corpus.tokens import Tokens, open_tokens, verify_tokens
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
@@ -40,14 +41,14 @@ from gpt.training.checkpoint import (
 from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
-from gpt.training.recipe import RENAMED, TrainConfig
+from gpt.training.recipe import RENAMED, TrainConfig, choose_shares
 from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
 from tinytensor.parallel import available_cores
 
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
-# What may change when a run is resumed: where it is computed, and for how long.
-RESUMABLE = {"device", "processes", "steps"}
+# What may change when a run is resumed: where it is computed, how its sums are rounded, and for how long.
+RESUMABLE = {"device", "processes", "shares", "steps"}
 
 
 @dataclass
@@ -187,8 +188,9 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     """
     check_free(out)
     write_data = open_data(train.data, train.init_from)
-    # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
-    train = dataclasses.replace(train, processes=train.processes or available_cores())
+    # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
+    on_gpu, cores = tt.device(train.device).name != "cpu", train.processes or available_cores()
+    train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores))
     place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:
@@ -237,7 +239,23 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {directory}: its {RUN_FILE} is corrupt ({error})") from None
     run.train = dataclasses.replace(run.train, **changes)
+    if not run.train.shares:
+        run.train = dataclasses.replace(run.train, shares=former_shares(path, run.train))
     return run
+
+
+def former_shares(path: Path, train: TrainConfig) -> int:
+    """The number of shares that gives the bits of an earlier version, which had none; UserError if there is none."""
+    if tt.device(train.device).name != "cpu":
+        return 1
+    # up to three processes were added in today's order, and micro-batches were added one by one
+    shares = min(train.processes, train.batch_size)
+    if shares > 3 or train.grad_accum_steps > 1:
+        raise UserError(
+            f"--resume {path}: was begun by a version that added the gradients in another order: with --shares {shares} "
+            "it resumes, and is rounded differently from here on"
+        )
+    return shares
 
 
 def read_run_file(path: Path) -> dict[str, Any]:

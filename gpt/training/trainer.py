@@ -6,7 +6,6 @@ stay on the device until they are read.
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import tinytensor as tt
@@ -16,9 +15,7 @@ from gpt.training.batches import Batches, EvalWindows
 from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
 from kernels.shapes import MAX_GPU_HEAD_SIZE
-from tinytensor.parallel import BatchParallel, count_targets
-
-Backward = Callable[[Any, Any, float], Any]
+from tinytensor.parallel import BatchParallel, WholeBatch, count_targets
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
@@ -35,44 +32,31 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
-def make_backward(model: Any, device: tt.Device, batch_size: int) -> Backward:
-    """A function (ids, targets, scale) that accumulates the gradients of scale * loss and returns the loss.
+def make_parallel(model: Any, device: tt.Device, config: TrainConfig) -> BatchParallel:
+    """What divides the step of a recipe: on the CPU among the processes that `configure_process` was told to use.
 
-    ids, targets (B, T); the loss is a raw () array on the device. On the CPU, batches of `batch_size` rows are split
-    over the processes that `configure_process` was told to use.
+    On a GPU a forward pass has `config.batch_size` rows at most; on the CPU, as few as keep it busy.
     """
-    if device.name == "cpu":
-        return BatchParallel(model, batch_size).backward
-
-    def backward(ids: Any, targets: Any, scale: float) -> Any:
-        loss = model(ids, targets)
-        (loss * scale).backward()
-        return loss.data
-
-    return backward
+    return BatchParallel(model, config.shares or 1, None if device.name == "cpu" else config.batch_size)
 
 
-def train_step(backward: Backward, optimizer: Any, batches: Batches, step: int, config: TrainConfig) -> tuple[Any, Any]:
+def train_step(
+    parallel: BatchParallel, optimizer: Any, batches: Batches, step: int, config: TrainConfig
+) -> tuple[Any, Any]:
     """One update of the weights; returns the loss and the gradient norm, () device arrays.
 
-    backward: what `make_backward` returns. The loss is the mean over the targets that count, in whichever micro-batch
-    they are, and dropout is keyed by the row of the whole batch: so accumulation changes nothing but rounding.
-    No gradients are left, so that an evaluation has their memory.
+    The loss is the mean over the targets that count in the whole batch, and dropout is keyed by the row of that: so
+    shares and accumulation change nothing but rounding. No gradients are left, so that an evaluation has their memory.
     """
+    whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
-    micro_batches = [batches.batch(step, micro) for micro in range(config.grad_accum_steps)]
-    counts = [count_targets(targets) for _, targets in micro_batches]
-    total: Any = 0.0
-    for micro, (ids, targets) in enumerate(micro_batches):
-        if not counts[micro]:
-            continue  # its mean over no targets would be NaN
-        weight = counts[micro] / sum(counts)
-        with tt.seeded(config.seed, "dropout", step), tt.batch_rows(micro * config.batch_size):
-            total = total + weight * backward(ids, targets, weight)
+    ids, targets = batches.rows(step, parallel.shares.rows(whole))
+    with tt.seeded(config.seed, "dropout", step):
+        loss = parallel.backward(ids, targets, WholeBatch(whole, count_targets(targets)))
     norm = tt.grad_norm(optimizer.parameters())
     optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
     optimizer.zero_grad()
-    return total, norm
+    return loss, norm
 
 
 def evaluate(model: Any, eval_windows: EvalWindows) -> float:

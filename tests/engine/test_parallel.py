@@ -16,7 +16,7 @@ import tinytensor as tt
 from kernels.cpu import blocks
 from kernels.cpu.threads import parallel_map, set_num_threads
 from tinytensor import nn
-from tinytensor.parallel import BatchParallel
+from tinytensor.parallel import BatchParallel, WholeBatch
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -95,13 +95,13 @@ def test_a_batch_over_processes_has_the_gradients_of_the_whole(threads, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_scaled_batches_accumulate(threads):
+def test_parts_of_a_batch_accumulate(threads):
     ids, targets = batch(6)
     whole, parallel = build(), build()
     whole(ids, targets).backward()
-    divided = BatchParallel(parallel, 6)
+    divided = BatchParallel(parallel, 3)
     for part in (slice(0, 3), slice(3, 6)):
-        divided.backward(ids[part], targets[part], scale=0.5)
+        divided.backward(ids[part], targets[part], WholeBatch(3, targets.size))
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_any_number_of_processes_sees_the_same_masks_and_loss(monkeypatch, proce
         drawn_next = tt.random.next_seed()
     loss.backward()
     with tt.seeded("step"):
-        result = BatchParallel(parallel, 9, processes).backward(ids, targets)
+        result = BatchParallel(parallel, 9, processes=processes).backward(ids, targets)
         assert tt.random.next_seed() == drawn_next
     np.testing.assert_allclose(result, loss.item(), rtol=1e-5)
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
@@ -146,7 +146,7 @@ def test_any_number_of_processes_sees_the_same_masks_and_loss(monkeypatch, proce
 
 def test_a_batch_without_a_target_that_counts_has_no_loss():
     ids, targets = batch(3)
-    assert np.isnan(BatchParallel(build(), 3, 2).backward(ids, np.full_like(targets, -100)))
+    assert np.isnan(BatchParallel(build(), 3, processes=2).backward(ids, np.full_like(targets, -100)))
 
 
 def test_the_bits_repeat(threads):
