@@ -7,9 +7,9 @@ shares of a step, W processes (at most S), n tokens that are worked on at once. 
 vectors. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
 momentum of the hidden matrices saves 12 L C^2.
 
-**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes S / W shares of
-the step's windows, each of which it works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the first process alone, as the
-others are forked before. Forward saves for each of the n tokens of a part and for each layer
+**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes S / W shares of the step's
+windows, each of which it works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the
+first process alone, as the others are forked before. Forward saves for each of the n tokens of a part and each layer
 
     layer norm 1, layer norm 2    2 C   their results, which the linear layers after them save anyway, and 2 of 1 / std;
                                   2 C   with a bias the normalized values, too

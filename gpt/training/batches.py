@@ -61,4 +61,8 @@ class EvalWindows:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (windows(self.tokens, starts, self.block_size) for starts in self.starts)
+        return self.batches(slice(None))
+
+    def batches(self, numbers: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Those batches of the set, one after the other."""
+        return (windows(self.tokens, starts, self.block_size) for starts in self.starts[numbers])

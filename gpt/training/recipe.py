@@ -22,7 +22,9 @@ class TrainConfig:
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
     processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
-    shares: int = option(0, "parts of each batch; their number decides how sums are rounded (0: one a core)", at_least=0)
+    shares: int = option(
+        0, "parts of a batch, whose number decides how sums are rounded; 0 for one per core", at_least=0
+    )
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)

@@ -252,8 +252,8 @@ def former_shares(path: Path, train: TrainConfig) -> int:
     shares = min(train.processes, train.batch_size)
     if shares > 3 or train.grad_accum_steps > 1:
         raise UserError(
-            f"--resume {path}: was begun by a version that added the gradients in another order: with --shares {shares} "
-            "it resumes, and is rounded differently from here on"
+            f"--resume {path}: was begun by a version that added gradients in another order; with --shares {shares} it "
+            "resumes, rounded differently from here on"
         )
     return shares
 

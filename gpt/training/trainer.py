@@ -8,14 +8,17 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import MODELS, GPTConfig
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
+from kernels.cpu.threads import split_evenly
 from kernels.shapes import MAX_GPU_HEAD_SIZE
-from tinytensor.parallel import BatchParallel, WholeBatch, count_targets
+from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
@@ -32,42 +35,57 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
-def make_parallel(model: Any, device: tt.Device, config: TrainConfig) -> BatchParallel:
-    """What divides the step of a recipe: on the CPU among the processes that `configure_process` was told to use.
+def make_parallel(model: Any, device: tt.Device, config: TrainConfig, ranks: Communicator = ONE_RANK) -> BatchParallel:
+    """What divides this rank's shares of a step: on the CPU among the processes that `configure_process` was told.
 
-    On a GPU a forward pass has `config.batch_size` rows at most; on the CPU, as few as keep it busy.
+    On a GPU a forward pass has `config.batch_size` rows at most; on the CPU, as few as keep it busy. UserError for
+    shares that cannot be divided among the ranks.
     """
-    return BatchParallel(model, config.shares or 1, None if device.name == "cpu" else config.batch_size)
+    try:
+        shares = shares_of_rank(config.shares or 1, ranks.rank, ranks.size)
+    except ValueError as error:
+        raise UserError(f"--shares: {error}") from None
+    return BatchParallel(model, shares, None if device.name == "cpu" else config.batch_size)
 
 
 def train_step(
-    parallel: BatchParallel, optimizer: Any, batches: Batches, step: int, config: TrainConfig
+    parallel: BatchParallel,
+    optimizer: Any,
+    batches: Batches,
+    step: int,
+    config: TrainConfig,
+    ranks: Communicator = ONE_RANK,
 ) -> tuple[Any, Any]:
     """One update of the weights; returns the loss and the gradient norm, () device arrays.
 
     The loss is the mean over the targets that count in the whole batch, and dropout is keyed by the row of that: so
     shares and accumulation change nothing but rounding. No gradients are left, so that an evaluation has their memory.
+    With several ranks the optimizer is a ShardedOptimizer.
     """
     whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
     ids, targets = batches.rows(step, parallel.shares.rows(whole))
+    counts = ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size)
     with tt.seeded(config.seed, "dropout", step):
-        loss = parallel.backward(ids, targets, WholeBatch(whole, count_targets(targets)))
-    norm = tt.grad_norm(optimizer.parameters())
+        loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
+    if ranks.size > 1:
+        loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
+    else:
+        norm = tt.grad_norm(optimizer.parameters())
     optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
     optimizer.zero_grad()
     return loss, norm
 
 
-def evaluate(model: Any, eval_windows: EvalWindows) -> float:
-    """Mean loss over the evaluation windows, without dropout and without a graph."""
+def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RANK) -> float:
+    """Mean loss over the evaluation windows, without dropout and without a graph; each rank takes a part of them."""
+    parts = split_evenly(len(eval_windows), ranks.size)
     model.eval()
-    total: Any = 0.0
     with tt.no_grad():
-        for ids, targets in eval_windows:
-            total = total + model(ids, targets).data.astype("float64")
+        own = [model(ids, targets).data for ids, targets in eval_windows.batches(parts[ranks.rank])]
     model.train()
-    return float(total) / len(eval_windows)
+    losses = np.array([float(loss) for loss in own])
+    return sum(ranks.all_gather(losses, [part.stop - part.start for part in parts]).tolist()) / len(eval_windows)
 
 
 def require_finite(name: str, value: Any, step: int, lr: float) -> float:

@@ -58,9 +58,7 @@ class BatchParallel:
     threads share the work of each operation.
     """
 
-    def __init__(
-        self, model: Module, shares: Shares | int, pass_rows: int | None = None, processes: int | None = None
-    ):
+    def __init__(self, model: Module, shares: Shares | int, pass_rows: int | None = None, processes: int | None = None):
         self.model = model
         self.shares = all_shares(shares) if isinstance(shares, int) else shares
         self._pass_rows = pass_rows
@@ -85,8 +83,9 @@ class BatchParallel:
         """
         self._share_parameters()
         whole = whole or WholeBatch(len(ids), count_targets(targets))
+        xp, dtype = array_module(self._parameters[0].data), self._parameters[0].dtype
         if not whole.targets:
-            return np.float32(np.nan)
+            return xp.full((), np.nan, dtype=dtype)
         options = _Options(whole, get_rng_state(), first_row(), self.model.training)
         offset = self.shares.rows(whole.rows).start
 
@@ -109,7 +108,7 @@ class BatchParallel:
             total.add(*node)
         ((_, _, value),) = total.nodes
         if value is None:
-            return np.float32(0)
+            return xp.zeros((), dtype=dtype)
         in_shared_memory = all(own is None for _, _, own in nodes)  # where the next step puts its own
         for p, gradient in zip(self._parameters, value.gradients, strict=True):
             if gradient is not None:
@@ -177,7 +176,7 @@ class _Worker:
             return reply
         return [(*span, self._sum(i, *value) if value else None) for i, (*span, value) in enumerate(reply)]
 
-    def _sum(self, node, loss, present) -> _Sum:
+    def _sum(self, node: int, loss: Any, present: list[bool]) -> _Sum:
         gradients = zip(self._gradients[node], present, strict=True)
         return _Sum(loss, [gradient if there else None for gradient, there in gradients])
 
@@ -189,7 +188,9 @@ def _nodes(reply: Any) -> list:
     return reply
 
 
-def _serve(connection, model, parameters, shares, pass_rows, gradients) -> None:
+def _serve(
+    connection: Any, model: Module, parameters: list, shares: Shares, pass_rows: int | None, gradients: list
+) -> None:
     """The loop of a forked process, until the first one closes the connection or exits."""
     for number in (
         signal.SIGINT,
@@ -210,7 +211,7 @@ def _serve(connection, model, parameters, shares, pass_rows, gradients) -> None:
         connection.send(reply)
 
 
-def _put_nodes(nodes, places) -> list:
+def _put_nodes(nodes: list, places: list) -> list:
     """Copy the gradients of nodes into shared memory; returns for each its shares, loss, and which gradients it has."""
     reply = []
     for (first, stop, value), arrays in zip(nodes, places, strict=True):
