@@ -15,6 +15,8 @@ import tinytensor as tt
 from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
 from gpt.corpus.tokens import META_FILE, Tokens
 from gpt.directories import locked, temporary_directory
+from gpt.distributed.launch import between_devices, own_device, started_ranks
+from gpt.distributed.run import follow, lead, start_together
 from gpt.errors import UserError
 from gpt.generation.stream import write_sample
 from gpt.model import GPTConfig
@@ -39,7 +41,7 @@ from gpt.training.trainer import (
     train_step,
 )
 from gpt.weights.load import inherit, pinned, start_from
-from tinytensor.parallel import BatchParallel
+from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,13 @@ NOT_SETTINGS = ("resume", "from_scratch", "stop_after", "plan")  # flags of one 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: start or resume a run, and train."""
+    """The command: start or resume a run, and train, together with the other ranks if a launcher has started some."""
+    with started_ranks() as ranks:
+        return start(argv, ranks)
+
+
+def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
+    """Open the run, make its model, and train; a rank that is not the first follows it into its run."""
     parser = make_parser("python train.py", "Train a GPT on text.", GROUPS, PRESETS["default"])
     given = parse(parser, GROUPS, argv, RENAMED)
     options = build(RunOptions, given)
@@ -73,19 +81,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lossy_output():
         if options.plan:
             return plan(options, changes)
-        if options.resume:
+        resumed = bool(options.resume)
+        if ranks.rank:
+            run = follow(ranks, changes, resumed)
+            with GracefulExit() as exit_requested:
+                return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
+        if resumed:
             run = open_run(options.resume, changes)
             with locked(run.directory), GracefulExit() as exit_requested:
                 run.verify()
-                return train(options, run, *make_model(run, changes, resumed=True), exit_requested)
+                lead(ranks, run, changes)
+                return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
         settings = configure(options, changes)
         check_training(*settings, changes, quiet=True)  # before the corpus is read: the vocabulary may not be known
-        with create_run(options.out, options.preset, *settings) as run:
-            model, parallel, optimizer = make_model(run, changes)  # what does not work or fit leaves no directory
+        with create_run(options.out, options.preset, *settings, ranks) as run:
+            made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
             if run.train.init_from:
-                start_from(model, run.train.init_from)
+                start_from(made[0], run.train.init_from)
         with locked(run.directory), GracefulExit() as exit_requested:
-            return train(options, run, model, parallel, optimizer, exit_requested)
+            lead(ranks, run, changes)
+            return train(options, run, *made, exit_requested, ranks)
 
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
@@ -119,28 +134,37 @@ def print_plan(run: Run, options: RunOptions, changes: dict[str, Any]) -> int:
     return 0
 
 
-def make_model(run: Run, changes: dict[str, Any], resumed: bool = False) -> tuple[Any, BatchParallel, Any]:
+def make_model(
+    run: Run, changes: dict[str, Any], resumed: bool = False, ranks: Communicator = ONE_RANK
+) -> tuple[Any, BatchParallel, Any]:
     """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
     check_training(run.model, run.train, changes, resumed)
-    device = tt.device(run.train.device)
-    configure_process(device, run.train.processes)
+    device = own_device(run.train.device, ranks)
+    configure_process(device, own_cores(run.train.processes, ranks))
     model = build_model(run.train.model, run.model, run.train.seed, device)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
-    parallel = make_parallel(model, device, run.train)
-    return model, parallel, build_optimizer(model, run.train)
+    parallel = make_parallel(model, device, run.train, ranks)
+    return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
 
 
 def train(
-    options: RunOptions, run: Run, model: Any, parallel: BatchParallel, optimizer: Any, exit_requested: GracefulExit
+    options: RunOptions,
+    run: Run,
+    model: Any,
+    parallel: BatchParallel,
+    optimizer: Any,
+    exit_requested: GracefulExit,
+    ranks: Communicator,
 ) -> int:
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
-    config, device = run.train, tt.device(run.train.device)
+    config, device = run.train, own_device(run.train.device, ranks)
     tokens = run.tokens()
     batches = Batches(tokens.train, run.model.block_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
-    if options.resume and config.init_from and progress.step == 0:
+    if options.resume and config.init_from and progress.step == 0 and ranks.rank == 0:
         start_from(model, config.init_from)
+    progress = start_together(ranks, progress, optimizer)
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -151,15 +175,16 @@ def train(
     began = time.perf_counter() - progress.seconds
     throughput = Throughput(config.windows * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
+    exiting = False
     bar = tqdm(total=config.steps, initial=progress.step, unit="step", mininterval=0.5, dynamic_ncols=True)
     with bar:
         for step in range(progress.step, last):
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(parallel, optimizer, batches, step, config)
+                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks)
                 progress.step = step + 1
-                exiting = bool(exit_requested)
+                exiting = ranks.any(bool(exit_requested))
                 evaluating = due(progress.step, config.eval_interval, config.steps)
                 logging = due(progress.step, config.log_interval, config.steps) or evaluating
                 saving = due(progress.step, config.checkpoint_interval, last) or exiting
@@ -171,7 +196,7 @@ def train(
             if logging:
                 row = {"step": progress.step, "train_loss": train_loss, "lr": lr, "grad_norm": grad_norm}
                 if evaluating:
-                    val_loss = evaluate(model, eval_windows)
+                    val_loss = evaluate(model, eval_windows, ranks)
                     row["val_loss"] = require_finite("validation loss", val_loss, progress.step, lr)
                     run.record_val_loss(progress, val_loss, model)
                 row |= {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)}
@@ -188,8 +213,9 @@ def train(
 
     if progress.step < config.steps:
         print(f"stopped at step {progress.step}; to resume: python train.py --resume {run.directory}")
-        return 130 if exit_requested else 0
-    finish(run, progress, device)
+        return 130 if exiting else 0
+    if ranks.rank == 0:
+        finish(run, progress, device)
     return 0
 
 

@@ -37,6 +37,7 @@ LAYERS = [
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
+    ["gpt.distributed"],
     ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],

@@ -43,7 +43,7 @@ from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig, choose_shares
 from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
-from tinytensor.parallel import available_cores
+from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
@@ -180,7 +180,9 @@ class Run:
 
 
 @contextmanager
-def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> Iterator[Run]:
+def create_run(
+    out: str, preset: str, model: GPTConfig, train: TrainConfig, ranks: Communicator = ONE_RANK
+) -> Iterator[Run]:
     """Yield a new run, complete but beside its place, which it takes once the block has ended.
 
     Without `out`, its place is the first free of runs/PRESET-1, runs/PRESET-2, ... UserError if anything is wrong; if
@@ -189,8 +191,8 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     check_free(out)
     write_data = open_data(train.data, train.init_from)
     # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
-    on_gpu, cores = tt.device(train.device).name != "cpu", train.processes or available_cores()
-    train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores))
+    on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
+    train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))
     place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:

@@ -6,7 +6,7 @@ step that they make together.
 """
 
 from tinytensor.parallel.processes import BatchParallel, WholeBatch, available_cores, count_targets
-from tinytensor.parallel.ranks import ONE_RANK, Communicator
+from tinytensor.parallel.ranks import ONE_RANK, Communicator, own_cores
 from tinytensor.parallel.sharded import Part, ShardedOptimizer
 from tinytensor.parallel.shares import shares_of_rank
 
@@ -19,5 +19,6 @@ __all__ = [
     "WholeBatch",
     "available_cores",
     "count_targets",
+    "own_cores",
     "shares_of_rank",
 ]

@@ -7,6 +7,7 @@ not synchronize the device.
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -28,9 +29,13 @@ class NCCLRanks(Communicator):
         self.host, self._nccl = host, nccl
         self.rank, self.size = host.rank, host.size
         self.local_rank, self.local_size = host.local_rank, host.local_size
-        identifier = np.array(nccl.get_unique_id() if self.rank == 0 else [0] * 128, np.int8)
-        host.broadcast(identifier)
-        self._comm = nccl.NcclCommunicator(self.size, tuple(identifier.tolist()), self.rank)
+
+    @cached_property
+    def _comm(self) -> Any:
+        """NCCL's communicator, which all ranks make together when they first need it."""
+        identifier = np.array(self._nccl.get_unique_id() if self.rank == 0 else [0] * 128, np.int8)
+        self.host.broadcast(identifier)
+        return self._nccl.NcclCommunicator(self.size, tuple(identifier.tolist()), self.rank)
 
     def _all_to_all(self, x, send, receive):
         if array_module(x) is np:
@@ -39,13 +44,14 @@ class NCCLRanks(Communicator):
         received = xp.empty(sum(receive), dtype=x.dtype)
         kind, stream = self._kind(x), xp.cuda.get_current_stream().ptr
         outgoing, incoming = (list(accumulate(counts, initial=0)) for counts in (send, receive))
+        comm = self._comm
         # grouped, as a send waits for its recv: one after the other, the ranks would wait for each other forever
         self._nccl.groupStart()
         for peer in range(self.size):
             if send[peer]:
-                self._comm.send(x.data.ptr + outgoing[peer] * size, send[peer], kind, peer, stream)
+                comm.send(x.data.ptr + outgoing[peer] * size, send[peer], kind, peer, stream)
             if receive[peer]:
-                self._comm.recv(received.data.ptr + incoming[peer] * size, receive[peer], kind, peer, stream)
+                comm.recv(received.data.ptr + incoming[peer] * size, receive[peer], kind, peer, stream)
         self._nccl.groupEnd()
         return received
 
@@ -59,13 +65,13 @@ class NCCLRanks(Communicator):
             self._comm.allGather(x.data.ptr, received.data.ptr, counts[0], kind, stream)
             return received
         # NCCL's own takes equal counts only; a broadcast from every rank, grouped, moves the same bytes
-        starts = accumulate(counts, initial=0)
+        starts, comm = accumulate(counts, initial=0), self._comm
         self._nccl.groupStart()
         for root, (count, start) in enumerate(zip(counts, starts, strict=False)):
             if count:
                 target = received.data.ptr + start * x.dtype.itemsize
                 source = x.data.ptr if root == self.rank else target
-                self._comm.broadcast(source, target, count, kind, root, stream)
+                comm.broadcast(source, target, count, kind, root, stream)
         self._nccl.groupEnd()
         return received
 

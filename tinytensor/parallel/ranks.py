@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module, device_of, to_numpy
+from tinytensor.parallel.processes import available_cores
 
 
 class Communicator(ABC):
@@ -64,6 +65,11 @@ class Communicator(ABC):
     def any(self, flag: bool) -> bool:
         """Whether the flag is true in at least one rank."""
         return bool(self._all_gather(np.array([flag]), [1] * self.size).any())
+
+
+def own_cores(processes: int, ranks: Communicator) -> int:
+    """How many cores a rank uses: `processes`, or if that is 0, its part of those that are available."""
+    return processes or max(1, available_cores() // ranks.local_size)
 
 
 class OneRank(Communicator):

@@ -97,7 +97,9 @@ class ShardedOptimizer:
         self._parameters = {name: part.parameters() for name, part in parts.items()}
         self._shares = [shares_of_rank(shares, rank, ranks.size) for rank in range(ranks.size)]
         self._pieces = divide(parts, ranks.size)
-        self._chunks = [[*_chunks(pieces)] for pieces in self._pieces]
+        wholes = [Piece(name, i, 0, p.data.size) for name, ps in self._parameters.items() for i, p in enumerate(ps)]
+        self._all_chunks = [*_chunks(wholes)]
+        self._chunks = [[*_chunks(pieces)] for pieces in self._pieces]  # of each rank
         self._buckets = list(self._make_buckets(max(1, BUCKET // ranks.size)))
         self._own = [(piece, Parameter(self._view(piece))) for piece in self._pieces[ranks.rank]]
         self._optimizers = {
@@ -213,8 +215,7 @@ class ShardedOptimizer:
         for chunks in self._chunks:
             squares.update((chunk, next(received)) for chunk in chunks)
             losses.append(next(received))
-        in_order = _chunks(Piece(name, i, 0, p.data.size) for name, ps in self._parameters.items() for i, p in enumerate(ps))
-        return self._sum(losses, present), xp.sqrt(sum(squares[chunk] for chunk in in_order))
+        return self._sum(losses, present), xp.sqrt(sum(squares[chunk] for chunk in self._all_chunks))
 
     def step(self, grad_scale: Any = 1.0) -> None:
         """Update the own parameters, their summed gradients scaled, and gather those of the other ranks."""
