@@ -51,11 +51,13 @@ def started_ranks() -> Iterator[Communicator]:
             with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
                 yield ranks
     except BaseException as error:
-        atexit.register(end_all, ranks, exit_code(error))
+        message = error_message(error, SMALLER_BATCH) if isinstance(error, Exception) else None
+        code = 2 if message else 130 if isinstance(error, (KeyboardInterrupt, Terminated)) else 1
+        atexit.register(end_all, ranks, code)
         if rank:
             time.sleep(PATIENCE)
-        if rank and isinstance(error, UserError):
-            raise UserError(f"rank {rank}: {error}") from None
+        if rank and message:
+            raise UserError(f"rank {rank}: {message}") from None
         raise
 
 
@@ -72,13 +74,6 @@ def connect(size: int, rank: int) -> MPIRanks:
     if rank:
         sys.exit(2)
     raise UserError(f"{size} processes of this command were started, and {wrong}")
-
-
-def exit_code(error: BaseException) -> int:
-    """What the command exits with after an exception, as `gpt.cli.run_command` has it."""
-    if isinstance(error, (KeyboardInterrupt, Terminated)):
-        return 130
-    return 2 if isinstance(error, Exception) and error_message(error, SMALLER_BATCH) else 1
 
 
 def end_all(ranks: Any, code: int) -> None:
