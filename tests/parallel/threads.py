@@ -19,9 +19,9 @@ class ThreadRanks(Communicator):
 
     def _post(self, message) -> list:
         self._board[self.rank] = message
-        self._barrier.wait()
+        self._barrier.wait(timeout=30)
         messages = list(self._board)
-        self._barrier.wait()
+        self._barrier.wait(timeout=30)
         return messages
 
     def _all_to_all(self, x, send, receive):
@@ -41,7 +41,7 @@ class ThreadRanks(Communicator):
         x[...] = device_of(x).put(self._post(to_numpy(x).copy())[0])
 
     def barrier(self) -> None:
-        self._barrier.wait()
+        self._barrier.wait(timeout=30)
 
 
 def run(size: int, work) -> list:

@@ -7,7 +7,6 @@ not synchronize the device.
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -29,13 +28,16 @@ class NCCLRanks(Communicator):
         self.host, self._nccl = host, nccl
         self.rank, self.size = host.rank, host.size
         self.local_rank, self.local_size = host.local_rank, host.local_size
+        self._made: Any = None
 
-    @cached_property
+    @property
     def _comm(self) -> Any:
         """NCCL's communicator, which all ranks make together when they first need it."""
-        identifier = np.array(self._nccl.get_unique_id() if self.rank == 0 else [0] * 128, np.int8)
-        self.host.broadcast(identifier)
-        return self._nccl.NcclCommunicator(self.size, tuple(identifier.tolist()), self.rank)
+        if self._made is None:
+            identifier = np.array(self._nccl.get_unique_id() if self.rank == 0 else [0] * 128, np.int8)
+            self.host.broadcast(identifier)
+            self._made = self._nccl.NcclCommunicator(self.size, tuple(identifier.tolist()), self.rank)
+        return self._made
 
     def _all_to_all(self, x, send, receive):
         if array_module(x) is np:
@@ -61,7 +63,7 @@ class NCCLRanks(Communicator):
         xp = array_module(x)
         received = xp.empty(sum(counts), dtype=x.dtype)
         kind, stream = self._kind(x), xp.cuda.get_current_stream().ptr
-        if len(set(counts)) == 1:
+        if len(set(counts)) == 1 and counts[0]:
             self._comm.allGather(x.data.ptr, received.data.ptr, counts[0], kind, stream)
             return received
         # NCCL's own takes equal counts only; a broadcast from every rank, grouped, moves the same bytes

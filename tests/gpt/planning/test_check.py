@@ -258,8 +258,8 @@ def test_a_check_costs_no_more_than_a_few_evaluations_of_the_formulas(has, monke
 
 def test_processes_are_forked_before_there_is_state_that_each_would_keep(has, tiny, tmp_path, monkeypatch):
     order = []
-    for name in ("make_backward", "build_optimizer"):
+    for name in ("make_parallel", "build_optimizer"):
         made = getattr(train, name)
         monkeypatch.setattr(train, name, lambda *args, made=made, name=name: order.append(name) or made(*args))
     assert run_command(train.main, [*tiny, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
-    assert order == ["make_backward", "build_optimizer"]
+    assert order == ["make_parallel", "build_optimizer"]

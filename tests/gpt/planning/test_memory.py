@@ -26,7 +26,7 @@ from gpt.planning.memory import (
 from gpt.training.batches import Batches
 from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
-from gpt.training.trainer import build_model, make_backward, train_step
+from gpt.training.trainer import build_model, make_parallel, train_step
 from kernels.cpu.threads import set_num_threads
 from kernels.emulator import available as has_compiler
 from kernels.emulator.cuda_like import track_peak
@@ -69,9 +69,9 @@ def test_parameters_and_state_are_counted_exactly(kind, changes):
 def trained(kind, config, train, device):
     """A function that trains for a step, with everything that it needs allocated before."""
     model = build_model(kind, config, 1, device)
-    optimizer, backward = build_optimizer(model, train), make_backward(model, device, train.batch_size)
-    batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, train.batch_size, 1)
-    return lambda: train_step(backward, optimizer, batches, 0, train)
+    optimizer, parallel = build_optimizer(model, train), make_parallel(model, device, train)
+    batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, 1)
+    return lambda: train_step(parallel, optimizer, batches, 0, train)
 
 
 def allocated(kind, config, train):
