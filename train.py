@@ -15,7 +15,7 @@ import tinytensor as tt
 from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
 from gpt.corpus.tokens import META_FILE, Tokens
 from gpt.directories import locked, temporary_directory
-from gpt.distributed.launch import between_devices, own_device, started_ranks
+from gpt.distributed.launch import between_devices, own_device, require_one_rank, started_ranks
 from gpt.distributed.run import follow, lead, start_together
 from gpt.errors import UserError
 from gpt.generation.stream import write_sample
@@ -80,6 +80,7 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
     tt.device(changes.get("device", "auto"))  # if it is missing, fail before anything is written
     with lossy_output():
         if options.plan:
+            require_one_rank(ranks, "--plan")
             return plan(options, changes)
         resumed = bool(options.resume)
         if ranks.rank:

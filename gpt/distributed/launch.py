@@ -22,7 +22,7 @@ LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-PATIENCE = 1  # seconds in which rank 0, if it meets the same error, reports it and ends all
+PATIENCE = 1.5  # seconds in which rank 0, if it meets the same error, reports it and ends all
 
 
 def launched() -> tuple[int, int]:
@@ -76,9 +76,16 @@ def connect(size: int, rank: int) -> MPIRanks:
     raise UserError(f"{size} processes of this command were started, and {wrong}")
 
 
+def require_one_rank(ranks: Communicator, name: str) -> None:
+    """Raise UserError for a flag that is about one process, if there are several."""
+    if ranks.size > 1:
+        raise UserError(f"{name}: is about one process: start it without mpiexec")
+
+
 def end_all(ranks: Any, code: int) -> None:
     """End all ranks at once, without the lines that an MPI library prints about it."""
     sys.stderr.flush()
+    time.sleep(PATIENCE / 2)  # until the launcher has passed on what was written: it drops the rest
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ranks.abort(code)
 

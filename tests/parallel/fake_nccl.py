@@ -47,7 +47,7 @@ class FakeNccl:
     def get_unique_id(self) -> tuple:
         return self.world.identifier
 
-    def NcclCommunicator(self, size, identifier, rank):  # noqa: N802
+    def NcclCommunicator(self, size, identifier, rank):
         assert type(identifier) is tuple
         assert all(type(byte) is int and -128 <= byte < 128 for byte in identifier)
         assert len(identifier) == 128
@@ -55,12 +55,12 @@ class FakeNccl:
         self.rank = rank
         return Communicator(self)
 
-    def groupStart(self) -> None:  # noqa: N802
+    def groupStart(self) -> None:
         assert self.group is None, "a group in a group"
         self.calls.append(("groupStart",))
         self.group = []
 
-    def groupEnd(self) -> None:  # noqa: N802
+    def groupEnd(self) -> None:
         assert self.group is not None
         self.calls.append(("groupEnd",))
         group, self.group = self.group, None
@@ -124,7 +124,7 @@ class Communicator:
     def broadcast(self, source, target, count, kind, root, stream):
         self._submit("broadcast", source, target, count, kind, root, stream)
 
-    def allGather(self, source, target, count, kind, stream):  # noqa: N802
+    def allGather(self, source, target, count, kind, stream):
         self._submit("allGather", source, target, count, kind, None, stream)
 
 

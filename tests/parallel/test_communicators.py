@@ -1,9 +1,7 @@
 """Each way to exchange arrays gives what the others give: threads, NCCL's calls, and MPI under its launcher."""
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +9,11 @@ import pytest
 import tinytensor as tt
 from kernels.emulator import available
 from tests.parallel.fake_nccl import FakeNccl, World
+from tests.parallel.mpi import MPIEXEC, ROOT, needs_mpi
 from tests.parallel.threads import run
 from tinytensor.parallel import ONE_RANK
 from tinytensor.parallel.nccl import NCCLRanks
 
-ROOT = Path(__file__).resolve().parents[2]
-MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or ""
 needs_compiler = pytest.mark.skipif(not available(), reason="the emulated device needs a compiler")
 
 
@@ -129,7 +126,7 @@ for name in ("cpu", "emulated"):
 
 
 @needs_compiler
-@pytest.mark.skipif(not MPIEXEC, reason="needs mpi4py and MPICH: pip install -e '.[mpi]'")
+@needs_mpi
 @pytest.mark.parametrize("size", [1, 3])
 def test_mpi_gives_what_other_ranks_give(size):
     command = [MPIEXEC, "-n", str(size), sys.executable, "-c", PROGRAM.format(root=str(ROOT))]
