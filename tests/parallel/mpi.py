@@ -15,7 +15,7 @@ MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable))
 needs_mpi = pytest.mark.skipif(
     not MPIEXEC or not importlib.util.find_spec("mpi4py"), reason="needs mpi4py and MPICH: pip install -e '.[mpi]'"
 )
-BAR = re.compile("step/s|s/step")
+BAR = re.compile(r"(step/s|s/step)[],]")
 TINY = {
     "--steps": 40,
     "--n-layer": 1,
