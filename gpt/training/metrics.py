@@ -7,7 +7,8 @@ of one that was not.
 import json
 import math
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
 SLOWER = "lower --lr (or Muon's --muon-lr), raise --warmup-steps or set --grad-clip"
+WINDOW = 10  # logged training losses whose mean is shown: that of one batch is noisy
 MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
@@ -100,6 +102,16 @@ def divergence(rows: list[Row], vocab_size: int) -> str | None:
     )
 
 
+def running_mean(losses: Sequence[float]) -> list[float]:
+    """The mean of each loss and those just before it, WINDOW in all, or as many as there are."""
+    return [statistics.fmean(losses[max(0, end - WINDOW) : end]) for end in range(1, len(losses) + 1)]
+
+
+def _curve(rows: list[Row], key: str) -> tuple[list[int], list[float]]:
+    found = [row for row in rows if key in row]
+    return [row["step"] for row in found], [row[key] for row in found]
+
+
 def write_plot(rows: Iterable[Row], path: Path) -> str:
     """Plot training and validation loss over the steps into a PNG; returns a sentence about it."""
     try:
@@ -110,10 +122,11 @@ def write_plot(rows: Iterable[Row], path: Path) -> str:
         return f"loss.png not written: matplotlib cannot be used ({str(error)[:MAX_REASON]})"
     figure = Figure(figsize=(8, 5), layout="tight")
     axes = figure.subplots()
-    for key, label, style in (("train_loss", "training batch", "-"), ("val_loss", "validation", "o-")):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=4)
+    rows = list(rows)
+    steps, losses = _curve(rows, "train_loss")
+    axes.plot(steps, losses, color="C0", alpha=0.3, linewidth=1, label="training batch")
+    axes.plot(steps, running_mean(losses), color="C0", linewidth=1.5, label=f"mean of {WINDOW} logged batches")
+    axes.plot(*_curve(rows, "val_loss"), "o-", color="C1", linewidth=1, markersize=4, label="validation")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gpt.errors import UserError
-from gpt.training.metrics import Metrics, write_plot
+from gpt.training.metrics import WINDOW, Metrics, running_mean, write_plot
 
 ROWS = [{"step": step, "train_loss": 3.0 - step / 100} for step in (10, 20, 30)]
 
@@ -63,6 +63,21 @@ def test_the_plot_is_a_png(tmp_path):
     path = tmp_path / "loss.png"
     assert str(path) in write_plot([*ROWS, {"step": 30, "val_loss": 2.9}], path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_was_only_evaluated_has_a_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert "loss curve" in write_plot([{"step": 0, "val_loss": 4.5}], tmp_path / "loss.png")
+
+
+def test_the_running_mean_is_over_a_window_and_at_first_over_what_there_is():
+    losses = [float(i * i) for i in range(3 * WINDOW)]
+    smooth = running_mean(losses)
+    assert len(smooth) == len(losses)
+    assert smooth[:3] == [0.0, 0.5, 5 / 3]
+    assert smooth[-1] == sum(losses[-WINDOW:]) / WINDOW
+    assert running_mean([]) == []
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
