@@ -7,7 +7,6 @@ of one that was not.
 import json
 import math
 import os
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,13 @@ def parse_row(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    valid = isinstance(row, dict) and type(row.get("step")) is int
-    return row if valid and all(type(value) in (int, float) for value in row.values()) else None
+    valid = isinstance(row, dict) and type(row.get("step")) is int and all(map(_is_number, row.values()))
+    return row if valid else None
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a float, or a whole number that one can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def divergence(rows: list[Row], vocab_size: int) -> str | None:
@@ -104,7 +108,8 @@ def divergence(rows: list[Row], vocab_size: int) -> str | None:
 
 def running_mean(losses: Sequence[float]) -> list[float]:
     """The mean of each loss and those just before it, WINDOW in all, or as many as there are."""
-    return [statistics.fmean(losses[max(0, end - WINDOW) : end]) for end in range(1, len(losses) + 1)]
+    windows = (losses[max(0, end - WINDOW) : end] for end in range(1, len(losses) + 1))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _curve(rows: list[Row], key: str) -> tuple[list[int], list[float]]:

@@ -5,7 +5,6 @@ was. Rows of `metrics.jsonl` have the loss of one batch, so that they are functi
 training loss is the mean of the last logged ones, since that of one batch is noisy.
 """
 
-import statistics
 import sys
 import textwrap
 import time
@@ -55,7 +54,7 @@ class Report:
         """Append a row to the metrics and show its losses."""
         self.run.metrics.append(row)
         self.recent.append(row["train_loss"])
-        train_loss = statistics.fmean(self.recent)
+        train_loss = sum(self.recent) / len(self.recent)
         memory = self.device.memory()
         gib = f", {memory[0] / 2**30:.1f}/{memory[1] / 2**30:.1f} GiB" if memory else ""
         state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s{gib}"

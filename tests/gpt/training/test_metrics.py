@@ -78,6 +78,15 @@ def test_the_running_mean_is_over_a_window_and_at_first_over_what_there_is():
     assert smooth[:3] == [0.0, 0.5, 5 / 3]
     assert smooth[-1] == sum(losses[-WINDOW:]) / WINDOW
     assert running_mean([]) == []
+    assert running_mean([float("inf"), float("-inf"), 1e308, 1e308])[0] == float("inf")  # as a damaged file may have
+
+
+def test_a_number_that_no_float_can_hold_is_not_read(metrics):
+    with open(metrics.path, "a") as file:
+        file.write('{"step": 40, "train_loss": 1' + "0" * 400 + "}\n")
+    rows, invalid = metrics.read()
+    assert rows == ROWS
+    assert invalid == [f"{metrics.path}: line 4 is corrupt and left out"]
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
