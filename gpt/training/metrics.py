@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
 SLOWER = "lower --lr (or Muon's --muon-lr), raise --warmup-steps or set --grad-clip"
-WINDOW = 10  # logged training losses whose mean is shown: that of one batch is noisy
+WINDOW = 10  # logged training losses over which a mean is shown: that of one batch is noisy
 MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
@@ -106,10 +106,13 @@ def divergence(rows: list[Row], vocab_size: int) -> str | None:
     )
 
 
-def running_mean(losses: Sequence[float]) -> list[float]:
-    """The mean of each loss and those just before it, WINDOW in all, or as many as there are."""
-    windows = (losses[max(0, end - WINDOW) : end] for end in range(1, len(losses) + 1))
-    return [sum(window) / len(window) for window in windows]
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """The mean of each loss and its neighbors, WINDOW // 2 on either side; near an end, the fewer that both sides have.
+
+    As many on both sides, since a mean over those before alone would lag behind a loss that falls.
+    """
+    sides = [min(i, len(losses) - 1 - i, WINDOW // 2) for i in range(len(losses))]
+    return [sum(losses[i - side : i + side + 1]) / (2 * side + 1) for i, side in enumerate(sides)]
 
 
 def _curve(rows: list[Row], key: str) -> tuple[list[int], list[float]]:
@@ -130,7 +133,7 @@ def write_plot(rows: Iterable[Row], path: Path) -> str:
     rows = list(rows)
     steps, losses = _curve(rows, "train_loss")
     axes.plot(steps, losses, color="C0", alpha=0.3, linewidth=1, label="training batch")
-    axes.plot(steps, running_mean(losses), color="C0", linewidth=1.5, label=f"mean of {WINDOW} logged batches")
+    axes.plot(steps, smoothed(losses), color="C0", linewidth=1.5, label="training batches, smoothed")
     axes.plot(*_curve(rows, "val_loss"), "o-", color="C1", linewidth=1, markersize=4, label="validation")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)

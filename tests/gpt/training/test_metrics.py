@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gpt.errors import UserError
-from gpt.training.metrics import WINDOW, Metrics, running_mean, write_plot
+from gpt.training.metrics import WINDOW, Metrics, smoothed, write_plot
 
 ROWS = [{"step": step, "train_loss": 3.0 - step / 100} for step in (10, 20, 30)]
 
@@ -71,14 +71,15 @@ def test_a_run_that_was_only_evaluated_has_a_plot(tmp_path):
     assert "loss curve" in write_plot([{"step": 0, "val_loss": 4.5}], tmp_path / "loss.png")
 
 
-def test_the_running_mean_is_over_a_window_and_at_first_over_what_there_is():
-    losses = [float(i * i) for i in range(3 * WINDOW)]
-    smooth = running_mean(losses)
-    assert len(smooth) == len(losses)
-    assert smooth[:3] == [0.0, 0.5, 5 / 3]
-    assert smooth[-1] == sum(losses[-WINDOW:]) / WINDOW
-    assert running_mean([]) == []
-    assert running_mean([float("inf"), float("-inf"), 1e308, 1e308])[0] == float("inf")  # as a damaged file may have
+def test_smoothing_keeps_a_line_and_takes_noise_away():
+    line = [float(i) for i in range(3 * WINDOW)]
+    assert smoothed(line) == line
+    noisy = [x + 3 * (-1) ** i for i, x in enumerate(line)]
+    inner = slice(WINDOW // 2, -WINDOW // 2)
+    assert max(abs(s - x) for s, x in zip(smoothed(noisy)[inner], line[inner], strict=True)) < 0.3
+    assert smoothed([]) == []
+    assert smoothed([2.0]) == [2.0]
+    assert len(smoothed([float("inf"), float("-inf"), 1e308, 1e308])) == 4  # as a damaged file may have
 
 
 def test_a_number_that_no_float_can_hold_is_not_read(metrics):
