@@ -16,6 +16,10 @@ from tinytensor.parallel import Communicator
 class NoMetrics:
     """Metrics of a rank that does not write them."""
 
+    def rows(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
     def append(self, row: dict[str, Any]) -> None:
         """Leave it to the first rank."""
 
@@ -57,7 +61,7 @@ def follow(ranks: Communicator, changes: Mapping[str, Any], resumed: bool) -> Ru
     directory = Path(ranks.exchange("")[0])
     run = open_run(directory, changes if resumed else {})
     require_agreement(ranks, run, changes)
-    return FollowedRun(run.directory, run.preset, run.model, run.train)
+    return FollowedRun(run.directory, run.preset, run.model, dataclasses.replace(run.train, sample_interval=0))
 
 
 def start_together(ranks: Communicator, progress: Progress, optimizer: Any) -> Progress:

@@ -6,7 +6,7 @@ It contains
     metrics.jsonl checkpoints/step-000500/                    the record, and what `--resume` starts from
     best/                                                     the model with the lowest validation loss
     manifest.json                                             what these files were, which a resumption verifies
-    loss.png sample.txt                                       written at the end
+    loss.png sample.txt                                       written at the end, loss.png also at an early one
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
-# What may change when a run is resumed: where it is computed, how its sums are rounded, and for how long.
-RESUMABLE = {"device", "processes", "shares", "steps"}
+# What may change when a run is resumed: where it is computed, and how rounded; for how long; and what is shown of it.
+RESUMABLE = {"device", "processes", "sample_interval", "shares", "steps"}
 
 
 @dataclass
@@ -189,7 +189,7 @@ def create_run(
     that or another exception is raised, also in the block, no directory is left.
     """
     check_free(out)
-    write_data = open_data(train.data, train.init_from)
+    write_data = open_data(train.data, train.init_from, train.val_share)
     # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
     on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
     train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))

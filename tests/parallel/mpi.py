@@ -33,6 +33,7 @@ TINY = {
     "--checkpoint-interval": 10,
     "--device": "cpu",
     "--processes": 1,
+    "--sample-interval": 0,
 }
 
 
@@ -53,7 +54,7 @@ def start(size, *arguments, program="train.py", environment=None) -> subprocess.
 def finish(process: subprocess.Popen) -> tuple[int, str, list[str]]:
     """Exit code, stdout, and the lines on stderr that are no progress bar and not the launcher's."""
     try:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

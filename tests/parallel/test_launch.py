@@ -23,7 +23,7 @@ def outcome(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("seconds")
-        row.pop("tokens_per_second")
+        row.pop("tokens_per_second", None)  # none at step 0
     return [sha256(run / name) for name in (*FILES, "best/model.safetensors")], rows
 
 
@@ -106,7 +106,7 @@ FAULTS = [  # rank, what happens, exit code, the only line, or None where it is 
 def test_what_ends_one_rank_ends_all_and_nothing_is_lost(tmp_path, calm, rank, fault, expected, line):
     run = tmp_path / "run"
     process = start(2, rank, fault, *flags(), "--out", run, program="tests/parallel/faulty.py")
-    code, _, lines = finish(process)  # within 30 seconds
+    code, _, lines = finish(process)
     assert code == expected
     if line:
         assert len(lines) == 1
