@@ -98,14 +98,11 @@ def main() -> None:
                 found[name].append(measure(setting, args.workers, args.optimizer, launcher))
         medians = {name: statistics.median(one["seconds"] for one in found[name]) for name in ways}
         last, alone = found["ranks"][-1], found["processes"][-1]["state"][0]
-        print(
-            f"{setting}: {args.workers} processes {medians['processes'] * 1000:.1f} ms, "
-            f"{args.workers} ranks {medians['ranks'] * 1000:.1f} ms, ratio "
-            f"{medians['processes'] / medians['ranks']:.3f}; a rank sends {last['bytes']:,.0f} bytes a step, "
-            f"{last['bytes'] / last['expected bytes']:.4f} of the formula; state of each rank in parts of one process's: "
-            + ", ".join(f"{state / alone:.3f}" for state in last["state"]),
-            flush=True,
-        )
+        ratio = medians["processes"] / medians["ranks"]
+        milliseconds = ", ".join(f"{args.workers} {name} {medians[name] * 1000:.1f} ms" for name in ways)
+        bytes_sent = f"{last['bytes']:,.0f} bytes a step, {last['bytes'] / last['expected bytes']:.4f} of the formula"
+        shares = ", ".join(f"{state / alone:.3f}" for state in last["state"])
+        print(f"{setting}: {milliseconds}, ratio {ratio:.3f}; a rank sends {bytes_sent}; parts of the state: {shares}")
 
 
 if __name__ == "__main__":
