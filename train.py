@@ -89,7 +89,9 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
                 lead(ranks, run, changes)
                 return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
         settings = configure(options, changes)
-        check_training(*settings, changes, quiet=True)  # before the corpus is read: the vocabulary may not be known
+        check_training(
+            *settings, changes, quiet=True, ranks=ranks
+        )  # before the corpus is read, and the vocabulary known
         with create_run(options.out, options.preset, *settings, ranks) as run:
             made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
             if run.train.init_from:
@@ -136,7 +138,7 @@ def make_model(
     run: Run, changes: dict[str, Any], resumed: bool = False, ranks: Communicator = ONE_RANK
 ) -> tuple[Any, BatchParallel, Any]:
     """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
-    check_training(run.model, run.train, changes, resumed)
+    check_training(run.model, run.train, changes, resumed, ranks=ranks)
     device = own_device(run.train.device, ranks)
     configure_process(device, own_cores(run.train.processes, ranks))
     model = build_model(run.train.model, run.model, run.train.seed, device)

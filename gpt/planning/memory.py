@@ -29,6 +29,10 @@ If a share has more than one part, these are added to gradients that are there: 
 earlier shares that wait for later ones: log2(S / W) times P. Every process but the first also has P values in shared
 memory, through which the first one reads its gradients. The ids and targets of all windows are made at once.
 
+**Ranks** (`tinytensor/parallel/sharded.py`) divide the optimizer's state, and each has two buckets of values that are
+sent and received, and the sums of its part of the gradients. The first gathers the state for each checkpoint, on the
+host. What all ranks of a machine need together must fit into it.
+
 **Muon** needs, besides the gradients, on the CPU 15 C^2 for each core, which works on a matrix of an MLP, its update
 and six products; on a GPU 11 L C^2, as equal matrices of all layers are worked on together.
 
@@ -67,7 +71,9 @@ from gpt.planning.limits import resident
 from gpt.training.recipe import TrainConfig, choose_shares
 from kernels.cpu.cross_entropy import LOGITS_BYTES
 from tinytensor.optim import AdamW, Muon
-from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS, available_cores
+from tinytensor.parallel import ONE_RANK, Communicator, own_cores
+from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS
+from tinytensor.parallel.sharded import BUCKET
 
 FLOAT, INT = 4, 8
 MIB = 1 << 20
@@ -122,27 +128,53 @@ def saved_values(model: GPTConfig, on_gpu: bool) -> int:
     return model.n_layer * (10 * c + model.n_head + 2 + (2 * c if model.bias else 0)) + c + 1
 
 
-def training_memory(kind: str, model: GPTConfig, train: TrainConfig, device: str, resumed: bool) -> list[Prediction]:
-    """The peak on the host and, where the device is a GPU, on that."""
+def training_memory(
+    kind: str, model: GPTConfig, train: TrainConfig, device: str, resumed: bool, ranks: Communicator = ONE_RANK
+) -> list[Prediction]:
+    """The peak on the host and, where the device is a GPU, on that; with several ranks, of all on this machine."""
     if device == "cpu":
-        return [_training_on_cpu(kind, model, train, resumed)]
-    arrays = _training_on_gpu(kind, model, train)
+        return [_of_all_ranks(_training_on_cpu(kind, model, train, resumed, ranks), ranks)]
+    arrays = _training_on_gpu(kind, model, train, ranks)
     size = FLOAT * parameter_count(kind, model)
     emulated = device.startswith("emulated")
     context = 0 if emulated else CUDA_HOST
     copies = Item("weights on the host", (4 if resumed else 2) * size)
-    host = (Item("interpreter and libraries", _libraries() + context), copies, _batches(model, train))
+    host = (Item("interpreter and libraries", _libraries() + context), copies, _batches(model, train, ranks))
     if emulated:  # its arrays lie in the host's memory
-        return [Prediction((*host, *arrays))]
-    return [Prediction(host), Prediction((Item("CUDA and its libraries", CUDA_DEVICE), *arrays))]
+        return [_of_all_ranks(Prediction((*host, *arrays)), ranks)]
+    on_gpu = Prediction((Item("CUDA and its libraries", CUDA_DEVICE), *arrays))
+    return [_of_all_ranks(Prediction(host), ranks), on_gpu]
 
 
-def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool) -> Prediction:
+def _of_all_ranks(one: Prediction, ranks: Communicator) -> Prediction:
+    """What all ranks of a machine take, from what one takes; the first also gathers the state for checkpoints."""
+    if ranks.local_size == 1:
+        return one
+    return Prediction((*one.items, Item("another rank", one.total, ranks.local_size - 1, in_first=False)))
+
+
+def _state(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
+    """The optimizer's state, which ranks divide; they need buffers for that, and the first all of it for a while."""
+    values = optimizer_values(kind, model, train.optimizer)
+    if ranks.size == 1:
+        return (Item("optimizer state", FLOAT * values),)
     count = parameter_count(kind, model)
-    cores = train.processes or available_cores()
-    shares = train.shares or choose_shares(train, False, cores)
-    processes = min(cores, shares) if CAN_FORK else 1
-    rows, waiting = _rows_of_share(train, shares), _waiting_sums(shares, processes)
+    exchanged = count // ranks.size + 2 * min(count, BUCKET)
+    gathered = values + count if ranks.rank == 0 else 0  # while gradients are not there
+    return (
+        Item("this rank's part of the optimizer state", FLOAT * -(-values // ranks.size)),
+        Item("what ranks exchange", FLOAT * exchanged),
+        Item("state of all ranks, for a checkpoint", FLOAT * gathered),
+    )
+
+
+def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool, ranks: Communicator) -> Prediction:
+    count = parameter_count(kind, model)
+    cores = own_cores(train.processes, ranks)
+    shares = train.shares or choose_shares(train, False, cores, ranks.size)
+    mine = -(-shares // ranks.size)
+    processes = min(cores, mine) if CAN_FORK else 1
+    rows, waiting = _rows_of_share(train, shares), _waiting_sums(mine, processes)
     parts = -(-rows // max(1, PART_TOKENS // model.block_size))
     tokens = -(-rows // parts) * model.block_size
     attention = _attention_scratch(model) * (1 if processes > 1 else cores)
@@ -162,30 +194,30 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     items = [
         Item("interpreter and libraries", _libraries()),
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
-        Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
+        *_state(kind, model, train, ranks),
         Item(name, FLOAT * values),
-        _batches(model, train),
+        _batches(model, train, ranks),
     ]
     if processes > 1:
-        received = 2 * 2 * INT * -(-train.windows // processes) * model.block_size  # as sent, and unpacked
+        received = 2 * 2 * INT * rows * -(-mine // processes) * model.block_size  # as sent, and unpacked
         forked = FLOAT * (step + existing) + received + _libraries(fork=True)
         items.append(Item("a forked process, gradients and activations", forked, processes - 1, in_first=False))
-        sums = waiting + 1 if shares % processes else 1
+        sums = waiting + 1 if mine % processes else 1
         items.append(Item("its gradients in shared memory", FLOAT * count * sums, processes - 1))
     return Prediction(tuple(items))
 
 
-def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig) -> tuple[Item, ...]:
-    count, shares = parameter_count(kind, model), train.shares or 1
+def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
+    count, shares = parameter_count(kind, model), train.shares or ranks.size
     rows = _rows_of_share(train, shares)
     tokens = min(rows, train.batch_size) * model.block_size
-    existing = count * ((rows > train.batch_size) + _waiting_sums(shares, 1))
+    existing = count * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
     step = _step_values(kind, model, tokens, True) + existing
     if train.optimizer == "muon":
         step = max(step, count + 11 * model.n_layer * model.n_embd**2)
     return (
         Item("weights", FLOAT * count),
-        Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
+        *_state(kind, model, train, ranks),
         Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
     )
 
@@ -228,9 +260,9 @@ def _attention_scratch(model: GPTConfig) -> int:
     return 2 * (model.n_embd // model.n_head + 32) * model.block_size
 
 
-def _batches(model: GPTConfig, train: TrainConfig) -> Item:
-    """Ids and targets of all micro-batches, the windows they come from, and where those and the evaluation's begin."""
-    windows = train.batch_size * train.grad_accum_steps
+def _batches(model: GPTConfig, train: TrainConfig, ranks: Communicator) -> Item:
+    """Ids and targets of a rank's windows, what they come from, and where those and the evaluation's begin."""
+    windows = -(-train.windows // ranks.size)
     made = 2 * INT * train.batch_size * (model.block_size + 1) + 2 * INT * train.batch_size * model.block_size
     starts = 4 * INT * (windows + train.batch_size * train.eval_batches)
     return Item("batches of token ids", 2 * INT * windows * model.block_size + made + starts)
