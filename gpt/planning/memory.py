@@ -73,7 +73,7 @@ from kernels.cpu.cross_entropy import LOGITS_BYTES
 from tinytensor.optim import AdamW, Muon
 from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS
-from tinytensor.parallel.sharded import BUCKET
+from tinytensor.parallel.sharded import BUCKET, MESSAGE
 
 FLOAT, INT = 4, 8
 MIB = 1 << 20
@@ -159,7 +159,7 @@ def _state(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator)
     if ranks.size == 1:
         return (Item("optimizer state", FLOAT * values),)
     count = parameter_count(kind, model)
-    exchanged = count // ranks.size + 2 * min(count, BUCKET)
+    exchanged = count // ranks.size + 2 * min(count, max(BUCKET, MESSAGE * ranks.size))
     gathered = values + count if ranks.rank == 0 else 0  # while gradients are not there
     return (
         Item("this rank's part of the optimizer state", FLOAT * -(-values // ranks.size)),

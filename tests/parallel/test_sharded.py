@@ -57,6 +57,7 @@ def trained(ranks, steps=40, shape=SHAPE, device=CPU, start=None, first=0, **rec
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_any_number_of_ranks_has_the_same_bits(optimizer, monkeypatch):
     monkeypatch.setattr(sharded, "BUCKET", 500)  # several, which end within parameters
+    monkeypatch.setattr(sharded, "MESSAGE", 1)
     monkeypatch.setattr(sharded, "NORM_CHUNK", 50)
     monkeypatch.setattr(clipping, "NORM_CHUNK", 50)
     expected, (_, state) = trained(ONE_RANK, optimizer=optimizer)

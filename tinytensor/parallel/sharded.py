@@ -28,7 +28,8 @@ from tinytensor.optim.clipping import NORM_CHUNK, squared_norms
 from tinytensor.parallel.ranks import Communicator
 from tinytensor.parallel.shares import TreeSum, shares_of_rank
 
-BUCKET = 1 << 22  # values that a rank sends at once, to all others together
+BUCKET = 1 << 22  # values that a rank sends at once, to all others together,
+MESSAGE = 1 << 16  # but no fewer to each of them, as the latency of small messages would outweigh their bytes
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class ShardedOptimizer:
         wholes = [Piece(name, i, 0, p.data.size) for name, ps in self._parameters.items() for i, p in enumerate(ps)]
         self._all_chunks = [*_chunks(wholes)]
         self._chunks = [[*_chunks(pieces)] for pieces in self._pieces]  # of each rank
-        self._buckets = list(self._make_buckets(max(1, BUCKET // ranks.size)))
+        self._buckets = list(self._make_buckets(max(MESSAGE, BUCKET // ranks.size)))
         self._own = [(piece, Parameter(self._view(piece))) for piece in self._pieces[ranks.rank]]
         self._optimizers = {
             name: part.kind(groups, **part.options) for name, part in parts.items() if (groups := self._groups(name))

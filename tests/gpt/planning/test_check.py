@@ -263,3 +263,11 @@ def test_processes_are_forked_before_there_is_state_that_each_would_keep(has, ti
         monkeypatch.setattr(train, name, lambda *args, made=made, name=name: order.append(name) or made(*args))
     assert run_command(train.main, [*tiny, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
     assert order == ["make_parallel", "build_optimizer"]
+
+
+def test_advice_leaves_a_window_for_each_share(has):
+    has(1 << 28)
+    settings = {"shares": 6, "batch_size": 10**6, "grad_accum_steps": 2, "processes": 1, "device": "cpu"}
+    with pytest.raises(UserError) as refused:
+        check_training(GPTConfig(vocab_size=100, n_embd=1024), TrainConfig(**settings), {"batch_size": 10**6})
+    assert "--batch-size" in str(refused.value)  # and no complaint about more shares than windows

@@ -30,6 +30,8 @@ from gpt.training.trainer import build_model, make_parallel, train_step
 from kernels.cpu.threads import set_num_threads
 from kernels.emulator import available as has_compiler
 from kernels.emulator.cuda_like import track_peak
+from tinytensor.parallel import ONE_RANK
+from tinytensor.parallel.ranks import OneRank
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = GPTConfig(vocab_size=300, block_size=32, n_layer=3, n_head=4, n_embd=64)
@@ -184,3 +186,17 @@ def test_the_peak_of_a_small_run_is_as_planned(text_file, tmp_path):
     measured = int(outputs[0].split()[-1])
     planned = int(next(line for line in outputs[1].splitlines() if line.startswith("peak")).split()[1])
     assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_ranks_divide_the_state_and_share_the_machine():
+    class TwoRanks(OneRank):
+        size = local_size = 2
+
+    train = TrainConfig(batch_size=8, shares=4, processes=1, optimizer="muon")
+    (alone,), (both,) = (training_memory("gpt", MODEL, train, "cpu", False, r) for r in (ONE_RANK, TwoRanks()))
+    state = FLOAT * optimizer_values("gpt", MODEL, "muon")
+    assert [item.bytes for item in alone.items if item.name == "optimizer state"] == [state]
+    assert [item.bytes for item in both.items if "part of the optimizer state" in item.name] == [state // 2]
+    another = both.items[-1]
+    assert (another.bytes, another.processes) == (both.process, 1)
+    assert both.total == 2 * both.process
