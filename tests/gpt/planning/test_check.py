@@ -8,6 +8,7 @@ import pytest
 import train
 from gpt.cli import run_command
 from gpt.corpus.preparation import PrepareOptions
+from gpt.errors import UserError
 from gpt.generate import main as generate
 from gpt.model import GPTConfig
 from gpt.planning import check, memory
