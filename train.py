@@ -175,7 +175,6 @@ def train(
     began = time.perf_counter() - progress.seconds
     throughput = Throughput(config.windows * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
-    exiting = False
     with Report(run, model, progress) as report:
         if progress.step == 0:
             report.begin(require_finite("validation loss", evaluate(model, eval_windows, ranks), 0, config.lr))
@@ -209,7 +208,7 @@ def train(
 
     if ranks.rank == 0:
         finish(run, progress)
-    return 130 if exiting and progress.step < config.steps else 0
+    return 130 if ranks.any(bool(exit_requested)) and progress.step < config.steps else 0
 
 
 def console_script():

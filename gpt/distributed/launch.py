@@ -12,6 +12,7 @@ import tinytensor as tt
 from gpt.cli import SMALLER_BATCH, error_message
 from gpt.errors import UserError
 from gpt.signals import Terminated
+from tinytensor.backend import find_nccl
 from tinytensor.parallel import ONE_RANK, Communicator
 from tinytensor.parallel.nccl import NCCLRanks
 from tinytensor.parallel.ranks import MPIRanks, world
@@ -105,8 +106,8 @@ def between_devices(ranks: Communicator, device: tt.Device) -> Communicator:
         return ranks
     if ranks.local_size > device.xp.cuda.runtime.getDeviceCount():
         return ranks  # NCCL refuses two ranks on one GPU
-    nccl = device.xp.cuda.nccl
-    if not nccl.available:
+    nccl = find_nccl()
+    if nccl is None:
         raise UserError(f"--device {device.name}: several ranks need NCCL: pip install nvidia-nccl-cu12")
     assert isinstance(ranks, MPIRanks)
     return NCCLRanks(ranks, nccl)

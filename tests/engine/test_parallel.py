@@ -144,6 +144,25 @@ def test_any_number_of_processes_sees_the_same_masks_and_loss(monkeypatch, proce
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shares", [3, 4, 6, 8])
+def test_any_number_of_processes_has_the_same_bits(shares):
+    """Also where their blocks of shares are several subtrees, or have rows or shares without targets."""
+    ids, targets = batch(7)
+    targets[2:4] = -100
+    expected = None
+    for processes in (1, 2, 3, 5):
+        model = build(dropout=0.3)
+        parallel = BatchParallel(model, shares, processes=processes)
+        assert len(parallel._workers) == min(processes, shares) - 1
+        losses = []
+        for step in range(2):  # gradients accumulate
+            with tt.seeded("step", step):
+                losses.append(float(parallel.backward(ids, targets)))
+        result = losses, [p.grad.tobytes() for p in model.parameters()]
+        expected = expected or result
+        assert result == expected
+
+
 def test_a_batch_without_a_target_that_counts_has_no_loss():
     ids, targets = batch(3)
     assert np.isnan(BatchParallel(build(), 3, processes=2).backward(ids, np.full_like(targets, -100)))

@@ -6,14 +6,19 @@ import random
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+import tinytensor as tt
 from gpt.distributed import launch
 from gpt.errors import UserError
 from gpt.files import sha256
 from kernels.emulator import available
 from tests.parallel.mpi import ROOT, finish, flags, needs_mpi, start
+from tinytensor.parallel import ONE_RANK, own_cores
+from tinytensor.parallel.nccl import NCCLRanks
+from tinytensor.parallel.ranks import MPIRanks, OneRank
 
 FILES = ("checkpoints/step-000040/model.safetensors", "checkpoints/step-000040/optimizer.safetensors")
 
@@ -192,3 +197,35 @@ def test_another_librarys_launcher_is_named(monkeypatch):
     monkeypatch.setattr(launch, "world", Alone)
     with pytest.raises(UserError, match=r"4 processes .* mpi4py sees 1 of them: use the mpiexec of that library"):
         launch.connect(4, 0)
+
+
+class FewGPUs:
+    """A machine with so many GPUs, as `between_devices` sees it."""
+
+    def __init__(self, count):
+        self.name, self.xp = "cuda:0", SimpleNamespace()
+        self.xp.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: count))
+
+
+def test_nccl_connects_ranks_that_have_a_gpu_each(monkeypatch):
+    two = MPIRanks.__new__(MPIRanks)
+    two.size, two.local_size = 2, 2
+    assert launch.between_devices(ONE_RANK, FewGPUs(1)) is ONE_RANK
+    assert launch.between_devices(two, tt.device("cpu")) is two
+    assert launch.between_devices(two, FewGPUs(1)) is two  # which they share
+    monkeypatch.setattr(launch, "find_nccl", lambda: None)
+    with pytest.raises(UserError, match="--device cuda:0: several ranks need NCCL: pip install nvidia-nccl-cu12"):
+        launch.between_devices(two, FewGPUs(2))
+    monkeypatch.setattr(launch, "find_nccl", lambda: "nccl")
+    assert isinstance(launch.between_devices(two, FewGPUs(2)), NCCLRanks)
+
+
+def test_ranks_divide_the_cores_and_gpus_of_a_machine(monkeypatch):
+    class Second(OneRank):
+        rank, size, local_rank, local_size = 3, 4, 1, 2
+
+    monkeypatch.setattr("tinytensor.parallel.ranks.available_cores", lambda: 6)
+    assert [own_cores(0, ONE_RANK), own_cores(0, Second()), own_cores(5, Second())] == [6, 3, 5]
+    found = {"cuda": FewGPUs(4), "cuda:1": "the second"}
+    monkeypatch.setattr(launch.tt, "device", lambda name: found[name])
+    assert launch.own_device("cuda", Second()) == "the second"
