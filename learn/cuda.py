@@ -17,6 +17,11 @@ def normal(rng: Random, *shape: int, scale: float = 1.0) -> np.ndarray:
     return (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
+def logits(rng: Random, columns: int) -> np.ndarray:
+    """Three rows of large numbers: around 0, all negative, all positive."""
+    return normal(rng, 3, columns, scale=60) + np.array([[0], [-400], [400]], np.float32)
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -126,13 +131,13 @@ def histogram_runs(rng: Random) -> Iterator[Run]:
 
 def row_softmax_runs(rng: Random) -> Iterator[Run]:
     for columns in (64, 150, 7):
-        x = normal(rng, 3, columns, scale=60)
+        x = logits(rng, columns)
         yield Run((3,), (64,), {"x": x}, softmax(x), {"columns": columns}, most_reads=3 * x.size, shared=True)
 
 
 def online_softmax_runs(rng: Random) -> Iterator[Run]:
     for columns in (32, 150, 7):
-        x = normal(rng, 3, columns, scale=60)
+        x = logits(rng, columns)
         yield Run((3,), (32,), {"x": x}, softmax(x), {"columns": columns}, most_reads=2 * x.size)
 
 
@@ -152,7 +157,7 @@ def row_layer_norm_runs(rng: Random) -> Iterator[Run]:
 
 def row_cross_entropy_runs(rng: Random) -> Iterator[Run]:
     for columns in (32, 75, 7):
-        x, targets = normal(rng, 3, columns, scale=60), rng.integers(0, columns, 3, dtype=np.int32)
+        x, targets = logits(rng, columns), rng.integers(0, columns, 3, dtype=np.int32)
         z = x - x.max(axis=1, keepdims=True)
         losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(3), targets]
         inputs = {"x": x, "targets": targets}

@@ -7,7 +7,7 @@
 //     out        rows floats
 //     launch     rows blocks of 32 threads (one warp each), any number of columns
 //
-// Logits are as large as 100, so subtract the maximum first, and never take the logarithm of a softmax that may be 0.
+// Logits are as large as 500, so subtract the maximum first, and never take the logarithm of a softmax that may be 0.
 // Read each logit at most twice.
 //
 // Check it:  python -m learn.puzzles check row_cross_entropy
