@@ -29,7 +29,7 @@ PUZZLES = [
         "square",
         "y = x * x",
         (
-            "Near x, a step dx changes y by 2 x dx. The loss changes by g for each unit of y.",
+            "Near x, a step dx changes y by 2 x dx. A step dy changes the loss by g dy.",
             "dL/dx = dL/dy * dy/dx, element by element. One of the two factors is g.",
         ),
         function="Square",

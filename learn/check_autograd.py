@@ -4,10 +4,11 @@
 of the result down to that of the input, which in a puzzle is the learner's work.
 """
 
-import importlib.util
 import inspect
+import runpy
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,7 +45,7 @@ class AutogradPuzzle(Puzzle):
 
         apply.__name__ = self.function
         for inputs in self.inputs:
-            with said_of(path):
+            with refusing_errors(path):
                 analytic, names = call_vjp(function, self.forward, inputs)
                 try:
                     tt.gradcheck(apply, *inputs)
@@ -54,33 +55,26 @@ class AutogradPuzzle(Puzzle):
 
 def load(path: Path, name: str) -> type[tt.Function]:
     """The Function `name` that the Python file `path` defines; this runs the file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with said_of(path):
-        spec.loader.exec_module(module)
-    function = getattr(module, name, None)
+    with refusing_errors(path):
+        function = runpy.run_path(str(path), run_name=path.stem).get(name)
     if not (isinstance(function, type) and issubclass(function, tt.Function)):
         raise Refused(f"{path.name} has no class {name}(Function): keep the name that the task gives it")
     return function
 
 
-class said_of:
-    """Within it, an exception raised by the code of a file becomes Refused, with its line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, Refused):
-            return
-        lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == str(self.path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        raise Refused(f"{type(error).__name__} at {self.path.name}:{line}: {error}") from None
+@contextmanager
+def refusing_errors(path: Path) -> Iterator[None]:
+    """Within it, an exception that the code of a file raises becomes Refused, with its line."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, SyntaxError):
+            lines.append(error.lineno)
+        where = f" at {path.name}:{lines[-1]}" if lines else ""
+        raise Refused(f"{type(error).__name__}{where}: {error}") from None
 
 
 def call_vjp(function: type[tt.Function], forward: Callable, inputs: tuple) -> tuple[tuple, list[str]]:

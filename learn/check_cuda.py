@@ -5,6 +5,7 @@ nobody has written, or a barrier that not all threads reach, even if its numbers
 memory traffic, the emulator's counts are compared with what is needed.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class CudaPuzzle(Puzzle):
             with checked():
                 module.get_function(self.name)
         except EmulatorError as error:
-            raise Refused(str(error)) from None
+            raise Refused(f"{error}{quoted(str(error), module)}") from None
         return module
 
     def check_kernel(self, module: RawModule, kernel: str) -> None:
@@ -90,9 +91,16 @@ class CudaPuzzle(Puzzle):
                     with checked(seed) as launches:
                         module.get_function(kernel)(run.grid, run.block, arguments)
                 except EmulatorError as error:
-                    raise Refused(f"{error}\n{run}") from None
+                    raise Refused(f"{error}{quoted(str(error), module)}\n{run}") from None
                 compare(run, output)
                 compare_counts(run, launches[0])
+
+
+def quoted(message: str, module: RawModule) -> str:
+    """The lines of the source that a message names, each on a line of its own."""
+    lines = module.code.splitlines()
+    numbers = dict.fromkeys(map(int, re.findall(rf"{re.escape(module.name)}:(\d+)", message)))
+    return "".join(f"\n{number:5} | {lines[number - 1]}" for number in numbers if number <= len(lines))
 
 
 def compare(run: Run, output: Output) -> None:

@@ -4,7 +4,10 @@ The task is a file in `tasks/`, of which the learner gets a copy to fill in; the
 alone. Read check_autograd.py and check_cuda.py next, then the two tables of puzzles, autograd.py and cuda.py.
 """
 
+import math
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -50,7 +53,7 @@ def check_within(puzzle: Puzzle, path: Path, seconds: float = TIME_LIMIT) -> Non
     puzzle.prepare(path)
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
-    process = fork.Process(target=_report, args=(puzzle.check, path, theirs))
+    process = fork.Process(target=_report, args=(puzzle.check, path, theirs, seconds))
     process.start()
     theirs.close()
     try:
@@ -66,11 +69,14 @@ def check_within(puzzle: Puzzle, path: Path, seconds: float = TIME_LIMIT) -> Non
         raise Refused(finding)
 
 
-def _report(check: Callable[[Path], None], path: Path, connection: Connection) -> None:
-    """Send what the check found: None if the answer is right."""
+def _report(check: Callable[[Path], None], path: Path, connection: Connection, seconds: float) -> None:
+    """In the forked process: send what the check found, None if the answer is right."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the first one ends this one
+    signal.alarm(math.ceil(seconds) + 5)  # and if the first one was killed, this does
     finding = None
     try:
         check(path)
     except Refused as refused:
         finding = str(refused)
+    sys.stdout.flush()  # what the learner's code printed
     connection.send(finding)

@@ -127,12 +127,15 @@ def test_answers_that_race_are_right_by_value_in_the_order_of_the_fast_build():
             compare(run, output)
 
 
-def test_a_loop_without_end_is_stopped_and_said(tmp_path):
+def test_a_loop_without_end_is_stopped_and_said(tmp_path, capfd):
     path = tmp_path / "square.py"
     path.write_text(solution("square").replace("gx = 2", "while True:\n            pass\n        gx = 2"))
     assert refusal(check_within, PUZZLES["square"], path, 1) == "it did not end within 1 s: is a loop endless?"
     path.write_text(solution("square").replace("gx = 2", "import os\n        os._exit(3)\n        gx = 2"))
     assert "ended the process that ran it (exit code 3)" in refusal(check_within, PUZZLES["square"], path)
+    path.write_text(solution("square").replace("gx = 2", "print(g.shape)\n        gx = 2"))
+    assert refusal(check_within, PUZZLES["square"], path) == ""
+    assert capfd.readouterr().out.startswith("(3,)\n")
 
 
 @needs_compiler
