@@ -73,7 +73,7 @@ class CudaPuzzle(Puzzle):
         self.check_kernel(self._module(path), self.name)
 
     def _module(self, path: Path) -> RawModule:
-        module = RawModule(code=path.read_text(encoding="utf-8"), name=path.name)
+        module = RawModule(code=path.read_text(encoding="utf-8", errors="replace"), name=path.name)
         try:
             with checked():
                 module.get_function(self.name)

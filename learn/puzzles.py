@@ -64,14 +64,18 @@ def list_puzzles(folder: Folder) -> None:
     print_next(folder)
 
 
+def dir_option(folder: Folder) -> str:
+    """What a command needs to find a folder that is not the default."""
+    return "" if folder.path == Path(DEFAULT) else f" --dir {folder.path}"
+
+
 def print_next(folder: Folder) -> None:
     """Print what to do next."""
     puzzle = folder.next()
-    option = "" if folder.path == Path(DEFAULT) else f" --dir {folder.path}"
     if puzzle is None:
         print("All puzzles are solved.")
     elif folder.file(puzzle).exists():
-        print(f"next: edit {folder.file(puzzle)}, then {COMMAND} check {puzzle.name}{option}")
+        print(f"next: edit {folder.file(puzzle)}, then {COMMAND} check {puzzle.name}{dir_option(folder)}")
     else:
         print(f"next: {COMMAND} start")
 
@@ -80,7 +84,9 @@ def check(folder: Folder, puzzle: Puzzle) -> bool:
     """Check one answer, print what was found, record it; whether it is right."""
     finding = None
     if not folder.is_started(puzzle):
-        finding = f"{folder.file(puzzle)} is unchanged: fill it in ({COMMAND} hint {puzzle.name} helps)"
+        finding = (
+            f"{folder.file(puzzle)} is unchanged: fill it in ({COMMAND} hint {puzzle.name}{dir_option(folder)} helps)"
+        )
     else:
         try:
             check_within(puzzle, folder.file(puzzle))

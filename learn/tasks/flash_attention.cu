@@ -3,7 +3,7 @@
 //     The same formula as row_attention, for any T.
 //
 //     q, k, v, out    (T, D) floats with D = 8
-//     launch          blocks of 16 threads, as many as T needs; the thread t of block b has the query i = 16 b + t
+//     launch          blocks of 16 threads, as many as T needs; thread t of block b has query i = 16 b + t
 //
 // A block goes through the keys in tiles of 16, up to its own diagonal. The tiles of k and v are loaded into shared
 // memory, so that each number is read once per block. Scores are never stored: the softmax is online, as in

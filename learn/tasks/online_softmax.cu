@@ -3,7 +3,7 @@
 //     out[row, c] = exp(x[row, c] - m) / s    with m = the maximum of the row, s = the sum of exp(x[row, c] - m)
 //
 //     x, out    (rows, columns) floats
-//     launch    rows blocks of 32 threads (one warp each), any number of columns
+//     launch    one block of 32 threads (one warp) per row, any number of columns
 //
 // Read each number twice: once for m and s together, once for the result. When a larger number comes, the sum so far
 // must be corrected. Flash attention is built on this idea.

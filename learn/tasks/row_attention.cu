@@ -5,7 +5,7 @@
 //     out[i, d] = the sum over j <= i of weight[j] * v[j, d]
 //
 //     q, k, v, out    (T, D) floats; T, D <= 32
-//     launch          T blocks of 32 threads (one warp each); the block i has the query i
+//     launch          one block of 32 threads (one warp) per query: block i has query i
 //
 // Check it:  python -m learn.puzzles check row_attention
 

@@ -5,7 +5,7 @@
 //     x          (rows, columns) floats
 //     targets    rows ints, from 0 to columns - 1
 //     out        rows floats
-//     launch     rows blocks of 32 threads (one warp each), any number of columns
+//     launch     one block of 32 threads (one warp) per row, any number of columns
 //
 // Logits are as large as 500, so subtract the maximum first, and never take the logarithm of a softmax that may be 0.
 // Read each logit at most twice.

@@ -5,7 +5,7 @@
 //     mean, variance    of the row: variance = the mean of (x[row, c] - mean)^2
 //     x, out            (rows, columns) floats
 //     w, b              columns floats
-//     launch            rows blocks of 32 threads (one warp each), any number of columns
+//     launch            one block of 32 threads (one warp) per row, any number of columns
 //
 // The numbers of x lie around 100, and their variance is about 1.
 //

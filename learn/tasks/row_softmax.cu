@@ -3,7 +3,7 @@
 //     out[row, c] = exp(x[row, c] - m) / s    with m = the maximum of the row, s = the sum of exp(x[row, c] - m)
 //
 //     x, out    (rows, columns) floats
-//     launch    rows blocks of 64 threads, any number of columns
+//     launch    one block of 64 threads per row, any number of columns
 //
 // Without the maximum, exp(89) would be infinite in float32. Read each number at most three times.
 //

@@ -4,8 +4,8 @@
     g       dL/dy, the gradient of the loss with respect to y: the shape of y
     gx      dL/dx, which vjp returns: the shape of x
 
-`forward` is right. What vjp needs of it, forward saves. Replace the `...` by an expression.
-vjp returns a tuple with one gradient for each input of forward; here there is only one.
+`forward` is complete, and saves what `vjp` needs. Replace the `...` by an expression.
+`vjp` returns a tuple with one gradient for each input of `forward`; here there is only one.
 
 Check it:  python -m learn.puzzles check square
 """

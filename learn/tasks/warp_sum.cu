@@ -4,10 +4,11 @@
 //
 //     x         (rows, columns) floats
 //     out       rows floats
-//     launch    rows blocks of 32 threads, any number of columns
+//     launch    one block of 32 threads per row, any number of columns
 //
-// 32 threads are a warp, and run in step. They can read each other's variables: __shfl_down_sync(0xffffffff, value, d)
-// is what `value` is in the lane d places further on. No shared memory, no __syncthreads.
+// 32 threads are a warp, and called its lanes. They can read each other's variables: in all of them,
+// __shfl_down_sync(0xffffffff, value, d) is the `value` of the lane d places further on. No shared memory, no
+// __syncthreads.
 //
 // Check it:  python -m learn.puzzles check warp_sum
 

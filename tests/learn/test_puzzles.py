@@ -220,6 +220,16 @@ def test_start_leaves_the_learners_files(folder, capsys):
     assert relu.read_text() == PUZZLES["relu"].task()
 
 
+def test_another_folder_is_named_in_what_to_do_next(tmp_path, capsys):
+    puzzles = tmp_path / "mine"
+    assert run_command(main, ["start", str(puzzles)]) == 0
+    assert f"check square --dir {puzzles}\n" in capsys.readouterr().out
+    assert run_command(main, ["check", "square", "--dir", str(puzzles)]) == 1
+    assert f"hint square --dir {puzzles} helps" in capsys.readouterr().out
+    (puzzles / "autograd" / "01_square.py").write_text(solution("square"))
+    assert run_command(main, ["check", "--dir", str(puzzles)]) == 0
+
+
 def test_hints_get_more_explicit_and_the_solution_is_apart(folder, capsys):
     hints = PUZZLES["sum"].hints
     for expected in (*hints, hints[-1]):
