@@ -33,6 +33,7 @@ LAYERS = [
     ["gpt.corpus"],
     ["gpt.weights"],
     ["gpt.generation"],
+    ["gpt.inspection"],
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
