@@ -13,7 +13,7 @@ Each room imports only from those above it in this list (`tests/test_layering.py
     training/                  batches, recipe and presets, training steps, checkpoints, run directories
     planning/                  the memory and time that a command will take, and refusals of what cannot fit
     cli                        what commands share
-    generate chat prepare export    the commands: python -m gpt.NAME
+    generate chat prepare export explain/    the commands: python -m gpt.NAME
 
 To understand GPT-2, read `model/layers.py` and `model/gpt.py`; to understand training, `training/trainer.py` and then
 `train.py`.

@@ -37,7 +37,7 @@ LAYERS = [
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
-    ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
     ["train", "benchmarks", "sitecustomize"],
 ]
