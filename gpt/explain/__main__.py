@@ -70,15 +70,18 @@ def choose_ids(prompt: str, tokenizer: Tokenizer, run: Path, limit: int) -> tupl
 
 
 def default_ids(tokenizer: Tokenizer, run: Path, limit: int) -> tuple[np.ndarray, list[str]]:
-    """The beginning of the validation text, if the run has it and it is valid, else a line break."""
+    """The beginning of the validation text, if the run has it and it is valid, else the token that begins a text."""
     try:
         ids = np.asarray(open_tokens(run).val[: min(limit, DEFAULT_TOKENS)], dtype=np.int64)
         if len(ids) and ids.max() < tokenizer.vocab_size:
             return ids, ["No --prompt was given: the text is the beginning of the run's validation text."]
-    except UserError:
-        pass  # a model directory, or a run that was moved away from its corpus
-    ids = np.asarray(first_ids(tokenizer, ""), dtype=np.int64)
-    return ids, ["No --prompt was given, and there is no validation text: the prompt is one token that begins a text."]
+        reason = f"{run}: its token ids are not the model's"
+    except UserError as error:  # a model directory, or a run that was moved away from its corpus
+        reason = str(error)
+    begin = "The prompt is one token, a line break or the one between documents"
+    return np.asarray(first_ids(tokenizer, ""), dtype=np.int64), [
+        f"{begin}, as no --prompt was given and there is no validation text ({reason})"
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ids, notes = choose_ids(request.prompt, tokenizer, run, prompt_limit(model))
     sampling = build(Sampling, vars(request))
     content: dict[str, Any] = explain(model, tokenizer, ids, sampling)
-    content |= {"run": name, "notes": notes}
-    content["curve"] = loss_curve(Metrics(run / "metrics.jsonl").rows(), tokenizer.vocab_size)
+    rows, invalid = Metrics(run / "metrics.jsonl").read()
+    notes += invalid
+    content |= {"run": name, "notes": notes, "curve": loss_curve(rows, tokenizer.vocab_size)}
     page = render(content)
     replace_text(Path(request.out), page)
     for note in notes:

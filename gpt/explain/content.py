@@ -137,7 +137,7 @@ def continuation(model: Any, tokenizer: Tokenizer, ids: np.ndarray, sampling: Sa
         if decoder.ended:
             break
     steps[-1]["piece"] += decoder.finish()
-    return {"temperature": sampling.temperature, "seed": sampling.seed, "steps": steps}
+    return {"temperature": f"{sampling.temperature:g}", "seed": sampling.seed, "steps": steps}
 
 
 def norms(rows: np.ndarray) -> list[float]:

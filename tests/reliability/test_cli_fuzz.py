@@ -16,6 +16,7 @@ import train
 from gpt import chat, export, generate, prepare
 from gpt.chat import ChatOptions
 from gpt.corpus.preparation import PrepareOptions
+from gpt.explain import __main__ as explain
 from gpt.generate import Request
 from gpt.generation.sampling import Sampling
 from gpt.options import flag
@@ -49,6 +50,7 @@ COMMANDS = {
     "chat": (chat.main, ["run", "--tokens", "3", "--device", "cpu"], (ChatOptions, Sampling)),
     "prepare": (prepare.main, ["text.txt", "--out", "new", "--tokenizer", "char"], (PrepareOptions,)),
     "export": (export.main, ["run", "new"], ()),
+    "explain": (explain.main, ["run", "--tokens", "3", "--device", "cpu", "--out", "new.html"], (explain.Request,)),
 }
 
 

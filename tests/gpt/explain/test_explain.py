@@ -126,9 +126,12 @@ def test_without_validation_text_it_is_a_line_break(trained, explained, tmp_path
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / lost).unlink()
+    (run / "metrics.jsonl").write_bytes(b"{}\n")
     found = content_of(explained(run))
     assert found["labels"] == ["↵"]
-    assert "there is no validation text" in found["notes"][0]
+    assert "no --prompt was given and there is no validation text" in found["notes"][0]
+    assert lost in found["notes"][0]
+    assert found["notes"][1].endswith("metrics.jsonl: line 1 is corrupt and left out")
     assert found["loss"] is None
     assert found["likelihoods"] == [None]
 
