@@ -149,7 +149,7 @@ def check(name, argv, world, place, stdin=b""):
         made = {top for top in made if not any((place / top).rglob("state.json"))}
         assert not made, (made, case)
     else:
-        assert all(any(top in word for word in [*argv, "runs"]) for top in made), (made, case)
+        assert all(any(top in word for word in [*argv, "runs", "explain.html"]) for top in made), (made, case)
     changed = [path for path in before if before[path] != after.get(path) and not path.startswith(("run/", "damaged/"))]
     if name not in ("train", "resume"):
         changed = [path for path in before if before[path] != after.get(path)]

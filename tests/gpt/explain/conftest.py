@@ -11,6 +11,7 @@ from gpt.cli import run_command
 from gpt.explain.__main__ import main
 from gpt.model import GPT, GPTConfig
 from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.directory import create_model_directory, save_weights
 
 HOSTILE = "</script><!--<script>\u2028日本\u202eé\ud800\0\n&amp;\"'\\u003c__CONTENT__"
 KNOWN = CharTokenizer(HOSTILE)
@@ -21,7 +22,7 @@ def built(kind=GPT, **changes):
     settings = {"vocab_size": KNOWN.vocab_size, "block_size": 64, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes}
     with tt.seeded(1, "weights"):
         model = kind(GPTConfig(**settings))
-    model.load_state_dict({name: 10 * value for name, value in model.state_dict().items()})
+    model.load_state_dict({name: 6 * value for name, value in model.state_dict().items()})
     return model.eval()
 
 
@@ -34,6 +35,15 @@ def trained(tiny, tmp_path_factory):
         patch.setitem(sys.modules, "matplotlib.figure", None)  # it takes longer to draw than this run to train
         assert run_command(train.main, [*tiny, *flags, "--out", str(directory)]) == 0
     return directory
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A model directory without a run around it."""
+    model = built()
+    create_model_directory(tmp_path / "model", "gpt", model.config, KNOWN)
+    save_weights(tmp_path / "model", model.config, model.state_dict())
+    return tmp_path / "model"
 
 
 @pytest.fixture

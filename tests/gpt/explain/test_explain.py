@@ -18,18 +18,9 @@ from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream
 from gpt.model import GPT, Bigram, GPTConfig
 from gpt.training.recipe import PRESETS
-from gpt.weights.directory import create_model_directory, save_weights
+from gpt.weights.directory import save_weights
 from gpt.weights.load import load_model
 from tests.gpt.explain.conftest import HOSTILE, KNOWN, built, content_of
-
-
-@pytest.fixture
-def directory(tmp_path):
-    """A model directory without a run around it."""
-    model = built()
-    create_model_directory(tmp_path / "model", "gpt", model.config, KNOWN)
-    save_weights(tmp_path / "model", model.config, model.state_dict())
-    return tmp_path / "model"
 
 
 def softmax(logits):
