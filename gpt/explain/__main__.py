@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     replace_text(Path(request.out), page)
     for note in notes:
         print(note)
-    print(f"written: {request.out} ({len(page) / 1e6:.1f} MB); open it in a browser")
+    print(f"written: {request.out} ({len(page) / 1e3:,.0f} kB); open it in a browser")
     return 0
 
 

@@ -31,7 +31,7 @@ def softmax(logits):
 def test_the_page_holds_what_the_model_computes(trained, explained, capsys):
     page = explained(trained, "--prompt", "the hat", "--seed", "3", "--tokens", "9")
     assert page.stat().st_size < 3e6
-    assert capsys.readouterr().out == f"written: {page} (0.0 MB); open it in a browser\n"
+    assert capsys.readouterr().out == f"written: {page} ({page.stat().st_size / 1e3:.0f} kB); open it in a browser\n"
     found = content_of(page)
     model, tokenizer = load_model(trained, "cpu")
     ids = tokenizer.encode("the hat")
