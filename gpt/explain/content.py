@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,6 @@ def explain(model: Any, tokenizer: Tokenizer, ids: np.ndarray, sampling: Samplin
     found = trace(model, ids)
     logits = found.logits[:, :size]
     guesses = predictions(logits, ids, ALTERNATIVES)
-
-    def labeled(tokens: np.ndarray, probs: np.ndarray) -> list[list[Any]]:
-        return [[token_label(tokenizer, int(i)), p] for i, p in zip(tokens, rounded(probs), strict=True)]
-
     return {
         "model": {
             "kind": "gpt" if isinstance(model, GPT) else "bigram",
@@ -68,15 +65,15 @@ def explain(model: Any, tokenizer: Tokenizer, ids: np.ndarray, sampling: Samplin
                 "attended": norms(layer.attended),
                 "mlp": norms(layer.mlp),
                 "x": norms(layer.x),
-                "guess": labeled(*likeliest(early_logits(model, layer.x)[:, :size])),
+                "guess": labeled(tokenizer, *likeliest(early_logits(model, layer.x)[:, :size])),
             }
             for layer in found.layers
         ],
         "likelihoods": [None, *rounded(guesses.likelihoods[1:])],
         "loss": None if len(ids) == 1 else round(min(guesses.loss(), 1e9), 4),
-        "alternatives": [labeled(*row) for row in zip(guesses.top_ids, guesses.top_probs, strict=True)],
+        "alternatives": [labeled(tokenizer, *row) for row in zip(guesses.top_ids, guesses.top_probs, strict=True)],
         "next": next_token(tokenizer, logits[-1]),
-        "continuation": continuation(model, tokenizer, ids, sampling, labeled),
+        "continuation": continuation(model, tokenizer, ids, sampling),
     }
 
 
@@ -125,19 +122,25 @@ class RecordingContext(Context):
         return self.newest
 
 
-def continuation(model: Any, tokenizer: Tokenizer, ids: np.ndarray, sampling: Sampling, labeled: Any) -> dict[str, Any]:
+def continuation(model: Any, tokenizer: Tokenizer, ids: np.ndarray, sampling: Sampling) -> dict[str, Any]:
     """The text that `gpt.generate` writes, token by token, with what else each could have been."""
-    context, decoder, steps = RecordingContext(model), StreamDecoder(tokenizer), []
+    context, decoder = RecordingContext(model), StreamDecoder(tokenizer)
+    steps: list[dict[str, Any]] = []
     context.append(ids)
     for (token,) in generate(context, sampling, tokenizer.vocab_size):
         probs = next_token_probs(context.newest[0, : tokenizer.vocab_size], sampling)
         best = top_k_ids(probs, min(ALTERNATIVES, len(probs)))
-        steps.append({"token": labeled([token], probs[[token]])[0], "piece": decoder.add(token)})
-        steps[-1]["top"] = labeled(best, probs[best])
+        chosen, *top = labeled(tokenizer, [token, *best], probs[[token, *best]])
+        steps.append({"token": chosen, "piece": decoder.add(token), "top": top})
         if decoder.ended:
             break
     steps[-1]["piece"] += decoder.finish()
     return {"temperature": f"{sampling.temperature:g}", "seed": sampling.seed, "steps": steps}
+
+
+def labeled(tokenizer: Tokenizer, tokens: Iterable[int], probs: np.ndarray) -> list[list[Any]]:
+    """[label, probability] of tokens (N,) with their probabilities (N,)."""
+    return [[token_label(tokenizer, int(i)), p] for i, p in zip(tokens, rounded(probs), strict=True)]
 
 
 def norms(rows: np.ndarray) -> list[float]:
