@@ -33,10 +33,11 @@ LAYERS = [
     ["gpt.corpus"],
     ["gpt.weights"],
     ["gpt.generation"],
+    ["gpt.inspection"],
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
-    ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
     ["train", "benchmarks", "learn", "sitecustomize"],
 ]
