@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["kernels"],
     ["tinytensor.backend", "tinytensor.random"],
+    ["tinytensor.cuda"],
     ["tinytensor.tensor"],
     ["tinytensor.ops.arguments", "tinytensor.ops.dtypes"],
     ["tinytensor.ops.elementwise"],

@@ -8,16 +8,22 @@
     w.grad
 
 Imports go one way, lowest first: `backend.py`, `random.py` and `tensor.py` (the engine); `ops/` (one Function for each
-operation); `methods.py` and `creation.py`; `nn.py`, `optim/`, `parallel/`, `gradcheck.py` and `draw.py`. Below all of
+operation); `methods.py` and `creation.py`; `nn/`, `optim/`, `parallel/`, `gradcheck.py` and `draw.py`. Below all of
 it are the fused primitives of `kernels`. Read `tensor.py` first.
 """
 
+from numpy import bool_ as bool
 from numpy import float16, float32, float64, int32, int64, uint8
+from numpy import float32 as float
+from numpy import float64 as double
+from numpy import int32 as int
+from numpy import int64 as long
 
+from tinytensor import cuda, nn, optim
 from tinytensor import methods as methods  # gives Tensor its methods
-from tinytensor import nn, optim
 from tinytensor.backend import Device, DeviceError, array_module, device, kernels_for, to_numpy
 from tinytensor.creation import (
+    LongTensor,
     arange,
     empty,
     empty_like,
@@ -165,7 +171,7 @@ from tinytensor.ops.shape import (
     unsqueeze,
 )
 from tinytensor.optim import clip_grad_norm_, clip_scale, cosine_schedule, grad_norm
-from tinytensor.random import batch_rows, fold, manual_seed, random_generator, seeded
+from tinytensor.random import Generator, batch_rows, fold, manual_seed, random_generator, seeded
 from tinytensor.tensor import Function, ScatterAdd, Tensor, is_grad_enabled, no_grad
 
 __version__ = "0.2.0"
@@ -177,7 +183,9 @@ __all__ = [
     "Device",
     "DeviceError",
     "Function",
+    "Generator",
     "GradientMismatch",
+    "LongTensor",
     "ScatterAdd",
     "Tensor",
     "add",
@@ -205,10 +213,12 @@ __all__ = [
     "cos",
     "cosine_schedule",
     "cross_entropy",
+    "cuda",
     "cumprod",
     "cumsum",
     "device",
     "div",
+    "double",
     "draw",
     "dropout",
     "einsum",
@@ -249,6 +259,7 @@ __all__ = [
     "log_softmax",
     "logspace",
     "logsumexp",
+    "long",
     "manual_seed",
     "masked_fill",
     "matmul",

@@ -1,7 +1,7 @@
 """Makes tensors: from data, constant, in ranges, random.
 
 Floats are float32 unless a dtype is given, integers int64; NumPy arrays keep their dtype. Random values come from the
-current key (`random.py`) and are the same on every device.
+current key (`random.py`), or from a `generator`, and are the same on every device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from tinytensor.backend import Device, array_module, device, device_of, to_numpy
 from tinytensor.ops.arguments import as_ints
-from tinytensor.random import random_generator
+from tinytensor.random import Generator, random_generator
 from tinytensor.tensor import DEFAULT_DTYPE, Array, Tensor, TensorLike, as_array
 
 
@@ -27,6 +27,11 @@ def tensor(
     """
     array = as_array(data, dtype)
     return _on(device, array.copy(), requires_grad)
+
+
+def LongTensor(data: TensorLike) -> Tensor:
+    """`tensor` of dtype int64, by its old name in PyTorch."""
+    return tensor(data, dtype=np.int64)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -120,26 +125,45 @@ def eye(
     return _on(device, np.eye(rows, columns, dtype=dtype), requires_grad)
 
 
-def rand(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
+def rand(
+    *shape: Any,
+    generator: Generator | None = None,
+    dtype: Any = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """Uniform in [0, 1)."""
-    return _on(device, random_generator().random(_shape(shape), _drawn_in("rand", dtype)).astype(dtype), requires_grad)
+    values = random_generator(generator).random(_shape(shape), _drawn_in("rand", dtype))
+    return _on(device, values.astype(dtype), requires_grad)
 
 
-def randn(*shape: Any, dtype: Any = DEFAULT_DTYPE, requires_grad: bool = False, device: str | Device = "cpu") -> Tensor:
+def randn(
+    *shape: Any,
+    generator: Generator | None = None,
+    dtype: Any = DEFAULT_DTYPE,
+    requires_grad: bool = False,
+    device: str | Device = "cpu",
+) -> Tensor:
     """Normal with mean 0 and variance 1."""
-    values = random_generator().standard_normal(_shape(shape), _drawn_in("randn", dtype))
+    values = random_generator(generator).standard_normal(_shape(shape), _drawn_in("randn", dtype))
     return _on(device, values.astype(dtype), requires_grad)
 
 
 def randint(
-    low: int, high: Any, shape: Any = None, dtype: DTypeLike = np.int64, device: str | Device = "cpu"
+    low: int,
+    high: Any,
+    shape: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: DTypeLike = np.int64,
+    device: str | Device = "cpu",
 ) -> Tensor:
     """Integers, uniform in low..high-1; randint(high, shape) has low = 0, as in PyTorch."""
     if shape is None:
         if isinstance(high, (int, np.integer)):
             raise TypeError(f"randint({low}, {high}): give a shape, such as randint({low}, {high}, (2, 3))")
         low, high, shape = 0, low, high
-    return _on(device, random_generator().integers(low, high, _shape((shape,)), dtype))
+    return _on(device, random_generator(generator).integers(low, high, _shape((shape,)), dtype))
 
 
 def one_hot(ids: TensorLike, num_classes: int = -1) -> Tensor:
@@ -158,7 +182,9 @@ def one_hot(ids: TensorLike, num_classes: int = -1) -> Tensor:
     return Tensor((array[..., None] == array_module(array).arange(classes)).astype(np.int64))
 
 
-def multinomial(probabilities: TensorLike, num_samples: int, replacement: bool = False) -> Tensor:
+def multinomial(
+    probabilities: TensorLike, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
     """Draw indices with the given weights, not negative: (V,) -> (num_samples,), or (N, V) -> (N, num_samples).
 
     Rows need not sum to 1. Raises ValueError for weights of another shape, for a row without enough positive weights,
@@ -173,7 +199,7 @@ def multinomial(probabilities: TensorLike, num_samples: int, replacement: bool =
     enough = 1 if replacement else num_samples
     if (rows < 0).any() or not np.isfinite(rows).all() or ((rows > 0).sum(axis=1) < enough).any():
         raise ValueError(f"multinomial: each row needs finite weights >= 0, at least {enough} of them positive")
-    uniform = random_generator().random((len(rows), num_samples if replacement else rows.shape[1]))
+    uniform = random_generator(generator).random((len(rows), num_samples if replacement else rows.shape[1]))
     if replacement:  # invert the cumulative distribution
         cumulative = (rows / rows.max(axis=1, keepdims=True)).cumsum(axis=1)  # of huge weights, which would overflow
         cumulative /= cumulative[:, -1:]  # ends in exactly 1, above every u

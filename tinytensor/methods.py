@@ -2,7 +2,7 @@
 
 Each hands over to the operation of its name in `tinytensor.ops`, where the mathematics is. The operations are made of
 Tensors, so `tensor.py` cannot import them; a type checker sees Tensor inherit from `Methods`, and when Python imports
-this file, its last lines put the methods there. Read `nn.py` next.
+this file, its last lines put the methods there. Read `nn/` next.
 """
 
 from __future__ import annotations
@@ -171,6 +171,10 @@ class Methods:
         return _compare("greater_equal", self, other)
 
     # ---- elements and axes ----
+
+    def nelement(self) -> int:
+        """The number of elements, as `numel`."""
+        return raw(self).size
 
     def __getitem__(self, index: Any) -> Tensor:
         """x[index] for integers, slices, integer arrays and boolean masks, as in NumPy."""
@@ -478,6 +482,14 @@ class Methods:
     def long(self) -> Tensor:
         """A copy in int64."""
         return elementwise.cast(self, np.int64)
+
+    def double(self) -> Tensor:
+        """A copy in float64."""
+        return elementwise.cast(self, np.float64)
+
+    def type(self, dtype: Any) -> Tensor:
+        """A copy in another dtype, as `astype`."""
+        return elementwise.cast(self, dtype)
 
     def clone(self) -> Tensor:
         """A copy with its own memory, which passes gradients on."""

@@ -28,6 +28,21 @@ def fold(*key: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little")
 
 
+class Generator:
+    """A stream of draws of its own, as in PyTorch: randn(3, generator=Generator().manual_seed(1)).
+
+    Its numbers are a function of its seed, 0 at first, and of the draws made with it.
+    """
+
+    def __init__(self) -> None:
+        self.manual_seed(0)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Begin again from `seed`. Returns self."""
+        self.key, self.draws = ("generator", seed), 0
+        return self
+
+
 class _Stream(threading.local):
     """The current thread's key, how many draws were made under it, and the first row of the batch in hand."""
 
@@ -81,12 +96,13 @@ def first_row() -> int:
     return _stream.first_row
 
 
-def next_seed() -> int:
-    """A fresh 64-bit seed for one draw."""
-    _stream.draws += 1
-    return fold(*_stream.key, _stream.draws)
+def next_seed(generator: Generator | None = None) -> int:
+    """A fresh 64-bit seed for one draw, of this thread or of `generator`."""
+    stream = generator or _stream
+    stream.draws += 1
+    return fold(*stream.key, stream.draws)
 
 
-def random_generator() -> np.random.Generator:
-    """A NumPy generator keyed by the next draw."""
-    return np.random.Generator(np.random.Philox(key=next_seed()))
+def random_generator(generator: Generator | None = None) -> np.random.Generator:
+    """A NumPy generator keyed by the next draw, of this thread or of `generator`."""
+    return np.random.Generator(np.random.Philox(key=next_seed(generator)))

@@ -186,3 +186,17 @@ def _import_tinytensor(paths):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", IMPORT]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.sep)
+
+
+def test_cuda_is_available_where_its_device_is(monkeypatch):
+    monkeypatch.setattr(tt.cuda, "device", lambda name: tt.device("cpu"))
+    assert tt.cuda.is_available() is True
+    tt.cuda.synchronize()
+
+    def missing(name):
+        raise tt.DeviceError(f"no {name}")
+
+    monkeypatch.setattr(tt.cuda, "device", missing)
+    assert tt.cuda.is_available() is False
+    with pytest.raises(tt.DeviceError, match="no cuda"):
+        tt.cuda.synchronize()

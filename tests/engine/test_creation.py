@@ -372,3 +372,29 @@ def test_drawn_nodes_do_not_overlap():
 
 def test_a_leaf_is_drawn_with_its_value():
     assert tt.draw(tt.tensor(2.5, requires_grad=True)).svg().count("2.5") == 1
+
+
+def test_a_generator_has_draws_of_its_own():
+    tt.manual_seed(0)
+    expected = tt.rand(3).data
+    tt.manual_seed(0)
+    g = tt.Generator().manual_seed(7)
+    weights = tt.ones(50)
+
+    def draws():
+        dice = tt.randint(100, (4,), generator=g), tt.multinomial(weights, 3, generator=g)
+        return [x.tolist() for x in (tt.randn(2, 2, generator=g), tt.rand((2,), generator=g), *dice)]
+
+    first, second = draws(), draws()
+    assert first != second
+    g.manual_seed(7)
+    assert [draws(), draws()] == [first, second]
+    np.testing.assert_array_equal(tt.rand(3).data, expected)  # this thread's draws go on as if there were no others
+
+
+def test_a_long_tensor_is_of_integers():
+    assert tt.LongTensor([1, 5, 3]).dtype == tt.long
+    assert tt.LongTensor([1, 5, 3]).nelement() == 3
+    assert tt.tensor([1, 2]).double().dtype == tt.double == np.float64
+    assert tt.tensor([1.5, 2]).type(tt.int).tolist() == [1, 2]
+    assert (tt.float, tt.int, tt.bool) == (np.float32, np.int32, np.bool_)

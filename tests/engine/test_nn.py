@@ -108,7 +108,7 @@ def test_sequential_numbers_its_modules_and_applies_them_in_turn():
     assert [type(m).__name__ for m in layers] == ["Linear", "ReLU", "GELU", "Linear"]
     assert list(layers.state_dict()) == ["0.weight", "0.bias", "3.weight"]
     x = tt.randn(5, 2)
-    by_hand = layers.__dict__["3"](tt.gelu(tt.relu(layers.__dict__["0"](x))))
+    by_hand = layers.__dict__["3"](tt.gelu(tt.relu(layers.__dict__["0"](x)), "none"))
     np.testing.assert_array_equal(layers(x).data, by_hand.data)
     assert nn.Sequential()(x) is x
 
@@ -191,14 +191,14 @@ def test_sequential_can_be_indexed():
     assert len(layers) == 2
 
 
-def test_repr_shows_the_tree():
+def test_repr_shows_the_tree_with_shapes_and_counts():
     model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Sequential(nn.Dropout(0.25), nn.LayerNorm(3)))
     assert repr(model).splitlines() == [
-        "Sequential(",
-        "  (0): Linear(weight (2, 3))",
-        "  (1): Sequential(",
+        "Sequential(  # 12 parameters",
+        "  (0): Linear(weight (2, 3))  # 6 parameters",
+        "  (1): Sequential(  # 6 parameters",
         "    (0): Dropout(p=0.25)",
-        "    (1): LayerNorm(weight (3,), bias (3,))",
+        "    (1): LayerNorm(weight (3,), bias (3,))  # 6 parameters",
         "  )",
         ")",
     ]
@@ -250,3 +250,96 @@ def test_a_list_of_modules_that_are_attributes_too_is_fine():
     model.a = nn.Linear(2, 2)
     model.all = [model.a]
     assert list(model.state_dict()) == ["a.weight", "a.bias"]
+
+
+# ---- under PyTorch's names -------------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """A layer with a mask, and a cache that is not saved."""
+
+    def __init__(self):
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("mask", tt.tril(tt.ones(3, 3)) == 0)
+        self.register_buffer("mean", tt.zeros(3))
+        self.register_buffer("cache", tt.ones(2), persistent=False)
+
+
+def test_a_buffer_is_saved_moved_and_not_trained():
+    model = nn.Sequential(Masked())
+    assert list(model.state_dict()) == ["0.layer.weight", "0.layer.bias", "0.mask", "0.mean"]
+    assert [name for name, _ in model.named_buffers()] == ["0.mask", "0.mean", "0.cache"]
+    assert len(model.parameters()) == 2
+    assert model.num_parameters() == 8
+    state = {name: array.copy() for name, array in model.state_dict().items()}
+    other = nn.Sequential(Masked())
+    other.load_state_dict(state | {"0.mean": np.full(3, 2.0)})
+    np.testing.assert_array_equal(other[0].mean.data, 2)
+    with pytest.raises(ValueError, match=r"missing 0\.mask"):
+        other.load_state_dict({name: array for name, array in state.items() if name != "0.mask"})
+    other.to(np.float64)
+    assert [b.dtype for _, b in other.named_buffers()] == [np.bool_, np.float64, np.float64]
+
+
+def test_buffers_move_with_the_parameters(device):
+    model = Masked().to(device)
+    assert {tensor.device for tensor in (model.layer.weight, model.mask, model.cache)} == {device.name}
+
+
+def test_what_is_assigned_to_a_buffer_is_one():
+    model = Masked()
+    model.mean = 0.9 * model.mean + 0.1 * tt.ones(3)
+    model.cache = tt.zeros(2)
+    assert "mean" in model.state_dict()
+    assert "cache" not in model.state_dict()
+    with pytest.raises(TypeError, match=r"mean is a Buffer, which has no gradient: assign the value's detach\(\)"):
+        model.mean = model.layer.bias.sum() * model.mean
+
+
+def test_apply_reaches_every_module_children_first():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Embedding(4, 2)))
+    seen = []
+    assert model.apply(lambda module: seen.append(type(module).__name__)) is model
+    assert seen == ["Linear", "Embedding", "Sequential", "Sequential"]
+
+
+def test_init_fills_in_place(device):
+    weight = nn.Linear(200, 100).to(device).weight
+    array = weight.data
+    with tt.seeded(1):
+        assert nn.init.normal_(weight, mean=1.0, std=0.02) is weight
+    assert weight.data is array
+    values = weight.numpy()
+    assert abs(values.mean() - 1) < 5 * 0.02 / 200 * 1.5
+    assert abs(values.std() - 0.02) < 0.001
+    np.testing.assert_array_equal(nn.init.zeros_(weight).numpy(), 0)
+    np.testing.assert_array_equal(nn.init.ones_(weight).numpy(), 1)
+
+
+def test_init_is_noticed_by_a_graph_that_needs_the_old_values():
+    layer = nn.Linear(2, 2)
+    y = layer(tt.ones(1, 2, requires_grad=True)).sum()
+    nn.init.zeros_(layer.weight)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+
+
+def test_a_module_dict_holds_modules_by_name():
+    model = nn.Module()
+    model.transformer = nn.ModuleDict({"wte": nn.Embedding(5, 2), "h": nn.ModuleList([nn.Linear(2, 2)])})
+    transformer = model.transformer
+    transformer["ln_f"] = nn.LayerNorm(2)
+    assert transformer.wte is transformer["wte"]
+    assert list(transformer) == list(transformer.keys()) == ["wte", "h", "ln_f"]
+    assert len(transformer) == len(list(transformer.values())) == 3
+    assert "h" in transformer
+    assert "training" not in transformer
+    assert [name for name, _ in model.named_parameters()][:2] == ["transformer.wte.weight", "transformer.h.0.weight"]
+    transformer["ln_f"] = nn.ReLU()
+    assert len(model.parameters()) == 3
+    with pytest.raises(KeyError, match="'forward' is a method of it"):
+        transformer["forward"] = nn.ReLU()
+    with pytest.raises(TypeError, match="is a float, must be a Module"):
+        transformer["x"] = 1.0
+    with pytest.raises(KeyError, match="wpe"):
+        transformer["wpe"]

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
+from tinytensor.nn import functional as F
 
 PAGE = Path(__file__).parents[2] / "docs" / "notes" / "pytorch_differences.md"
 DTYPES = ("float64", "int64", "uint8", "bool")
@@ -76,11 +77,6 @@ def pad(x, widths, mode="constant", value=0.0):
     return tt.pad(x, pairs, 0.0 if value is None else value)
 
 
-def cross_entropy(logits, targets, **options):
-    last = [0, *range(2, logits.ndim), 1] if logits.ndim > 1 else [0]
-    return tt.cross_entropy(logits.permute(last), targets, **options)
-
-
 def index(x, *args):
     return x[args[0]]
 
@@ -107,8 +103,8 @@ COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": "
 SHARED = [
     *(Shared(name, getattr(tt, name)) for name in SAME_NAME.split()),
     *(
-        Shared(f"nn.functional.{name}", getattr(tt, name))
-        for name in ("relu", "silu", "softplus", "mse_loss", "one_hot")
+        Shared(f"nn.functional.{name}", getattr(F, name))
+        for name in ("relu", "silu", "softplus", "mse_loss", "one_hot", "gelu", "layer_norm", "cross_entropy")
     ),
     *(Shared(name, operator(f"__{name}__"), f"`a {symbol} b`") for name, symbol in COMPARISONS.items()),
     *(Shared(f"__{name}__", operator(f"__{name}__")) for name in ("radd", "rmul", "rand", "ror", "rxor", "rmatmul")),
@@ -152,10 +148,6 @@ SHARED = [
     Shared("float", lambda x: x.float()),
     Shared("long", lambda x: x.long()),
     Shared("nn.functional.logsigmoid", lambda x: -tt.softplus(-x), "`-softplus(-x)`"),
-    Shared("nn.functional.gelu", lambda x, approximate="none": tt.gelu(x, approximate), 'the default is "tanh"'),
-    Shared(
-        "nn.functional.layer_norm", with_last_axes(tt.layer_norm), "`layer_norm(x, weight, bias)`, over the last axis"
-    ),
     Shared("nn.functional.rms_norm", with_last_axes(tt.rms_norm), "`rms_norm(x, weight)`, over the last axis"),
     Shared(
         "nn.functional.linear",
@@ -163,8 +155,7 @@ SHARED = [
         "`linear(x, weight, bias)` with a weight of shape (in, out)",
     ),
     Shared("nn.functional.embedding", embedding),
-    Shared("nn.functional.cross_entropy", cross_entropy, "classes are the last axis, not the second"),
-    Shared("nn.functional.scaled_dot_product_attention", tt.scaled_dot_product_attention),
+    Shared("nn.functional.scaled_dot_product_attention", F.scaled_dot_product_attention),
     Shared("nn.functional.pad|constant", pad, "NumPy's pairs, `pad(x, [(before, after), ...])`, one for each axis"),
 ]
 
@@ -230,9 +221,8 @@ MISSING = {
     "Tensor.retain_grad": "none: only leaves get a `grad`",
     "Tensor.register_hook": "none: write a `Function`",
     "Tensor.add_": "`x += y`; there are no methods that end in `_`",
-    "nn.functional": "its functions are in `tinytensor` itself",
-    "nn.Module.register_buffer": "none: an array that is a plain attribute is neither moved nor saved",
-    "nn.ModuleDict": "`nn.ModuleList`, or an attribute for each module",
+    "nn.functional.linear": "`x @ weight.T + bias`, or `tt.linear(x, weight.T, bias)`",
+    "nn.functional.pad": "`tt.pad` with NumPy's pairs",
     "optim.Adam": "`optim.AdamW(params, weight_decay=0)`",
     "optim.lr_scheduler": "`optimizer.lr = optim.cosine_schedule(step, ...)` before each step",
 }
@@ -402,18 +392,26 @@ Everywhere, `dim=` and `keepdim=` may be written `axis=` and `keepdims=`, as in 
 
 ## Differences that are not about one operation
 
-- `x.grad` and `x.data` are raw arrays (NumPy's, or CuPy's on a GPU), not tensors, and `x.device` is a string.
+- `tinytensor.nn.functional` has PyTorch's arguments and defaults. The table above is about the functions of
+  `tinytensor` itself, of which some differ: `tt.gelu` is the tanh approximation unless asked, `tt.layer_norm` takes no
+  `normalized_shape`, and `tt.cross_entropy` has the classes on the last axis.
+- `x.grad` and `x.data` are raw arrays (NumPy's, or CuPy's on a GPU), not tensors, and `x.device` is a string. Gradients
+  are of first order, so there is nothing about one to record; and an array is what VJPs return, kernels and optimizers
+  take, and NumPy and matplotlib understand. `x.grad.item()`, `x.grad.shape`, `x.data += -lr * x.grad` and
+  `x.grad = None` mean what they do in PyTorch; for `x.grad.zero_()` write `x.grad = None`.
 - `x.numpy()` also works for a tensor that requires a gradient.
 - `x.max(dim=1)` and `x.min(dim=1)` return the values only; `argmax` and `argmin` give the indices.
 - `y += 1` changes the memory of a tensor that requires no gradient. If y is a result that requires one, it makes a new
   tensor, and other names of y keep the old one.
-- `var` and `std` have NumPy's default, ddof = 0; `gelu` defaults to the tanh approximation.
+- `var` and `std` have NumPy's default, ddof = 0.
+- A dtype is NumPy's: `tt.float32`, `tt.long` and `tt.bool` are `np.float32`, `np.int64` and `np.bool_`. There is no
+  `bfloat16`.
 - Gradients are of first order: there is no `create_graph`. A graph is freed by its first `backward`: there is no
   `retain_graph`.
 - A `Function` is an object that is applied once, `Square(3.0)(x)`, without `apply` and `ctx`. Its `forward` and `vjp`
   take raw arrays, and `vjp` returns a tuple, also for one input.
 - `nn.Linear` has a weight of shape (in, out), the transpose of PyTorch's. `nn.Embedding`, `nn.LayerNorm` and
-  `nn.Dropout` take fewer options, in another order.
+  `nn.Dropout` take fewer options, in another order. Layers begin with other random weights.
 - `Module.parameters()` is a list, and `Module.children()` yields (name, module), like `named_children` in PyTorch.
 
 | missing here | instead |

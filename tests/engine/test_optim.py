@@ -295,3 +295,15 @@ def test_a_group_may_hold_one_parameter():
         AdamW([{"lr": 1.0}])
     with pytest.raises(ValueError, match="learning rate 1e-3: must be at least 0"):
         AdamW([p], lr="1e-3")
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_zero_grad_takes_pytorchs_argument(chained):
+    p, q = (tt.nn.Parameter(np.ones(2, np.float32)) for _ in range(2))
+    optimizer = tt.optim.Chained(sgd=tt.optim.SGD([p, q], lr=1.0)) if chained else tt.optim.SGD([p, q], lr=1.0)
+    (p * 2).sum().backward()
+    optimizer.zero_grad(set_to_none=False)
+    np.testing.assert_array_equal(p.grad, [0, 0])
+    assert q.grad is None
+    optimizer.zero_grad(set_to_none=True)
+    assert p.grad is None

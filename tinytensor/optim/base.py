@@ -76,10 +76,10 @@ class Optimizer:
         """All parameters, group after group."""
         return [p for group in self.param_groups for p in group["params"]]
 
-    def zero_grad(self) -> None:
-        """Set every grad to None; the next backward starts from nothing."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set every grad to None, so that the next backward starts from nothing; or fill those there are with zeros."""
         for p in self.parameters():
-            p.grad = None
+            p.grad = None if set_to_none or p.grad is None else array_module(p.grad).zeros_like(p.grad)
 
     def step(self, grad_scale: Any = 1.0) -> None:
         """Update every parameter that has a gradient, in place.

@@ -41,10 +41,10 @@ class Chained:
         """All parameters, optimizer after optimizer."""
         return [p for optimizer in self.optimizers.values() for p in optimizer.parameters()]
 
-    def zero_grad(self) -> None:
-        """Set every grad to None."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set every grad to None, or fill those there are with zeros."""
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none)
 
     def step(self, grad_scale: Any = 1.0) -> None:
         """Let every optimizer update its parameters, their gradients scaled."""

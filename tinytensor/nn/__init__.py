@@ -1,0 +1,26 @@
+"""Modules: parameters with names, the layers of a GPT, and PyTorch's `functional` and `init`.
+
+Read `module.py` first, then `layers.py`; `containers.py` holds modules in lists and by name. Read `optim/` next.
+"""
+
+from tinytensor.nn import functional, init
+from tinytensor.nn.containers import ModuleDict, ModuleList, Sequential
+from tinytensor.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU
+from tinytensor.nn.module import Buffer, Module, Parameter
+
+__all__ = [
+    "GELU",
+    "Buffer",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "functional",
+    "init",
+]
