@@ -60,7 +60,6 @@ LAZY = (
     "tokenizers",
     "matplotlib",
     "mpi4py",
-    "graphviz",
     "torch",
     "kernels",
     "benchmarks.torch_gpt",
