@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 import tinytensor as tt
 from gpt.errors import UserError
@@ -19,6 +20,8 @@ from gpt.training.recipe import TrainConfig
 from kernels.cpu.threads import split_evenly
 from kernels.shapes import MAX_GPU_HEAD_SIZE
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank
+
+BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that short ones show none
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
@@ -82,7 +85,9 @@ def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RA
     parts = split_evenly(len(eval_windows), ranks.size)
     model.eval()
     with tt.no_grad():
-        own = [model(ids, targets).data for ids, targets in eval_windows.batches(parts[ranks.rank])]
+        batches = eval_windows.batches(parts[ranks.rank])
+        bar = {"desc": "evaluate", "unit": "batch", "leave": False, "delay": BAR_DELAY, "disable": None}
+        own = [model(ids, targets).data for ids, targets in tqdm(batches, total=len(eval_windows) // ranks.size, **bar)]
     model.train()
     losses = np.array([float(loss) for loss in own])
     return sum(ranks.all_gather(losses, [part.stop - part.start for part in parts]).tolist()) / len(eval_windows)
