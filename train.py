@@ -140,7 +140,7 @@ def make_model(
     """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
     check_training(run.model, run.train, changes, resumed, ranks=ranks)
     device = own_device(run.train.device, ranks)
-    configure_process(device, own_cores(run.train.processes, ranks))
+    configure_process(device, own_cores(run.train.processes, ranks), run.train.splits)
     model = build_model(run.train.model, run.model, run.train.seed, device)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
     parallel = make_parallel(model, device, run.train, ranks)

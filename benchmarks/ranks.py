@@ -38,7 +38,7 @@ def time_steps(setting: str, workers: int, optimizer_name: str) -> None:
     config = TrainConfig(batch_size=size, shares=workers, optimizer=optimizer_name)
     device = tt.device("cpu")
     with started_ranks() as ranks:
-        configure_process(device, workers // ranks.size)
+        configure_process(device, workers // ranks.size, workers)
         model = build_model("gpt", shape, 1, device)
         parallel = make_parallel(model, device, config, ranks)
         optimizer = build_optimizer(model, config, ranks)

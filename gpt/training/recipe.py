@@ -11,6 +11,8 @@ from gpt.errors import UserError
 from gpt.options import DEVICE_HELP, check_options, option
 from tinytensor.optim import SCHEDULES
 
+MOST_SPLITS = 8  # more parts of a product would be too small for BLAS
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -58,6 +60,14 @@ class TrainConfig:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
         if self.shares > self.windows:
             raise UserError(f"--shares {self.shares}: must be at most {self.windows}, the windows in a batch")
+
+    @property
+    def splits(self) -> int | None:
+        """Into how many parts primitives divide their work on the CPU, whatever number of cores there are.
+
+        As many as there are shares, up to a limit; with one, on which all threads work, as many as there were threads.
+        """
+        return min(self.shares, MOST_SPLITS) if self.shares > 1 else self.processes or None
 
     @property
     def windows(self) -> int:

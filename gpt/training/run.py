@@ -193,6 +193,8 @@ def create_run(
     # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
     on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
     train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))
+    if train.shares == 1:  # threads divide each operation, and their number decides the same
+        train = dataclasses.replace(train, processes=cores)
     place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:
@@ -250,9 +252,9 @@ def former_shares(path: Path, train: TrainConfig) -> int:
     """The number of shares that gives the bits of an earlier version, which had none; UserError if there is none."""
     if tt.device(train.device).name != "cpu":
         return 1
-    # up to three processes were added in today's order, and micro-batches were added one by one
+    # up to three processes were added in today's order; micro-batches were added one by one
     shares = min(train.processes, train.batch_size)
-    if shares > 3 or train.grad_accum_steps > 1:
+    if train.grad_accum_steps > 1 or (shares > 1 and not shares == train.processes <= 3):
         raise UserError(
             f"--resume {path}: was begun by a version that added gradients in another order; with --shares {shares} it "
             "resumes, rounded differently from here on"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from kernels.cpu import blocks
+from kernels.cpu import blocks, linear
 from kernels.cpu.threads import parallel_map, set_num_threads
 from tinytensor import nn
 from tinytensor.parallel import BatchParallel, WholeBatch
@@ -71,6 +71,27 @@ def test_nested_parallel_map_stays_on_its_thread(threads):
         return set(parallel_map(lambda _: threading.current_thread().name, range(4))) == {here}
 
     assert threads == 1 or all(parallel_map(outer, range(threads)))
+
+
+def test_splits_alone_decide_how_sums_are_rounded(monkeypatch):
+    """Any number of threads has the same bits, also those that a rank with fewer cores has."""
+    monkeypatch.setattr(linear, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(blocks, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 12)
+    x = np.random.default_rng(0).standard_normal((3, 300, 96)).astype(np.float32)
+    results = {}
+    try:
+        for count, splits in ((1, 3), (2, 3), (3, 3), (3, 5)):
+            set_num_threads(count, splits)
+            with tt.seeded("weights"):
+                model = nn.Sequential(nn.LayerNorm(96), nn.Linear(96, 200), nn.GELU(), nn.Linear(200, 96))
+            y = model(tt.Tensor(x))
+            (y * y).sum().backward()
+            results[count, splits] = [y.data.tobytes(), *(p.grad.tobytes() for p in model.parameters())]
+    finally:
+        set_num_threads(1)
+    assert results[1, 3] == results[2, 3] == results[3, 3]
+    assert results[1, 3] != results[3, 5]
 
 
 def test_an_error_in_a_thread_comes_out(threads):

@@ -55,6 +55,21 @@ def test_any_number_of_ranks_has_the_same_bits(tmp_path, calm):
 
 
 @needs_mpi
+def test_ranks_have_the_bits_of_the_processes_of_one_machine(tmp_path):
+    """With products that are large enough to be divided, and as many cores as there are."""
+    changes = {"steps": 3, "n_embd": 128, "block_size": 64, "batch_size": 16, "shares": 2, "eval_batches": 2}
+    changes |= {"checkpoint_interval": 40, "eval_interval": 1, "log_interval": 1}
+    files = {}
+    for size, processes in ((0, 1), (0, 2), (2, 0), (2, 1)):
+        run = tmp_path / f"{size}-{processes}"
+        code, _, lines = finish(start(size, *flags(**changes, processes=processes), "--out", run))
+        assert (code, lines) == (0, [])
+        files[size, processes] = [sha256(path) for path in sorted(run.glob("checkpoints/*/*.safetensors"))]
+    assert len(set(map(tuple, files.values()))) == 1
+    assert len(files[0, 1]) == 2
+
+
+@needs_mpi
 @pytest.mark.skipif(not available(), reason="the emulated device needs a compiler")
 def test_ranks_on_the_emulated_device_have_the_same_bits(tmp_path):
     changes = {"device": "emulated", "steps": 40, "eval_batches": 2, "grad_accum_steps": 1, "shares": 2}
