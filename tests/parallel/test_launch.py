@@ -36,7 +36,8 @@ def train(size, run, *more, **changes):
     """Train on so many ranks, to the end; returns the outcome."""
     arguments = ["--resume", run] if run.exists() else [*flags(**changes), "--out", run]
     code, out, lines = finish(start(size, *arguments, *more))
-    assert (code, lines) == (0, []), lines
+    errors = [line for line in lines if "no checkpoint was saved yet" not in line]  # as after an early kill
+    assert (code, errors) == (0, [])
     assert out.count("run: ") == 1  # rank 0 alone prints
     return outcome(run)
 
