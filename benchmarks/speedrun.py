@@ -1,6 +1,7 @@
 """How good is the model that a CPU makes in a given time, next to nanoGPT's own code?
 
-    python benchmarks/speedrun.py --data tinyshakespeare.txt --presets default,shakespeare-cpu --seeds 1,2,3
+    python benchmarks/speedrun.py --data tinyshakespeare.txt --presets default,shakespeare --seeds 1,2,3
+    python benchmarks/speedrun.py --data tinyshakespeare.txt --presets 'default,default --block-size 64 --steps 500'
     python benchmarks/speedrun.py --nanogpt DIR --seeds 1,2,3 --json speedrun.json --plot speedrun.png
 
 Every contestant is a command in a process of its own, on the same text with the same split (the last tenth validates).
@@ -131,8 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="a text, if there is no --nanogpt")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT with its shakespeare_char data prepared")
-    parser.add_argument("--presets", default="default", help="presets of train.py, separated by commas")
-    parser.add_argument("--flags", default="", help="more flags for train.py, as one string")
+    parser.add_argument("--presets", default="default", help="separated by commas; flags of train.py may follow each")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--json", type=Path, help="where to write all curves")
     parser.add_argument("--plot", help="where to draw them")
@@ -145,11 +145,11 @@ def main() -> None:
     rounds = [(int(seed), name) for seed in options.seeds.split(",") for name in names]
     with tempfile.TemporaryDirectory() as directory:
         for seed, name in tqdm(rounds, unit="run"):
-            out = Path(directory, f"{name}-{seed}")
+            out = Path(directory, f"{names.index(name)}-{seed}")
             if name == "nanoGPT":
                 curve = run_nanogpt(options.nanogpt.resolve(), seed, out)
             else:
-                curve = run_ours(["--preset", name, *options.flags.split()], data, seed, out)
+                curve = run_ours(["--preset", *name.split()], data, seed, out)
             results[name].append(curve)
             tqdm.write(f"{name}, seed {seed}: {curve[-1][2]:.4f} after {curve[-1][0]:.1f} s")
             if options.json:

@@ -9,10 +9,11 @@ Each room imports only from those above it in this list (`tests/test_layering.py
     corpus/                    sources of text, documents, the split, token files
     weights/                   safetensors, Hugging Face's names and configurations, model directories
     generation/                sampling, text as it is decoded, conversations
+    inspection/                what a model does with a text: attention weights, the residual stream, likelihoods
     training/                  batches, recipe and presets, training steps, checkpoints, run directories
     planning/                  the memory and time that a command will take, and refusals of what cannot fit
     cli                        what commands share
-    generate chat prepare export    the commands: python -m gpt.NAME
+    generate chat prepare export explain/    the commands: python -m gpt.NAME
 
 To understand GPT-2, read `model/layers.py` and `model/gpt.py`; to understand training, `training/trainer.py` and then
 `train.py`.

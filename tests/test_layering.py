@@ -34,12 +34,13 @@ LAYERS = [
     ["gpt.corpus"],
     ["gpt.weights"],
     ["gpt.generation"],
+    ["gpt.inspection"],
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
-    ["gpt.chat", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
     ["gpt"],
-    ["train", "benchmarks", "sitecustomize"],
+    ["train", "benchmarks", "learn", "sitecustomize"],
 ]
 MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
@@ -68,7 +69,7 @@ LAZY = (
 def sources() -> dict[str, ast.Module]:
     """{module name: syntax tree} of the product."""
     paths = [ROOT / "train.py"]
-    for package in ("kernels", "tinytensor", "gpt", "benchmarks"):
+    for package in ("kernels", "tinytensor", "gpt", "benchmarks", "learn"):
         paths += sorted((ROOT / package).rglob("*.py"))
     return {module_name(path): ast.parse(path.read_text()) for path in paths}
 

@@ -94,7 +94,7 @@ def test_version_and_name(installed):
     assert versions == f"{tt.__version__} {tt.__version__}"
 
 
-def test_it_trains_generates_and_exports(installed):
+def test_it_trains_generates_exports_and_explains(installed):
     trained = installed.script("tinytensor-train", *SMALL, "--steps", "3", "--out", "run")
     assert trained.returncode == 0, trained.stderr
     assert "val loss" in trained.stdout
@@ -104,6 +104,9 @@ def test_it_trains_generates_and_exports(installed):
     exported = installed.script("tinytensor-export", "run", "exported")
     assert exported.returncode == 0, exported.stderr
     assert (installed.work / "exported" / "model.safetensors").is_file()
+    explained = installed.script("tinytensor-explain", "run")
+    assert explained.returncode == 0, explained.stderr
+    assert (installed.work / "explain.html").is_file()
 
 
 @pytest.mark.skipif(not emulator.available(), reason=emulator.MISSING)
@@ -114,7 +117,7 @@ def test_it_trains_on_the_emulated_device(installed):
     assert "on emulated" in trained.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export"])
+@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export", "explain"])
 def test_a_mistake_on_a_console_script_is_one_sentence_and_exit_code_2(installed, name):
     done = installed.script(f"tinytensor-{name}", "--no-such-flag")
     assert (done.returncode, done.stdout) == (2, "")

@@ -16,6 +16,7 @@ import train
 from gpt import chat, export, generate, prepare
 from gpt.chat import ChatOptions
 from gpt.corpus.preparation import PrepareOptions
+from gpt.explain import __main__ as explain
 from gpt.generate import Request
 from gpt.generation.sampling import Sampling
 from gpt.options import flag
@@ -49,6 +50,7 @@ COMMANDS = {
     "chat": (chat.main, ["run", "--tokens", "3", "--device", "cpu"], (ChatOptions, Sampling)),
     "prepare": (prepare.main, ["text.txt", "--out", "new", "--tokenizer", "char"], (PrepareOptions,)),
     "export": (export.main, ["run", "new"], ()),
+    "explain": (explain.main, ["run", "--tokens", "3", "--device", "cpu", "--out", "new.html"], (explain.Request,)),
 }
 
 
@@ -147,7 +149,7 @@ def check(name, argv, world, place, stdin=b""):
         made = {top for top in made if not any((place / top).rglob("state.json"))}
         assert not made, (made, case)
     else:
-        assert all(any(top in word for word in [*argv, "runs"]) for top in made), (made, case)
+        assert all(any(top in word for word in [*argv, "runs", "explain.html"]) for top in made), (made, case)
     changed = [path for path in before if before[path] != after.get(path) and not path.startswith(("run/", "damaged/"))]
     if name not in ("train", "resume"):
         changed = [path for path in before if before[path] != after.get(path)]

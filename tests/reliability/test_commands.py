@@ -11,6 +11,7 @@ import pytest
 
 from gpt import chat, export, generate, prepare
 from gpt.cli import LossyStream, run_command, shortened
+from gpt.explain import __main__ as explain
 from gpt.training.metrics import divergence
 from tests.reliability.conftest import contents, run
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (generate.main, [""], "DIR"),
         (chat.main, [""], "DIR"),
         (export.main, ["run", ""], "OUT"),
+        (explain.main, [""], "RUN"),
     ],
 )
 def test_an_empty_value_is_an_error(main, argv, name, tmp_path, monkeypatch, capsys):

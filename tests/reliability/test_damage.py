@@ -12,6 +12,7 @@ import pytest
 
 import train
 from gpt import export, generate, prepare
+from gpt.explain import __main__ as explain
 from tests.reliability.conftest import contents
 from tests.reliability.forks import forked
 
@@ -77,6 +78,10 @@ def text(end, place):
     return end.output
 
 
+def page(end, place):
+    return (place / "new.html").read_bytes()
+
+
 def trained(end, place):
     return contents(place / "new")
 
@@ -94,6 +99,7 @@ GENERATE = ["--tokens", 5, "--device", "cpu", "--prompt", "to be"]
 COMMANDS = {
     "resume run": Command(train.main, ["--resume", "run"], resumed),
     "generate run": Command(generate.main, ["run", *GENERATE], text, BEST),
+    "explain run": Command(explain.main, ["run", *GENERATE, "--out", "new.html"], page, BEST),
     "export run": Command(export.main, ["run", "new"], exported, BEST),
     "train corpus": Command(train.main, ["--data", "corpus", "--out", "new"], trained),
     "generate model": Command(generate.main, ["model", *GENERATE], text),

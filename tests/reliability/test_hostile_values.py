@@ -10,6 +10,7 @@ import train
 from gpt import chat, export, generate, prepare
 from gpt.cli import run_command
 from gpt.corpus.preparation import PrepareOptions
+from gpt.explain import __main__ as explain
 from gpt.files import sealed
 from gpt.generation.sampling import Sampling
 from gpt.options import flag
@@ -18,6 +19,7 @@ from tests.reliability.conftest import contents, run
 COMMANDS = {
     train.main: ([], train.GROUPS.values()),
     generate.main: (["run"], [generate.Request, Sampling]),
+    explain.main: (["run"], [explain.Request]),
     chat.main: (["run"], [chat.ChatOptions, Sampling]),
     prepare.main: (["pydocs", "--out", "out"], [PrepareOptions]),
 }
