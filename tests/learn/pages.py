@@ -63,7 +63,7 @@ def links(page: Path) -> list[tuple[bool, str, str]]:
 
 
 if __name__ == "__main__":
-    os.environ["MPLBACKEND"] = "Agg"
+    os.environ |= {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     sys.path[:0] = [str(ROOT), str(LEARN)]
     os.chdir(LEARN)
     for page in [Path(name) for name in sys.argv[1:]] or PAGES:
