@@ -9,25 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 import tinytensor as tt
 from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
-from gpt.corpus.tokens import META_FILE, Tokens
 from gpt.directories import locked, temporary_directory
 from gpt.errors import UserError
-from gpt.generation.stream import write_sample
 from gpt.model import GPTConfig
 from gpt.options import build, check_options, option
 from gpt.planning.check import check_training
 from gpt.planning.plan import memory_table, time_estimate
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
-from gpt.training.checkpoint import Progress
 from gpt.training.manifest import find_verified
-from gpt.training.metrics import divergence, write_plot
 from gpt.training.optimizer import build_optimizer
-from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig
+from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
+from gpt.training.report import Report, describe, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
     Backward,
@@ -98,7 +93,9 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
         settings["init_from"] = pinned(settings["init_from"])
         find_verified(settings["init_from"])
         settings |= inherit(settings["init_from"], changes)
-    return build(GPTConfig, settings), build(TrainConfig, settings)
+    train_config = build(TrainConfig, settings)
+    require_used(train_config, changes)
+    return build(GPTConfig, settings), train_config
 
 
 def plan(options: RunOptions, changes: dict[str, Any]) -> int:
@@ -151,8 +148,9 @@ def train(
     began = time.perf_counter() - progress.seconds
     throughput = Throughput(config.batch_size * config.grad_accum_steps * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
-    bar = tqdm(total=config.steps, initial=progress.step, unit="step", mininterval=0.5, dynamic_ncols=True)
-    with bar:
+    with Report(run, model, progress) as report:
+        if progress.step == 0:
+            report.begin(require_finite("validation loss", evaluate(model, eval_windows), 0, config.lr))
         for step in range(progress.step, last):
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
@@ -174,41 +172,15 @@ def train(
                     val_loss = evaluate(model, eval_windows)
                     row["val_loss"] = require_finite("validation loss", val_loss, progress.step, lr)
                     run.record_val_loss(progress, val_loss, model)
-                row |= {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)}
-                run.metrics.append(row)
-                memory = device.memory()
-                gib = f", {memory[0] / 2**30:.1f}/{memory[1] / 2**30:.1f} GiB" if memory else ""
-                state = f"loss {train_loss:.4f}, {row['tokens_per_second']:,} tokens/s{gib}"
-                bar.set_postfix_str(state, refresh=False)
+                report.log(row | {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)})
             if saving:
                 run.save(progress, model, optimizer)
-            bar.update()
+            report.advance()
             if exiting:
                 break
 
-    if progress.step < config.steps:
-        print(f"stopped at step {progress.step}; to resume: python train.py --resume {run.directory}")
-        return 130 if exit_requested else 0
-    finish(run, progress, device)
-    return 0
-
-
-def describe(tokens: Tokens) -> str:
-    """A line about the data, and about what of it could not be read."""
-    skipped = f"; {tokens.unreadable} unreadable skipped, see {META_FILE}" if tokens.unreadable else ""
-    sizes = f"{len(tokens.train):,} tokens to train on, {len(tokens.val):,} to validate"
-    return f"data: {tokens.source}, {sizes}{skipped}"
-
-
-def finish(run: Run, progress: Progress, device: tt.Device) -> None:
-    """Print how the run ended, plot its losses, and write a sample of its text."""
-    best = f"{progress.best_val_loss:.4f} at step {progress.best_step}"
-    print(f"val loss {progress.val_loss:.4f} at the end, best {best}")
-    if sentence := divergence(run.metrics.rows(), run.model.vocab_size):
-        print(f"warning: {sentence}", file=sys.stderr)
-    print(write_plot(run.metrics.rows(), run.directory / "loss.png"))
-    print(write_sample(run.directory, device))
-    print(f'more text: python -m gpt.generate {run.directory} --prompt "..." --tokens 500')
+    finish(run, progress)
+    return 130 if exit_requested and progress.step < config.steps else 0
 
 
 def console_script():

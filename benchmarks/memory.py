@@ -108,7 +108,7 @@ def training(name: str, seconds: float, folder: Path) -> str:
     run = folder / name.replace(" ", "-")
     lengths = ["--steps", str(steps), "--log-interval", str(steps // FEWEST_STEPS)]
     measured = measure_peak([*command, *lengths, "--out", str(run)])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[1:]]  # without that of step 0
     tokens = TRAININGS[name]["batch-size"] * TRAININGS[name]["block-size"]
     taken = statistics.median(tokens / row["tokens_per_second"] for row in rows[1:])  # the first one compiles
     return row_of(name, predicted, measured) + f" {step:.3g} s | {taken:.3g} s | {step / taken:.2f} |"

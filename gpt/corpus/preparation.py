@@ -186,7 +186,7 @@ class Preparation:
             raise self.no_text()
         raise UserError(
             f"{self.source.name}: a validation share of {self.rule.val_share:g} leaves {counts['train']} documents for "
-            f"training and {counts['val']} for validation; choose another --val-share of python -m gpt.prepare"
+            f"training and {counts['val']} for validation; choose another --val-share"
         )
 
     def no_text(self) -> UserError:

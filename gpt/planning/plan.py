@@ -65,6 +65,7 @@ def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer
     evaluation_seconds = evaluated * _seconds(lambda: evaluate(model, evaluation), device)
     steps = max(0, config.steps - done)
     evaluations = -(-config.steps // config.eval_interval) - done // config.eval_interval if steps else 0
+    evaluations += done == 0  # before the first step
     total = steps * step + evaluations * evaluation_seconds
     per_step = config.batch_size * config.grad_accum_steps * block_size
     return (

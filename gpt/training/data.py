@@ -12,16 +12,21 @@ from gpt.tokenizers.load import Tokenizer, load_tokenizer
 from gpt.weights.load import load_model_tokenizer, same_tokens
 
 
-def open_data(name: str, init_from: str = "") -> Callable[[Path], Tokenizer]:
+def open_data(name: str, init_from: str = "", val_share: float = 0.0) -> Callable[[Path], Tokenizer]:
     """A function that puts the tokens of `--data name`, or where they are, and the tokenizer into a directory.
 
     Without token files, the tokenizer is that of the model `init_from`, or one of characters, and everything else is as
-    `python -m gpt.prepare` does it by default. UserError if there is no such data, or if the token files are of another
-    tokenizer than the model's.
+    `python -m gpt.prepare` does it by default, with `val_share`. UserError if there is no such data, or if the token
+    files are of another tokenizer than the model's or a `val_share` is given for them.
     """
     tokenizer = load_model_tokenizer(init_from) if init_from else None
     if not is_prepared(name):
-        return partial(prepare, open_source(name), init_from or "char", tokenizer)
+        return partial(prepare, open_source(name), init_from or "char", tokenizer, val_share)
+    if val_share:
+        raise UserError(
+            f"--val-share {val_share}: {name} was split when it was prepared: leave it out, or prepare the text again "
+            "with --val-share of python -m gpt.prepare"
+        )
     prepared = load_tokenizer(name)
     if tokenizer and not same_tokens(prepared, tokenizer):
         raise UserError(
@@ -31,9 +36,12 @@ def open_data(name: str, init_from: str = "") -> Callable[[Path], Tokenizer]:
     return partial(link, name, prepared)
 
 
-def prepare(source: Source, tokenizer_name: str, tokenizer: Tokenizer | None, directory: Path) -> Tokenizer:
+def prepare(
+    source: Source, tokenizer_name: str, tokenizer: Tokenizer | None, val_share: float, directory: Path
+) -> Tokenizer:
     """Write the token files of a source into a directory."""
-    Preparation(source, PrepareOptions(out=str(directory), tokenizer=tokenizer_name), tokenizer).run()
+    options = PrepareOptions(out=str(directory), tokenizer=tokenizer_name, val_share=val_share)
+    Preparation(source, options, tokenizer).run()
     return load_tokenizer(directory)
 
 
@@ -51,5 +59,5 @@ def require_windows(directory: Path, data: str, block_size: int) -> None:
         if len(array) <= block_size:
             raise UserError(
                 f"--data {data}: has {len(array)} tokens for {split}, fewer than the {block_size + 1} of one window: "
-                "use a longer text or a smaller --block-size"
+                "use a longer text, a smaller --block-size or another --val-share"
             )

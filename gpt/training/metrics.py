@@ -7,7 +7,7 @@ of one that was not.
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 FAR_ABOVE = 1.0  # nats per token
 SLOWER = "lower --lr (or Muon's --muon-lr), raise --warmup-steps or set --grad-clip"
+WINDOW = 10  # logged training losses over which a mean is shown: that of one batch is noisy
 MAX_REASON = 100  # characters of matplotlib's errors, which list everything that they would accept
 
 
@@ -75,8 +76,13 @@ def parse_row(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    valid = isinstance(row, dict) and type(row.get("step")) is int
-    return row if valid and all(type(value) in (int, float) for value in row.values()) else None
+    valid = isinstance(row, dict) and type(row.get("step")) is int and all(map(_is_number, row.values()))
+    return row if valid else None
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a float, or a whole number that one can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def divergence(rows: list[Row], vocab_size: int) -> str | None:
@@ -100,6 +106,20 @@ def divergence(rows: list[Row], vocab_size: int) -> str | None:
     )
 
 
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """The mean of each loss and its neighbors, WINDOW // 2 on either side; near an end, the fewer that both sides have.
+
+    As many on both sides, since a mean over those before alone would lag behind a loss that falls.
+    """
+    sides = [min(i, len(losses) - 1 - i, WINDOW // 2) for i in range(len(losses))]
+    return [sum(losses[i - side : i + side + 1]) / (2 * side + 1) for i, side in enumerate(sides)]
+
+
+def _curve(rows: list[Row], key: str) -> tuple[list[int], list[float]]:
+    found = [row for row in rows if key in row]
+    return [row["step"] for row in found], [row[key] for row in found]
+
+
 def write_plot(rows: Iterable[Row], path: Path) -> str:
     """Plot training and validation loss over the steps into a PNG; returns a sentence about it."""
     try:
@@ -110,10 +130,11 @@ def write_plot(rows: Iterable[Row], path: Path) -> str:
         return f"loss.png not written: matplotlib cannot be used ({str(error)[:MAX_REASON]})"
     figure = Figure(figsize=(8, 5), layout="tight")
     axes = figure.subplots()
-    for key, label, style in (("train_loss", "training batch", "-"), ("val_loss", "validation", "o-")):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=4)
+    rows = list(rows)
+    steps, losses = _curve(rows, "train_loss")
+    axes.plot(steps, losses, color="C0", alpha=0.3, linewidth=1, label="training batch")
+    axes.plot(steps, smoothed(losses), color="C0", linewidth=1.5, label="training batches, smoothed")
+    axes.plot(*_curve(rows, "val_loss"), "o-", color="C1", linewidth=1, markersize=4, label="validation")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -3,6 +3,7 @@
 A preset is a set of differences from the defaults of `GPTConfig` and `TrainConfig`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ class TrainConfig:
 
     data: str = option(
         "pydocs", "corpus: pydocs, stdlib, a file, folder or hf:NAME@REVISION, or what gpt.prepare wrote"
+    )
+    val_share: float = option(
+        0.0, "share of the text for validation; 0 is a tenth, at most 16 MiB", at_least=0, below=1
     )
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
@@ -34,10 +38,13 @@ class TrainConfig:
     warmup_steps: int = option(100, "updates over which the learning rate rises linearly", at_least=0)
     beta1: float = option(0.9, "AdamW's decay rate of the first moment", at_least=0, below=1)
     beta2: float = option(0.99, "AdamW's decay rate of the second moment", at_least=0, below=1)
-    weight_decay: float = option(0.1, "weight decay of matrices; biases and layer norms have none", at_least=0)
+    weight_decay: float = option(
+        0.1, "weight decay of matrices; biases and layer norms have none", at_least=0, below=float("inf")
+    )
     grad_clip: float = option(1.0, "largest global gradient norm; 0 disables clipping", at_least=0)
     eval_interval: int = option(250, "updates between evaluations", at_least=1)
     eval_batches: int = option(20, "batches in an evaluation, the same ones every time", at_least=1)
+    sample_interval: int = option(1000, "updates between samples of text on the console; 0 for none", at_least=0)
     log_interval: int = option(10, "updates between rows of metrics.jsonl", at_least=1)
     checkpoint_interval: int = option(250, "updates between checkpoints", at_least=1)
     keep_checkpoints: int = option(2, "newest checkpoints to keep, besides the best model", at_least=1)
@@ -46,6 +53,16 @@ class TrainConfig:
         check_options(self)
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
+
+
+def require_used(train: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Raise UserError for one of the flags `given` that would change nothing, so that it must be a mistake."""
+    if "muon_lr" in given and train.optimizer != "muon":
+        raise UserError(
+            f"--muon-lr {train.muon_lr}: --optimizer {train.optimizer} does not use it: add --optimizer muon"
+        )
+    if given.get("positions") == "rotary" and train.model == "bigram":
+        raise UserError("--positions rotary: --model bigram has no positions: leave one of them out")
 
 
 # {former name of a TrainConfig field: its name now}: runs saved under the former names still resume, and a former flag
@@ -100,6 +117,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grad_clip": 0.0,
         "eval_interval": 5000,
         "eval_batches": 3500,
+        "sample_interval": 10000,
         "log_interval": 100,
         "checkpoint_interval": 5000,
     },

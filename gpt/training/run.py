@@ -6,7 +6,7 @@ It contains
     metrics.jsonl checkpoints/step-000500/                    the record, and what `--resume` starts from
     best/                                                     the model with the lowest validation loss
     manifest.json                                             what these files were, which a resumption verifies
-    loss.png sample.txt                                       written at the end
+    loss.png sample.txt                                       written at the end, loss.png also at an early one
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ from tinytensor.parallel import available_cores
 
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
-# What may change when a run is resumed: where it is computed, and for how long.
-RESUMABLE = {"device", "processes", "steps"}
+# What may change when a run is resumed: where it is computed, for how long, and what is shown of it.
+RESUMABLE = {"device", "processes", "sample_interval", "steps"}
 
 
 @dataclass
@@ -186,7 +186,7 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     that or another exception is raised, also in the block, no directory is left.
     """
     check_free(out)
-    write_data = open_data(train.data, train.init_from)
+    write_data = open_data(train.data, train.init_from, train.val_share)
     # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
     train = dataclasses.replace(train, processes=train.processes or available_cores())
     place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)

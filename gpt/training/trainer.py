@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tqdm import tqdm
+
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import MODELS, GPTConfig
@@ -19,6 +21,7 @@ from kernels.shapes import MAX_GPU_HEAD_SIZE
 from tinytensor.parallel import BatchParallel, count_targets
 
 Backward = Callable[[Any, Any, float], Any]
+BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that short ones show none
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
@@ -80,7 +83,7 @@ def evaluate(model: Any, eval_windows: EvalWindows) -> float:
     model.eval()
     total: Any = 0.0
     with tt.no_grad():
-        for ids, targets in eval_windows:
+        for ids, targets in tqdm(eval_windows, desc="evaluate", unit="batch", leave=False, delay=BAR_DELAY, disable=None):
             total = total + model(ids, targets).data.astype("float64")
     model.train()
     return float(total) / len(eval_windows)

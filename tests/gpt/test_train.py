@@ -17,6 +17,7 @@ import train
 from gpt.cli import run_command
 from gpt.corpus.folders import pydocs
 from gpt.generate import main as generate_main
+from gpt.prepare import main as prepare_main
 from gpt.training.recipe import RENAMED
 from kernels.cpu.threads import set_num_threads
 
@@ -72,12 +73,13 @@ def finished(uninterrupted, tmp_path):
 def test_a_run_leaves_everything_it_promises_and_says_where(flags, tmp_path, capsys):
     out = tmp_path / "run"
     assert run(*flags, "--out", out) == 0
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
     assert "val loss" in printed
+    assert errors == ""  # no progress bar in a log
     assert all(str(out / name) in printed and (out / name).exists() for name in ("loss.png", "sample.txt"))
     assert f"python -m gpt.generate {out}" in printed
-    assert [row["step"] for row in rows(out)] == [7, 14, 20, 21, 28, 35, 40, 42, 49, 56, 60]
-    assert [row["step"] for row in rows(out) if "val_loss" in row] == [20, 40, 60]
+    assert [row["step"] for row in rows(out)] == [0, 7, 14, 20, 21, 28, 35, 40, 42, 49, 56, 60]
+    assert [row["step"] for row in rows(out) if "val_loss" in row] == [0, 20, 40, 60]
     assert set(rows(out)[-1]) == {"step", "train_loss", "lr", "grad_norm", "val_loss"}
     assert len((out / "sample.txt").read_text()) == 501
     assert generate_main([str(out), "--tokens", "5", "--device", "cpu"]) == 0
@@ -87,7 +89,8 @@ def test_30_steps_and_a_resumption_equal_60_steps(flags, uninterrupted, tmp_path
     resumed = tmp_path / "resumed"
     assert run(*flags, "--out", resumed, "--stop-after", 30) == 0
     assert f"--resume {resumed}" in capsys.readouterr().out
-    assert [row["step"] for row in rows(resumed)] == [7, 14, 20, 21, 28]
+    assert [row["step"] for row in rows(resumed)] == [0, 7, 14, 20, 21, 28]
+    assert (resumed / "loss.png").exists()
     assert run("--resume", resumed) == 0
     assert_same_run(uninterrupted, resumed, 60)
 
@@ -102,7 +105,7 @@ def test_a_run_of_the_first_version_resumes_bit_exactly(flags, tmp_path):
     for former, now in RENAMED.items():
         config["train"][former] = config["train"].pop(now)
     del config["model"]["positions"]
-    for later in ("optimizer", "schedule", "muon_lr"):
+    for later in ("optimizer", "schedule", "muon_lr", "val_share", "sample_interval"):
         del config["train"][later]
     (out / "config.json").write_text(json.dumps(config))
     kept = ("format", "source", "dtype", "train", "val")
@@ -118,6 +121,31 @@ def test_the_default_preset_takes_adamw_where_muon_does_not_fit(given, uninterru
     given = {name: str(uninterrupted) if value == "MODEL" else value for name, value in given.items()}
     chosen = [train.configure(train.RunOptions(), changes)[1].optimizer for changes in (given, {}, given)]
     assert chosen == ["adamw", "muon", "adamw"]
+
+
+def test_what_is_shown_changes_no_bit(flags, tmp_path):
+    quiet, talkative = tmp_path / "quiet", tmp_path / "talkative"
+    assert run(*flags, "--out", quiet, "--stop-after", 20, "--sample-interval", 0, "--eval-interval", 60) == 0
+    assert run(*flags, "--out", talkative, "--stop-after", 10, "--sample-interval", 1, "--eval-interval", 3) == 0
+    assert run("--resume", talkative, "--stop-after", 20, "--sample-interval", 2) == 0
+    assert weights(quiet, 20) == weights(talkative, 20)
+
+
+def test_the_share_for_validation_is_chosen_and_recorded(flags, tmp_path, capsys):
+    out, corpus = tmp_path / "run", tmp_path / "corpus"
+    assert run(*flags, "--out", out, "--steps", 1, "--val-share", 0.25) == 0
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["val"] == pytest.approx(0.25 * (meta["train"] + meta["val"]), rel=0.01)
+    assert json.loads((out / "config.json").read_text())["train"]["val_share"] == 0.25
+    data = flags[flags.index("--data") + 1]
+    assert run_command(prepare_main, [data, "--out", str(corpus), "--tokenizer", "char"]) == 0
+    capsys.readouterr()
+    assert run(*flags, "--data", corpus, "--out", tmp_path / "other", "--val-share", 0.25) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --val-share 0.25: {corpus} was split when it was prepared: leave it out, or")
+    assert not (tmp_path / "other").exists()
+    assert run(*flags, "--out", tmp_path / "other", "--val-share", 0.001) == 2
+    assert "for validation, fewer than the 9 of one window: use a longer text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("optimizer", "positions"), [("adamw", "learned"), ("muon", "rotary")])
@@ -189,6 +217,7 @@ def test_a_run_that_was_killed_or_interrupted_resumes_bit_exactly(flags, tmp_pat
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert "Traceback" not in errors
+    assert (out / "loss.png").exists() == (number != signal.SIGKILL)
 
     last = last_step(out) + 15
     assert run("--resume", out, "--stop-after", last) == 0
@@ -281,6 +310,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny, tmp_pa
         (["--n-embd", "100", "--n-head", "3"], "error: --n-embd 100: must be a multiple of --n-head 3"),
         (["--positions", "rotery"], "error: --positions rotery: must be one of learned, rotary (did you mean rotary?)"),
         (["--n-embd", "12", "--positions", "rotary"], "error: --n-embd 12: with --positions rotary, must"),
+        (["--positions", "rotary", "--model", "bigram"], "error: --positions rotary: --model bigram has no positions"),
+        (
+            ["--muon-lr", "0.1", "--preset", "gpt2"],
+            "error: --muon-lr 0.1: --optimizer adamw does not use it: add --opt",
+        ),
+        (["--weight-decay", "inf"], "error: --weight-decay inf: must be below inf"),
+        (["--val-share", "1"], "error: --val-share 1.0: must be below 1"),
         (["--block-size", "0"], "error: --block-size 0: must be at least 1"),
         (["--batch-size", "-4"], "error: --batch-size -4: must be at least 1"),
         (["--steps", "soon"], "error: --steps soon: must be a whole number"),

@@ -134,10 +134,10 @@ def test_a_missing_newest_checkpoint_is_mentioned(stopped, uninterrupted, capsys
 def test_metrics_keep_what_can_be_read_and_name_what_cannot(stopped, uninterrupted, capsys, damage):
     path = stopped / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[2] = damage.rstrip(b"\n") + b"\n"
+    lines[3] = damage.rstrip(b"\n") + b"\n"
     path.write_bytes(b"".join(lines))
     assert run("--resume", stopped) == 0
-    assert "metrics.jsonl: line 3 is corrupt and left out" in capsys.readouterr().err
+    assert "metrics.jsonl: line 4 is corrupt and left out" in capsys.readouterr().err
     assert rows(stopped) == [row for row in rows(uninterrupted) if row["step"] != 3]
 
 

@@ -170,7 +170,7 @@ def test_a_plan_is_printed_and_nothing_written(has, tiny, tmp_path, capsys, monk
     assert re.search(r"^peak +\d+$", printed, re.MULTILINE)
     assert re.search(r"^available to this machine +22,528$", printed, re.MULTILINE)
     assert re.search(r"^a step of 16 tokens: [\d.]+ m?s; an evaluation: ", printed, re.MULTILINE)
-    assert re.search(r"^steps: 7, evaluations: 1, together about ", printed, re.MULTILINE)
+    assert re.search(r"^steps: 7, evaluations: 2, together about ", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_plan_is_printed_and_nothing_written(has, tiny, tmp_path, capsys, monk
         (["--steps", "13"], 0, 0),
         (["--steps", "5"], 0, 0),
         (["--steps", "15"], 2, 1),
-        (["--from-scratch"], 21, 5),
+        (["--from-scratch"], 21, 6),  # and one before the first step
     ],
 )
 def test_a_plan_of_a_resumption_is_for_the_rest_of_the_run(has, tiny, tmp_path, capsys, changes, steps, evaluations):

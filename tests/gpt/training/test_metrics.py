@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gpt.errors import UserError
-from gpt.training.metrics import Metrics, write_plot
+from gpt.training.metrics import WINDOW, Metrics, smoothed, write_plot
 
 ROWS = [{"step": step, "train_loss": 3.0 - step / 100} for step in (10, 20, 30)]
 
@@ -63,6 +63,31 @@ def test_the_plot_is_a_png(tmp_path):
     path = tmp_path / "loss.png"
     assert str(path) in write_plot([*ROWS, {"step": 30, "val_loss": 2.9}], path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_was_only_evaluated_has_a_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert "loss curve" in write_plot([{"step": 0, "val_loss": 4.5}], tmp_path / "loss.png")
+
+
+def test_smoothing_keeps_a_line_and_takes_noise_away():
+    line = [float(i) for i in range(3 * WINDOW)]
+    assert smoothed(line) == line
+    noisy = [x + 3 * (-1) ** i for i, x in enumerate(line)]
+    inner = slice(WINDOW // 2, -WINDOW // 2)
+    assert max(abs(s - x) for s, x in zip(smoothed(noisy)[inner], line[inner], strict=True)) < 0.3
+    assert smoothed([]) == []
+    assert smoothed([2.0]) == [2.0]
+    assert len(smoothed([float("inf"), float("-inf"), 1e308, 1e308])) == 4  # as a damaged file may have
+
+
+def test_a_number_that_no_float_can_hold_is_not_read(metrics):
+    with open(metrics.path, "a") as file:
+        file.write('{"step": 40, "train_loss": 1' + "0" * 400 + "}\n")
+    rows, invalid = metrics.read()
+    assert rows == ROWS
+    assert invalid == [f"{metrics.path}: line 4 is corrupt and left out"]
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -139,7 +139,8 @@ def test_only_steps_and_where_it_is_computed_change_on_resuming(run):
     assert open_run(run.directory, {"steps": 99, "device": "cpu"}).train.steps == 99
     assert open_run(run.directory, {}).train.steps == 10  # opening alone changes nothing
     with pytest.raises(
-        UserError, match=r"--n-layer: is fixed when a run is created; .* only --device, --processes, --steps"
+        UserError,
+        match=r"--n-layer: is fixed when a run is created; .* only --device, --processes, --sample-interval, --steps",
     ):
         open_run(run.directory, {"n_layer": 2})
 
