@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when it is imported
     with requires("gradio", "web"):
         from gpt.web.page import Page
-        from gpt.web.server import LOOPBACK, bind, make_app, serve
+        from gpt.web.server import LOOPBACK, bind, make_app, make_server
     listener = bind(options.host, options.port)
     app = make_app(Page(folder, Models(folder, device)), options.host)
     if options.host not in LOOPBACK:
@@ -51,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     name = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"{len(entries)} in {folder.root}; open http://{name}:{listener.getsockname()[1]} in a browser, Ctrl-C ends it")
+    print(
+        f"{len(entries)} in {folder.root}; open http://{name}:{listener.getsockname()[1]} in a browser, Ctrl-C ends it"
+    )
     sys.stdout.flush()
-    serve(app, listener)
+    make_server(app).run([listener])
     return 0
 
 

@@ -46,14 +46,17 @@ class Folder:
                 if entry.problem:
                     raise UserError(f"{name}: unreadable ({entry.problem})")
                 return entry
-        raise UserError(f"{name}: there is no such run or model in {self.root}")
+        what = (
+            f"{name}: there is no such run or model" if name else "no run or model is chosen; the list above has those"
+        )
+        raise UserError(f"{what} in {self.root}")
 
 
 def read_entry(path: Path, root: Path) -> tuple[float, Entry | None]:
     """A directory as an Entry, and when it last changed; None if it is neither a run nor a model."""
     name = path.resolve().name
     try:
-        if path.name.startswith(".") and path != root or not (path / RUN_FILE).exists():
+        if (path.name.startswith(".") and path != root) or not (path / RUN_FILE).exists():
             return 0.0, None
         changed = max(file.stat().st_mtime for file in (path / RUN_FILE, path / "metrics.jsonl") if file.exists())
         directory = find_directory(path)

@@ -1,6 +1,7 @@
 """Serves the page: to this machine alone unless asked otherwise, with nothing of Gradio's that the page does not need.
 
-Gradio's server has many routes: uploads, downloads, a proxy, an interface for programs. Only those of ROUTES are reached.
+Gradio's server has many routes: uploads, downloads, a proxy, an interface for programs. Only ROUTES and FOLDERS can be
+reached.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 API = "/gradio_api"
 ROUTES = {
     "GET": ("/config", "/theme.css", f"{API}/theme.css", "/favicon.ico", f"{API}/startup-events", f"{API}/queue/data"),
-    "POST": (f"{API}/queue/join", f"{API}/cancel", f"{API}/reset"),
+    "POST": (f"{API}/queue/join", f"{API}/run/predict", f"{API}/cancel", f"{API}/reset"),
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")  # read with GET
@@ -100,8 +101,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Callable, listener: socket.socket) -> None:
-    """Answer requests until a signal ends the process."""
+def make_server(app: Callable) -> uvicorn.Server:
+    """The server, whose `run([socket])` answers requests until a signal ends it."""
     # Open pages keep a connection each, for which the end does not wait.
-    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
-    uvicorn.Server(config).run([listener])
+    return uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none"))

@@ -6,6 +6,7 @@ Both are plain values that the browser keeps, as JSON, so the server holds nobod
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def readable(text: str, loaded: LoadedModel) -> tuple[str, list[str]]:
 
 def paced(pieces: Iterator[str], loaded: LoadedModel, stop: StopButton) -> Iterator[str]:
     """The pieces of a text, those of UPDATE_SECONDS in one; the first at once, none after `stop` is pressed."""
-    waiting, shown = "", 0.0
+    waiting, shown = "", -math.inf
     while not stop.pressed:
         with loaded.turn():
             piece = next(pieces, None)
@@ -147,4 +148,3 @@ def paced(pieces: Iterator[str], loaded: LoadedModel, stop: StopButton) -> Itera
             waiting, shown = "", time.monotonic()
     if waiting:
         yield waiting
-

@@ -38,7 +38,7 @@ def read(loaded: LoadedModel, text: str) -> Reading:
         raise UserError("; ".join(notes) or "there is no text yet")
     ids = np.asarray(loaded.tokenizer.encode(known), dtype=np.int64)
     limit = min(MAX_TOKENS, loaded.block_size)
-    if MAX_TOKENS < len(ids) and MAX_TOKENS < loaded.block_size:
+    if len(ids) > MAX_TOKENS and loaded.block_size > MAX_TOKENS:
         notes.append(f"the last {MAX_TOKENS} of its {len(ids)} tokens are shown")
     ids = ids[-limit:]
     with loaded.turn():
@@ -83,22 +83,25 @@ def likelihood_view(reading: Reading) -> str:
             f'{html.escape(visible(label))}<span class="tt-tip" aria-hidden="true">{tip}</span></span>'
         )
     loss = found.loss()
-    mean = "" if math.isnan(loss) else f"Loss {loss:.3f} nats per token, a perplexity of {math.exp(min(loss, 700)):,.1f}. "
+    mean = (
+        "" if math.isnan(loss) else f"Loss {loss:.3f} nats per token, a perplexity of {math.exp(min(loss, 700)):,.1f}. "
+    )
     hint = f"{mean}Point at a token, or tap it, for what else the model expected there."
     return f'<div class="tt-text tt-likelihood">{"".join(tokens)}<span class="tt-hint">{hint}</span></div>'
 
 
 def attention_view(reading: Reading, layer: int, head: int) -> str:
-    """The text, in which `page.js` shows how much of each token the chosen one takes, by the weights of a head."""
+    """The text with the weights of a head: their lower triangle in thousandths, of which `page.js` shows a row."""
     if not reading.trace.layers:
         return '<p class="tt-hint">A bigram has no attention.</p>'
-    weights = reading.trace.layers[layer].weights[head]
-    content = {
-        "labels": reading.labels,
-        "pieces": [visible(label) for label in reading.labels],
-        "weights": np.rint(1000 * weights[np.tril_indices(len(weights))]).astype(int).tolist(),
-    }
-    return f'<tt-attention data-content="{html.escape(json.dumps(content, separators=(",", ":")))}"></tt-attention>'
+    weights = np.rint(1000 * reading.trace.layers[layer].weights[head]).astype(int)  # (T, T)
+    content = json.dumps(weights[np.tril_indices(len(weights))].tolist(), separators=(",", ":"))
+    tokens = "".join(
+        f'<span class="tt-token" tabindex="0" aria-label="{html.escape(label)}">{html.escape(visible(label))}</span>'
+        for label in reading.labels
+    )
+    hint = '<span class="tt-hint">Point at a token, or tap it, for the tokens that it looks at.</span>'
+    return f'<div class="tt-text tt-attention" data-weights="{content}">{tokens}{hint}</div>'
 
 
 def visible(label: str) -> str:
