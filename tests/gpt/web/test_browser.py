@@ -162,7 +162,7 @@ def test_retry_undo_clear_and_a_reload_keeps_the_history(opened):
     first = conversation(page)
     assert len(first) == 4
     page.locator("#chat-retry").click()
-    page.wait_for_function("text => document.querySelector('#messages').textContent !== text", arg="".join(first))
+    playwright.expect(page.locator(".tt-message").nth(3)).not_to_have_text(first[3], timeout=PATIENCE)
     idle(page)
     retried = conversation(page)
     assert retried[:3] == first[:3]

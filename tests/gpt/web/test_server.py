@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,24 +117,30 @@ class TestServer:
         assert not re.findall(r"""(?:src|href)=["']?https?://[^"' >]+""", answer.text)
         assert "fonts.googleapis" not in answer.text + client().get("/theme.css").text
 
-    def test_nobody_is_warned_unless_the_host_is_open_and_ctrl_c_ends_it(self, root):
-        for flags, warned in (([], False), (["--host", "0.0.0.0"], True)):
-            command = [sys.executable, "-m", "gpt.web", str(root), "--port", "0", "--device", "cpu", *flags]
-            server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            try:
-                line = server.stdout.readline()
-                assert "in a browser" in line, server.stderr.read()
-                end = time.monotonic() + PATIENCE
-                port = int(re.search(r":(\d+) in a browser", line)[1])
-                while time.monotonic() < end:
-                    with socket.socket() as probe:
-                        if probe.connect_ex(("127.0.0.1", port)) == 0:
-                            break
-                time.sleep(0.5)  # it listens before it handles signals
-                os.kill(server.pid, signal.SIGINT)
-                _, errors = server.communicate(timeout=PATIENCE)
-            finally:
-                server.kill()
-            assert ("warning: --host 0.0.0.0: everyone" in errors) == warned
-            assert errors.endswith("interrupted\n")
-            assert server.returncode == 130
+    @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+    def test_who_can_reach_the_page_is_said(self, root, monkeypatch, capsys, host, warned):
+        import gpt.web.server
+
+        ran = []
+        monkeypatch.setattr(gpt.web.server, "make_server", lambda app: SimpleNamespace(run=ran.extend))
+        assert run_command(main, [str(root), "--port", "0", "--host", host, "--device", "cpu"]) == 0
+        (listener,) = ran
+        out, err = capsys.readouterr()
+        assert f"open http://{host}:{listener.getsockname()[1]} in a browser" in out
+        assert err.startswith("warning: --host 0.0.0.0: everyone who reaches this machine can") == warned
+        assert bool(err) == warned
+        listener.close()
+
+    def test_the_command_serves_until_ctrl_c(self, root):
+        command = [sys.executable, "-m", "gpt.web", str(root), "--port", "0", "--device", "cpu"]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            line = server.stdout.readline()
+            assert "in a browser" in line, server.stderr.read()
+            with urllib.request.urlopen(re.search(r"http://\S+", line)[0], timeout=PATIENCE) as page:
+                assert b"tinytensor" in page.read()
+            os.kill(server.pid, signal.SIGINT)
+            out, errors = server.communicate(timeout=PATIENCE)
+        finally:
+            server.kill()
+        assert (server.returncode, out, errors) == (130, "", "interrupted\n")
