@@ -82,8 +82,9 @@ def evaluate(model: Any, eval_windows: EvalWindows) -> float:
     """Mean loss over the evaluation windows, without dropout and without a graph."""
     model.eval()
     total: Any = 0.0
+    bar = tqdm(eval_windows, desc="evaluate", unit="batch", leave=False, delay=BAR_DELAY, disable=None)
     with tt.no_grad():
-        for ids, targets in tqdm(eval_windows, desc="evaluate", unit="batch", leave=False, delay=BAR_DELAY, disable=None):
+        for ids, targets in bar:
             total = total + model(ids, targets).data.astype("float64")
     model.train()
     return float(total) / len(eval_windows)
