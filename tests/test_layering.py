@@ -41,6 +41,7 @@ LAYERS = [
     ["gpt.cli"],
     ["gpt.distributed"],
     ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.web"],
     ["gpt"],
     ["train", "benchmarks", "learn", "sitecustomize"],
 ]
@@ -48,6 +49,7 @@ MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
     "kernels.cpu.loops": ("kernels.cpu.compiled", "kernels.cpu.loops"),  # numba is optional
     "numba": ("kernels.cpu.loops",),
+    "gradio": ("gpt.web.handlers", "gpt.web.page", "gpt.web.server"),
     "torch": ("benchmarks",),
     **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),
 }
@@ -65,6 +67,8 @@ LAZY = (
     "torch",
     "kernels",
     "benchmarks.torch_gpt",
+    "gpt.web.page",
+    "gpt.web.server",
 )
 
 
@@ -203,6 +207,7 @@ PLANTED = [
     (module_faults, "gpt.model.gpt", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
+    (module_faults, "gpt.web.sessions", "import gradio as gr", "imports gradio"),
     (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
     (module_faults, "gpt.corpus.tokens", "from pickle import load", "imports pickle"),
     (module_faults, "gpt.options", "config = eval('1')", "calls eval"),

@@ -66,10 +66,19 @@ class Conversation:
         finally:
             self.last = decoder.written[-1:] or self.last
 
+    def recall(self, answer: str) -> None:
+        """Add an answer that the model gave earlier, without its being computed again."""
+        self.answers += 1
+        self._append(answer)
+        self.last = answer[-1:] or self.last
+
     def _replace_newest(self, count: int, written: str) -> None:
         """Put the written text in place of the answer's tokens, the last of which only end it."""
         self.context.drop(count)
-        kept, _ = known_part(self.tokenizer, written)
+        self._append(written)
+
+    def _append(self, answer: str) -> None:
+        kept, _ = known_part(self.tokenizer, answer)
         if kept:
             self.context.append(self.tokenizer.encode(kept))
 

@@ -14,6 +14,7 @@ import runpy
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARN = ROOT / "docs" / "learn"
@@ -33,7 +34,7 @@ def run(page: Path) -> str:
         for end in statement_ends(lines):
             script += [*lines[done:end], f"print({MARK!r}, end='')"]
             done = end
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(tempfile, "tempdir", folder):  # for the page's own, too
         path = Path(folder) / f"{page.stem}.py"
         path.write_text("\n".join(script), encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()) as stdout:
@@ -63,7 +64,7 @@ def links(page: Path) -> list[tuple[bool, str, str]]:
 
 
 if __name__ == "__main__":
-    os.environ["MPLBACKEND"] = "Agg"
+    os.environ |= {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     sys.path[:0] = [str(ROOT), str(LEARN)]
     os.chdir(LEARN)
     for page in [Path(name) for name in sys.argv[1:]] or PAGES:

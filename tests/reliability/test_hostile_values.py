@@ -14,6 +14,7 @@ from gpt.explain import __main__ as explain
 from gpt.files import sealed
 from gpt.generation.sampling import Sampling
 from gpt.options import flag
+from gpt.web import __main__ as web
 from tests.reliability.conftest import contents, run
 
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
     explain.main: (["run"], [explain.Request]),
     chat.main: (["run"], [chat.ChatOptions, Sampling]),
     prepare.main: (["pydocs", "--out", "out"], [PrepareOptions]),
+    web.main: (["runs"], [web.WebOptions]),
 }
 FLAGS = [
     (main, argv, flag(field.name), type(field.default))
