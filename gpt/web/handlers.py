@@ -76,7 +76,7 @@ class Handlers:
                 raise UserError(f"turn {turn}: must contain {MESSAGE}, where your message goes")
             sampling = sampling_of(*settings)
             for notes in chat.answer(self.models.get(name), sampling, turn, stop):
-                yield self.chat_state(chat, notes, busy=True)
+                yield self.chat_state(chat, notes, busy=None)
         except Exception as error:
             notes = explanation(error)
         yield self.chat_state(chat, notes)
@@ -86,7 +86,7 @@ class Handlers:
         chat = Chat.restored(saved)
         return chat.undo(), *self.chat_state(chat, [])
 
-    def chat_state(self, chat: Chat, notes: list[str], busy: bool = False) -> tuple:
+    def chat_state(self, chat: Chat, notes: list[str], busy: bool | None = False) -> tuple:
         """The conversation, as the browser keeps it and as it is shown, and the buttons."""
         return vars(chat), messages_view(chat), note(notes), *enabled(busy)
 
@@ -117,7 +117,7 @@ class Handlers:
         yield self.draft_state(draft, notes, busy=True)
         try:
             for notes in draft.extend(self.models.get(name), sampling_of(*settings), stop):
-                yield self.draft_state(draft, notes, busy=True)
+                yield self.draft_state(draft, notes, busy=None)
         except Exception as error:
             notes = explanation(error)
         yield self.draft_state(draft, notes)
@@ -128,7 +128,7 @@ class Handlers:
         draft.undo()
         return self.draft_state(draft, [])
 
-    def draft_state(self, draft: Draft, notes: list[str], busy: bool = False) -> tuple:
+    def draft_state(self, draft: Draft, notes: list[str], busy: bool | None = False) -> tuple:
         """The text, as the browser keeps it and as it is shown, and the buttons."""
         return vars(draft), draft.text, note(notes), *enabled(busy)
 
@@ -168,14 +168,20 @@ class Handlers:
             yield None, note(explanation(error)), gr.skip(), gr.skip()
 
 
-def enabled(busy: bool) -> list[gr.Button]:
-    """The same buttons: while the model writes, only Stop can be pressed."""
+def enabled(busy: bool | None) -> list[Any]:
+    """The buttons of a text: while the model writes, only Stop can be pressed. None leaves them as they are.
+
+    Updates of a text do so: one that arrives after Stop was pressed must not disable what that has enabled.
+    """
+    if busy is None:
+        return [gr.skip()] * 5
     return [gr.Button(interactive=usable) for usable in (not busy, busy, not busy, not busy, not busy)]
 
 
-def press(stop: StopButton) -> None:
-    """Ask the model to stop writing."""
+def press(stop: StopButton) -> list[Any]:
+    """Ask the model to stop writing; returns the buttons."""
     stop.pressed = True
+    return enabled(busy=False)
 
 
 def sampling_of(tokens: int, temperature: float, top_k: int, top_p: float, stop: str, seed: int) -> Sampling:

@@ -136,20 +136,23 @@ class Page:
         send, stop, retry, undo, clear = self.chat_buttons
         writing = [self.chat, self.messages, self.chat_note, *self.chat_buttons]
         source = [self.chat, self.model, self.chat_stop, self.turn, *self.sampling]
-        gr.on([send.click, self.message.submit], do.send, [self.message, *source], [self.message, *writing], **many)
-        retry.click(do.retry_answer, source, writing, **many)
+        sending = gr.on(
+            [send.click, self.message.submit], do.send, [self.message, *source], [self.message, *writing], **many
+        )
+        retrying = retry.click(do.retry_answer, source, writing, **many)
+        # the browser shows nothing more at once, and the server ends after the token that it computes
+        stop.click(press, self.chat_stop, self.chat_buttons, queue=False, cancels=[sending, retrying], **quiet)
         undo.click(do.undo_turn, self.chat, [self.message, *writing], **quiet)
         clear.click(lambda: ("", *do.chat_state(Chat(), [])), None, [self.message, *writing], **quiet)
-        stop.click(press, self.chat_stop, None, queue=False, **quiet)
 
         extend, stop, retry, undo, clear = self.draft_buttons
         writing = [self.draft, self.text, self.draft_note, *self.draft_buttons]
         source = [self.draft, self.text, self.model, self.draft_stop, *self.sampling]
-        extend.click(do.extend, source, writing, **many)
-        retry.click(do.retry_draft, source, writing, **many)
+        extending = extend.click(do.extend, source, writing, **many)
+        retrying = retry.click(do.retry_draft, source, writing, **many)
+        stop.click(press, self.draft_stop, self.draft_buttons, queue=False, cancels=[extending, retrying], **quiet)
         undo.click(do.undo_draft, self.draft, writing, **quiet)
         clear.click(lambda: do.draft_state(Draft(), []), None, writing, **quiet)
-        stop.click(press, self.draft_stop, None, queue=False, **quiet)
         # what is typed is kept, too, without asking the server
         keep = "(draft, text) => ({...draft, text})"
         self.text.blur(None, [self.draft, self.text], self.draft, js=keep, **quiet)
