@@ -300,7 +300,7 @@ STRANGE = {  # float32 matrices (300, 70) that BLAS could not be told of
 @pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     strange, (b, out) = make(), random(2, (70, 300), (300, 300))
     for x, y in ((strange, b), (b.T, strange.T), (strange, strange.T)):
         result = out.copy()
@@ -314,7 +314,7 @@ def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch
 @pytest.mark.parametrize("rows", [40, 300])  # as one product, and in tiles
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, add, monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     a, b, before = random(rows, (rows + 5, 500), (480, 205), (rows + 9, 210))
     a, b, after = a[2:-3, 7:-13], b[:, 5:-1], before.copy()
     part = slice(4, -5), slice(3, -8)
@@ -327,7 +327,7 @@ def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, ad
 
 
 def test_products_with_a_single_row_or_column(monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     for rows, inner, columns in itertools.product((1, 300), repeat=3):
         column, row = random(1, (inner, rows), (columns, inner))
         for a, b in ((column.T, row.T), (column.T.copy(), row.T.copy())):  # strides say little where there is one row

@@ -152,7 +152,7 @@ def test_gpt2_small_has_as_many_parameters_as_published(monkeypatch):
     def unwritten(*shape, **options):
         return tt.Tensor(np.broadcast_to(np.float32(0), shape))  # a shape without memory
 
-    monkeypatch.setattr("tinytensor.nn.randn", unwritten)
+    monkeypatch.setattr("tinytensor.nn.layers.randn", unwritten)
     monkeypatch.setattr("tinytensor.ops.elementwise.Mul.forward", lambda self, a, b: a)
     monkeypatch.setattr("tinytensor.nn.Parameter.__init__", lambda self, data: tt.Tensor.__init__(self, data.data))
     model = GPT(GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768))
