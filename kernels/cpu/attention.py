@@ -1,8 +1,8 @@
 """Causal self-attention in blocks: memory grows with T, not T^2.
 
-The queries, keys and values come packed as qkv (B, T, 3, H, D), the layout in which one matrix product yields them. With
-grouped queries (Ainslie et al. 2023, arXiv:2305.13245) there are fewer keys and values: G heads of each, one for every
-R = H / G neighboring heads of queries, packed as (B, T, H + 2 G, D). That is also how the first layout lies in memory.
+The queries, keys and values come packed as qkv (B, T, 3, H, D), the layout in which one matrix product yields them.
+With grouped queries (Ainslie et al. 2023, arXiv:2305.13245) there are fewer keys and values, G heads of each, one for
+every R = H / G neighboring heads of queries: (B, T, H + 2 G, D), which is how the first layout lies in memory, too.
 
 In forward a block of queries meets only the keys up to its last query, in backward a block of keys only the queries
 from its first on: few masked scores are computed, and only one block is held at a time. The backward pass recomputes
@@ -145,7 +145,7 @@ def _packed(qkv, heads, groups):
 
 
 def _split(qkv, heads, part):
-    """Views of what a part works on in qkv (B, T, H + 2 G, D): queries (b, g, r, T, D), keys and values (b, g, T, D)."""
+    """Views of a part of qkv (B, T, H + 2 G, D): queries (b, g, r, T, D), keys and values (b, g, T, D) each."""
     groups = (qkv.shape[2] - heads) // 2
     shared = heads // groups  # R
     first, end = part.first_head // shared, part.end_head // shared
