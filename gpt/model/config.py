@@ -43,7 +43,9 @@ class GPTConfig:
     head_dim: int = option(0, "size of an attention head; 0 is --n-embd / --n-head", at_least=0)
     qkv_bias: bool = option(False, "with --no-bias: biases of queries, keys and values all the same (Qwen 2)")
     qk_norm: str = option(
-        "none", "RMS norm of each head of queries and keys (Qwen 3), or of all (OLMo 2)", choices=("none", "head", "full")
+        "none",
+        "RMS norm of each head of queries and keys (Qwen 3), or of all (OLMo 2)",
+        choices=("none", "head", "full"),
     )
     parallel: bool = option(False, "attention and MLP side by side instead of in sequence (GPT-NeoX)")
     rotary_theta: float = option(10000.0, "base of rotary positions", above=0, below=float("inf"))

@@ -31,7 +31,12 @@ def parse_scaling(text: str) -> Scaling | None:
         scaling = Scaling(*map(float, numbers.split(",")))
         count = {"linear": 1, "llama3": 4}[kind]
         possible = len(numbers.split(",")) == count and all(math.isfinite(value) for value in scaling)
-        if not possible or scaling.factor <= 0 or not 0 < scaling.low < scaling.high or (count == 4) != (scaling[3] > 0):
+        if (
+            not possible
+            or scaling.factor <= 0
+            or not 0 < scaling.low < scaling.high
+            or (count == 4) != (scaling[3] > 0)
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise UserError(

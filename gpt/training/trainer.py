@@ -25,7 +25,9 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     """A new model of the kind on the device, its weights a function of the seed. UserError for too large heads."""
     head_size = config.head_size
     if kind == "gpt" and device.name != "cpu" and head_size > MAX_GPU_HEAD_SIZE:
-        given, remedy = ("--head-dim", "lower it") if config.head_dim else (f"--n-embd {config.n_embd}", "raise --n-head")
+        given, remedy = (
+            ("--head-dim", "lower it") if config.head_dim else (f"--n-embd {config.n_embd}", "raise --n-head")
+        )
         raise UserError(
             f"{given}: makes heads of {head_size} values, and on a GPU they have at most {MAX_GPU_HEAD_SIZE}: {remedy}, "
             "or use --device cpu"
