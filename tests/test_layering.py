@@ -59,6 +59,7 @@ LAZY = (
     "matplotlib",
     "mpi4py",
     "graphviz",
+    "jinja2",
     "torch",
     "kernels",
     "benchmarks.torch_gpt",

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling
@@ -39,6 +41,8 @@ class Conversation:
         left_out = [character for character in unseen if character in message]
         notes = [f"unknown to the model and left out: {' '.join(map(repr, left_out))}"] if left_out else []
         ids = self.tokenizer.encode(text)
+        if not self.context.ids.size:
+            ids = np.array([*self.tokenizer.beginning, *ids], dtype=np.int64)
         if len(ids) > self.context.block_size:
             notes.append(
                 f"the message is longer than the model's context: only its last {self.context.block_size} tokens count"

@@ -1,8 +1,8 @@
 """The frequencies of rotary positions: how far each pair of a head turns from one position to the next.
 
-Su et al. 2021 (arXiv:2104.09864) has theta^(-2i/R) for pair i of the R numbers that are rotated. Models that are trained
-on longer contexts afterwards scale them: all by the same factor, or as Llama 3 does, only those that had not completed
-a turn within the context of the first training.
+Su et al. 2021 (arXiv:2104.09864) has theta^(-2i/R) for pair i of the R numbers that are rotated. Models that are
+trained on longer contexts afterwards scale them: all by the same factor, or as Llama 3 does, only those that had not
+completed a turn within the context of the first training.
 """
 
 from __future__ import annotations

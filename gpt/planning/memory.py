@@ -1,11 +1,11 @@
 """The peak memory of a training, a generation and a preparation, from shapes alone and before anything is allocated.
 
 Shape letters: B windows of T tokens in a batch, C channels, H heads, L layers, V vocabulary, P parameters, W processes
-(at most B), n tokens that are worked on at once. All values are float32, ids int64.
+(at most B), n tokens that are worked on at once. All values are float32, ids int64. The formulas here are GPT-2's; the
+code has those of other widths of c_attn and the MLP as well.
 
 **A model** has P = V C (twice if the head is not tied) + T C (unless positions are rotary) + L (12 C^2 + vectors) +
-vectors. These formulas are GPT-2's, with H heads of queries, keys and values and a width of 4 C in the MLP; the code has
-those of the options, with W columns of c_attn and F of c_fc. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
+vectors. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
 momentum of the hidden matrices saves 12 L C^2.
 
 **A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes B / W windows, which it

@@ -29,8 +29,8 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
             ("--head-dim", "lower it") if config.head_dim else (f"--n-embd {config.n_embd}", "raise --n-head")
         )
         raise UserError(
-            f"{given}: makes heads of {head_size} values, and on a GPU they have at most {MAX_GPU_HEAD_SIZE}: {remedy}, "
-            "or use --device cpu"
+            f"{given}: makes heads of {head_size} values, and on a GPU they have at most {MAX_GPU_HEAD_SIZE}: "
+            f"{remedy}, or use --device cpu"
         )
     with tt.seeded(seed, "weights"):
         model = MODELS[kind](config)

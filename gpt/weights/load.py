@@ -15,7 +15,7 @@ from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.model.config import parameter_count
 from gpt.options import COMMIT, HUB, flag, split_revision
-from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.files import COMPANIONS, TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families.common import CONFIG_FILE, POSITIONS
@@ -25,7 +25,7 @@ from gpt.weights.safetensors import Entry, entries, fill, has_values
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = "pytorch_model*.bin"
 SPARE_PARAMETERS = 1 << 16  # that a configuration may claim beyond twice those in the file
-HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *GPT2_FILES]
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *COMPANIONS, *GPT2_FILES]
 
 
 def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenizer]:

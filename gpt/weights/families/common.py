@@ -46,7 +46,7 @@ def require(found: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
             raise UserError(f"{name} is {found[name]!r:.{MAX_SHOWN}}, here it can only be {value}")
 
 
-def read_rotary(found: Mapping[str, Any], theta: str, fraction: str | None = None) -> dict[str, Any]:
+def read_rotary(found: Mapping[str, Any], theta: str, fraction: str = "partial_rotary_factor") -> dict[str, Any]:
     """Our settings of rotary positions from a family's; UserError for a kind of scaling that is not supported here.
 
     theta, fraction: what older versions of transformers call these. Newer ones have all in `rope_parameters`.

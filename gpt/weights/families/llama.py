@@ -1,7 +1,7 @@
 """Llama, and Qwen 2, Qwen 3 and OLMo 2, which share its names: what differs between them is in KINDS.
 
-PyTorch's layers hold (out, in). Our c_attn is their q_proj, k_proj and v_proj side by side, our c_fc their gate_proj and
-up_proj. SmolLM 2 and TinyLlama are Llamas.
+PyTorch's layers hold (out, in). Our c_attn is their q_proj, k_proj and v_proj side by side, our c_fc their gate_proj
+and up_proj. SmolLM 2 and TinyLlama are Llamas.
 """
 
 from collections.abc import Mapping

@@ -193,7 +193,7 @@ def test_only_what_gpt2_does_not_have_makes_other_blocks():
 def test_llamas_blocks_with_gpt2s_options_compute_the_same():
     plain, other = build(**SMALL), build(**SMALL, n_kv_head=4)
     other.load_state_dict(plain.state_dict())
-    ids, targets = tokens(plain.config)
+    ids, _ = tokens(plain.config)
     np.testing.assert_array_equal(other(ids).data, plain(ids).data)
     assert type(other.transformer.h[0]) is LlamaBlock
 
