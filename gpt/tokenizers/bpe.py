@@ -79,17 +79,21 @@ class BpeTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         content = json.loads(tokenizer.to_str())
-        require_byte_level(content)
         self._added = [token["content"] for token in content["added_tokens"]]
-        self._bytes = bytes_by_id(content)
+        self._bytes = self.token_table(content)
         self.vocab_size = len(self._bytes)
-        self._normalizes = content["normalizer"] is not None
+        self._normalizes = (content["normalizer"] or {}).get("type") == "NFC"
         names = special_names(self.companions)
         ends = [tokenizer.token_to_id(name) for name in (END_OF_TEXT, names.get("eos_token", END_OF_TEXT))]
         self.end_of_text: int | None = next((i for i in ends if i is not None), None)
         self.stop_ids = frozenset(i for i in (*ends, *stop_ids(self.companions)) if i is not None)
         self.beginning = beginning(tokenizer)
         self._tiktoken = tiktoken_encoding(content) if same_as_tiktoken(content) else None
+
+    def token_table(self, content: dict) -> list[bytes]:
+        """The bytes of each token of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
+        require_byte_level(content)
+        return bytes_by_id(content)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BpeTokenizer":
@@ -239,7 +243,11 @@ def bytes_by_id(content: dict) -> list[bytes]:
 def same_as_tiktoken(content: dict) -> bool:
     """Whether `tiktoken` provably gives the same ids as `tokenizers`; the proof is at the top of this file."""
     model, added = content["model"], content["added_tokens"]
-    if model["dropout"] or content["normalizer"] or not GPT2_PRE_TOKENIZER.items() <= content["pre_tokenizer"].items():
+    if (
+        model["dropout"]
+        or content["normalizer"]
+        or not GPT2_PRE_TOKENIZER.items() <= (content["pre_tokenizer"] or {}).items()
+    ):
         return False
     if not all(token["special"] for token in added):
         return False  # tokens that are not special are matched in every text before the merges

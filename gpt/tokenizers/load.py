@@ -14,8 +14,10 @@ from gpt.files import read_json
 from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.tokenizers.files import TOKENIZER_FILE, read_companions
+from gpt.tokenizers.sentencepiece import SentencePieceTokenizer
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
+BYTE_FALLBACK = {"BPE": SentencePieceTokenizer}  # of models that fall back to bytes instead of working on them
 GPT2_FILES = ("vocab.json", "merges.txt")
 MAX_SHOWN = 40  # characters of a text in a message
 GPT2_ON_HUB, GPT2_COMMIT = "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"
@@ -55,7 +57,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
     try:
         content = read_json(path)
-        return KINDS[content["model"]["type"]].load(content, read_companions(path.parent))
+        kinds = KINDS | (BYTE_FALLBACK if content["model"].get("byte_fallback") else {})
+        return kinds[content["model"]["type"]].load(content, read_companions(path.parent))
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so token ids cannot be turned into text") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:

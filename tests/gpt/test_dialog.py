@@ -70,8 +70,10 @@ def directory(tokenizer, tmp_path_factory):
     config = GPTConfig(tokenizer.vocab_size, 128, n_layer=2, n_head=2, n_embd=32, **options)
     with tt.seeded(1, "weights"):
         model = GPT(config)
-    optimizer, rng = tt.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0), np.random.default_rng(0)
-    for _ in range(200):
+    optimizer = tt.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
+    rng = np.random.default_rng(0)
+    for step in range(200):
+        optimizer.lr = 1e-2 * (1 - step / 200)
         model(*chat_data(tokenizer, rng, 16, 48)).backward()
         optimizer.step(tt.clip_scale(tt.grad_norm(model.parameters()), 1.0))
         optimizer.zero_grad()
