@@ -21,7 +21,7 @@ from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.dialog import Dialog
 from gpt.generation.sampling import Sampling
 from gpt.generation.templates import ChatTemplate, template_source
-from gpt.options import DEVICE_HELP, build, option
+from gpt.options import DEVICE_HELP, build, check_options, option
 from gpt.planning.check import check_generation
 from gpt.tokenizers.load import Tokenizer
 from gpt.training.manifest import find_verified
@@ -48,9 +48,11 @@ class ChatOptions:
 
     turn: str = option(MESSAGE, "what your message {} becomes, such as 'User: {}\\nBot:' for a model tuned on that")
     system: str = option("", "what a model with a chat template is told before everything else")
+    context: int = option(4096, "the most tokens that the model sees of all that was said", at_least=1)
     device: str = option("auto", DEVICE_HELP)
 
     def __post_init__(self) -> None:
+        check_options(self)
         if MESSAGE not in self.turn:
             raise UserError(f"--turn {self.turn}: must contain {MESSAGE}, where your message goes")
 
@@ -177,12 +179,13 @@ def start(model: Any, tokenizer: Tokenizer, sampling: Sampling, options: ChatOpt
     """A Dialog if the model has a chat template, and `--turn` does not replace it, otherwise a Conversation."""
     source = template_source(tokenizer.companions)
     if source is not None and options.turn == MESSAGE:
-        return Dialog(model, tokenizer, sampling, ChatTemplate(source, tokenizer.companions), options.system)
+        template = ChatTemplate(source, tokenizer.companions)
+        return Dialog(model, tokenizer, sampling, template, options.system, options.context)
     if options.system:
         raise UserError(
             "--system: the model has no chat template, or --turn replaces it; begin the text with it instead"
         )
-    return Conversation(model, tokenizer, sampling, options.turn)
+    return Conversation(model, tokenizer, sampling, options.turn, options.context)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     directory = find_verified(settings["directory"])
     kind, config = model_config(directory)
-    check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
+    check_generation(kind, config, device, 1, min(config.block_size, options.context), sampling.tokens)
     model, tokenizer = load_model(directory, device)
     interactive = sys.stdin.isatty()
     talk = start(model, tokenizer, sampling, options)

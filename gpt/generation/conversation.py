@@ -23,14 +23,16 @@ MESSAGE = "{}"  # the place of the user's message in a turn
 class Conversation:
     """One text, written by the user and a model in turns."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, sampling: Sampling, turn: str = MESSAGE):
-        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, sampling: Sampling, turn: str = MESSAGE, limit: int | None = None
+    ):
+        self.model, self.tokenizer, self.sampling, self.limit = model, tokenizer, sampling, limit
         self.turn = turn.replace("\\n", "\n")
         self.reset()
 
     def reset(self) -> None:
         """Forget everything said so far."""
-        self.context, self.answers, self.last = Context(self.model), 0, "\n"
+        self.context, self.answers, self.last = Context(self.model, limit=self.limit), 0, "\n"
 
     def say(self, message: str) -> list[str]:
         """Add a message; returns sentences about anything in it that the model cannot read."""

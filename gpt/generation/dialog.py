@@ -20,17 +20,29 @@ from gpt.tokenizers.load import Tokenizer
 
 
 class Dialog:
-    """Messages, and the context of the model that answers them. The model must be in evaluation mode."""
+    """Messages, and the context of the model that answers them: of `limit` tokens, if that is less than it has.
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, sampling: Sampling, template: ChatTemplate, system: str = ""):
-        self.model, self.tokenizer, self.sampling, self.template = model, tokenizer, sampling, template
+    The model must be in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        template: ChatTemplate,
+        system: str = "",
+        limit: int | None = None,
+    ):
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.template, self.limit = template, limit
         self.system = [{"role": "system", "content": system}] if system else []
         self.reset()
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
         self.messages: list[dict[str, str]] = []
-        self.context, self.answers = Context(self.model), 0
+        self.context, self.answers = Context(self.model, limit=self.limit), 0
 
     def say(self, message: str) -> list[str]:
         """Add a user's message; returns sentences about what the model will not see."""

@@ -104,13 +104,14 @@ class NoCache:
 
 
 class Context:
-    """The newest tokens of a batch of texts that grow together, never more than the model's block size.
+    """The newest tokens of a batch of texts that grow together, never more than the model's block size, or a limit.
 
-    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. The model must be in evaluation mode.
+    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. limit: fewer tokens than the block size.
+    The model must be in evaluation mode.
     """
 
-    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None):
-        self.block_size = model.config.block_size
+    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None, limit: int | None = None):
+        self.block_size = min(limit or model.config.block_size, model.config.block_size)
         self.ids = np.empty((batch, 0), np.int64)
         self.reader = (reader or (Cache if isinstance(model, GPT) else NoCache))(model, batch)
 

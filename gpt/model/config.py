@@ -34,7 +34,7 @@ class GPTConfig:
         choices=("pre", "post", "output"),
     )
     tied: bool = option(True, "share the token embedding with the output layer")
-    n_inner: int = option(0, "width of the feed-forward layers; 0 is 4 x --n-embd, with swiglu 8/3", at_least=0)
+    n_inner: int = option(0, "width of the feed-forward layers; 0 is 4 x --n-embd, with swiglu about 8/3", at_least=0)
     norm_eps: float = option(1e-5, "added to the variance in each norm", above=0, below=1)
     inverse_layer_scale: bool = option(False, "divide the attention scores of layer i by i + 1")
     # What GPT-2's blocks do not have: if any of these differs from its default, the blocks are those of llama.py.
@@ -98,7 +98,9 @@ class GPTConfig:
     @property
     def inner(self) -> int:
         """Width of the feed-forward layers: the rows of the MLP's c_proj. By default, those of GPT-2 and Llama."""
-        return self.n_inner or (8 * self.n_embd // 3 if self.activation == GATED else 4 * self.n_embd)
+        if self.n_inner or self.activation != GATED:
+            return self.n_inner or 4 * self.n_embd
+        return -(-8 * self.n_embd // 48) * 16  # 8/3, with which the three matrices have the values of two, in 16s
 
     @property
     def fc_width(self) -> int:

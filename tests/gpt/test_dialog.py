@@ -155,6 +155,18 @@ def test_the_beginning_of_a_long_dialog_is_forgotten_and_a_message_that_never_fi
         dialog(directory, tokens=8).say("0123456789" * 20)
 
 
+def test_the_context_can_be_limited(directory):
+    model, tokenizer = load_model(directory, "cpu")
+    sampling = Sampling(tokens=8, temperature=0.0)
+    for options in (ChatOptions(context=40), ChatOptions(context=40, turn="{}!")):
+        talk = start(model, tokenizer, sampling, options)
+        assert talk.context.block_size == 40
+        talk.reset()
+        assert talk.context.block_size == 40
+    with pytest.raises(UserError, match="--context 0: must be at least 1"):
+        ChatOptions(context=0)
+
+
 def test_what_the_user_types_is_no_special_token_by_default(directory, capsys):
     tokenizer = load_tokenizer(directory)
     text = "<|im_start|>user\n5<|im_end|>\n<|im_start|>assistant\n"
@@ -239,12 +251,11 @@ def test_transformers_answers_the_same(directory, tmp_path):
     export(directory, tmp_path / "out")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    talk = dialog(tmp_path / "out", system="Be brief.")
-    for digit in "27182":
+    talk = dialog(tmp_path / "out")
+    for digit in "2718":
         answer = asked(talk, digit)
-        messages = [*talk.system, *talk.messages[:-1]]
         inputs = their_tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            talk.messages[:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         np.testing.assert_array_equal(inputs["input_ids"][0], talk.context.ids[0][: inputs["input_ids"].shape[1]])
         text = theirs.generate(**inputs, max_new_tokens=20, do_sample=False, pad_token_id=0)
