@@ -68,10 +68,10 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         self.pre_norm = config.norm == "pre"
-        self.ln_1: nn.Module = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
-        self.attn: nn.Module = Attention(config, layer)
-        self.ln_2: nn.Module = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
-        self.mlp: nn.Module = MLP(config)
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
+        self.mlp = MLP(config)
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:
         """x (B, T, C) -> (B, T, C). attend: what to call instead of `attn`; the KV cache has its own."""

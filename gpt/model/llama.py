@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tinytensor as tt
 from gpt.model.config import GATED, GPTConfig
-from gpt.model.layers import INIT_STD, MLP, Block, residual_std
+from gpt.model.layers import INIT_STD, MLP, residual_std
 from gpt.model.rotary import frequencies, parse_scaling
 from tinytensor import nn
 
@@ -78,8 +78,8 @@ class GatedMLP(nn.Module):
         return self.dropout(tt.swiglu_linear(x, self.c_proj.weight, self.c_proj.bias))
 
 
-class LlamaBlock(Block):
-    """GPT-2's block with other parts, and two further ways to join them."""
+class LlamaBlock(nn.Module):
+    """GPT-2's block with other parts, and two further ways to join them: norm "output", and side by side."""
 
     def __init__(self, config: GPTConfig, layer: int):
         self.pre_norm = config.norm == "pre"
@@ -91,9 +91,14 @@ class LlamaBlock(Block):
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:
         """x (B, T, C) -> (B, T, C). attend: what to call instead of `attn`; the KV cache has its own."""
+        attend = attend or self.attn
         if self.norm_output:
-            x = x + self.ln_1((attend or self.attn)(x))
+            x = x + self.ln_1(attend(x))
             return x + self.ln_2(self.mlp(x))
         if self.parallel:
-            return x + (attend or self.attn)(self.ln_1(x)) + self.mlp(self.ln_2(x))
-        return super().forward(x, attend)
+            return x + attend(self.ln_1(x)) + self.mlp(self.ln_2(x))
+        if self.pre_norm:
+            x = x + attend(self.ln_1(x))
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + attend(x))
+        return self.ln_2(x + self.mlp(x))
