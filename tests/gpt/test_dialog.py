@@ -49,17 +49,22 @@ def tokenizer(tmp_path_factory):
 
 
 def chat_data(tokenizer, rng, rows, length):
-    """Dialogs in ChatML in which the assistant names the user's digit: ids, targets (rows, length)."""
-    template = ChatTemplate(CHATML, {})
-    texts = []
-    for _ in range(rows):
-        messages = []
-        for digit in rng.integers(0, 10, 6):
-            messages += [{"role": "user", "content": str(digit)}, {"role": "assistant", "content": NAMES[digit]}]
-        text = template.render(messages)
-        texts.append(tokenizer.encode(text, special=True)[: length + 1])
-    ids = np.array(texts, np.int64)
-    return ids[:, :-1], ids[:, 1:]
+    """Dialogs in ChatML in which the assistant names the user's digit: ids, targets (rows, length).
+
+    Only the answers count: the other targets are -100.
+    """
+    ids, targets = np.empty((2, rows, length), np.int64)
+    for row in range(rows):
+        text, counted = [], []
+        for digit in rng.integers(0, 10, 8):
+            question = f"<|im_start|>user\n{digit}<|im_end|>\n<|im_start|>assistant\n"
+            for part, counts in ((question, False), (f"{NAMES[digit]}<|im_end|>", True), ("\n", False)):
+                part = tokenizer.encode(part, special=True).tolist()
+                text += part
+                counted += [counts] * len(part)
+        ids[row] = text[:length]
+        targets[row] = np.where(counted[1 : length + 1], text[1 : length + 1], -100)
+    return ids, targets
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def directory(tokenizer, tmp_path_factory):
     rng = np.random.default_rng(0)
     for step in range(200):
         optimizer.lr = 1e-2 * (1 - step / 200)
-        model(*chat_data(tokenizer, rng, 16, 48)).backward()
+        model(*chat_data(tokenizer, rng, 16, 64)).backward()
         optimizer.step(tt.clip_scale(tt.grad_norm(model.parameters()), 1.0))
         optimizer.zero_grad()
     create_model_directory(directory, "gpt", config, tokenizer)
