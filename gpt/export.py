@@ -1,10 +1,10 @@
 """A run's best model for others: `python -m gpt.export RUN OUT` makes a directory for Hugging Face's `transformers`.
 
-A run's `best` already is such a directory if GPT-2 can express the model; this says why if it cannot, and copies only
-complete files. `GPT2LMHeadModel.from_pretrained(OUT)` reads the result.
+A run's `best` already is such a directory if GPT-2 can express the model. Other models are written with the names and
+in the layouts of the first family that can, or the error says why none can.
+`AutoModelForCausalLM.from_pretrained(OUT)` reads the result.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,26 +12,31 @@ from pathlib import Path
 from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
-from gpt.files import replace_file, writing
+from gpt.files import writing
+from gpt.model import MODELS
 from gpt.training.manifest import find_verified
-from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
-from gpt.weights.families import why_not_gpt2
-from gpt.weights.load import model_config, tokenizer_of
+from gpt.weights.directory import write_export
+from gpt.weights.families.registry import export_format
+from gpt.weights.load import fill_model, model_config, tokenizer_of
 
 
-def export(source: Path, out: Path) -> None:
-    """Copy the model directory `source` to the new or empty directory `out`. UserError if GPT-2 cannot express it."""
+def export(source: Path, out: Path) -> str:
+    """Write the model in `source` to the new or empty directory `out`; returns transformers' class that reads it.
+
+    Raises UserError if no family can express the model, or anything is missing.
+    """
     kind, config = model_config(source)
-    weights = source / WEIGHTS_FILE
-    if reason := why_not_gpt2(kind, config):
-        raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
-    if not weights.exists():
-        raise UserError(f"{weights}: missing; the first evaluation of a run writes it, so train for longer")
+    try:
+        family = export_format(kind, config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     require_free(out, str(out))
     tokenizer = tokenizer_of(source, config)
+    model = MODELS[kind](config)
+    fill_model(model, source)
     with new_directory([out], out.name) as new, writing(out):
-        create_model_directory(new.path, kind, config, tokenizer)
-        replace_file(new.path / WEIGHTS_FILE, lambda temporary: shutil.copyfile(weights, temporary))
+        write_export(new.path, family, model, tokenizer)
+    return family.architecture
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", help="the directory to make")
     settings = parse(parser, {}, argv)
     accept_any_text()
-    export(find_verified(settings["directory"]), Path(settings["out"]))
-    print(f'written: {settings["out"]}; load it with GPT2LMHeadModel.from_pretrained("{settings["out"]}")')
+    architecture = export(find_verified(settings["directory"]), Path(settings["out"]))
+    print(f'written: {settings["out"]}; load it with {architecture}.from_pretrained("{settings["out"]}")')
     return 0
 
 

@@ -64,6 +64,7 @@ LAZY = (
     "tokenizers",
     "matplotlib",
     "mpi4py",
+    "jinja2",
     "torch",
     "kernels",
     "benchmarks.torch_gpt",

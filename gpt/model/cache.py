@@ -1,13 +1,13 @@
 """The KV cache: the keys and values of earlier tokens are stored, so that a new token does not recompute them.
 
 In causal attention nothing that is computed for a token depends on the tokens after it, so the cache is exact: the
-logits differ from those of `model(ids)` by rounding only. The buffers are allocated once.
+logits differ from those of `model(ids)` by rounding only. The buffers grow with the text, up to the block size.
 
 GPT-2 adds a learned vector for each absolute position, so cached keys and values are valid at their position in the
 window only, and a full window cannot slide: `Context` then drops all but its newest half, which is run through the
 model again from position 0. That is one such pass for every half window of text. With rotary positions keys are stored
 rotated; that a window cannot slide is true of them as well, since what it drops was seen by the tokens that remain.
-Shape letters as in `layers`; S counts the tokens in the cache.
+Shape letters as in `llama.py`; S counts the tokens in the cache.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tinytensor as tt
 from gpt.model.gpt import GPT
 from tinytensor import nn
 
+FIRST_CAPACITY = 1024  # positions that there is room for at first, as many as GPT-2 has
 PREFILL_CHUNK = 128  # tokens per forward pass, so that the scores (B,H,PREFILL_CHUNK,S) of a long prompt stay small
 
 
@@ -32,16 +33,34 @@ class Cache:
         config, weight = model.config, model.transformer.wte.weight
         self.model, self.length = model, 0
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
-        shape = batch, config.n_head, config.block_size, config.n_embd // config.n_head
-        self.layers = [tuple(self.device.xp.empty(shape, weight.dtype) for _ in "kv") for _ in range(config.n_layer)]
+        self.shape = batch, config.kv_heads, min(config.block_size, FIRST_CAPACITY), config.head_size
+        self.layers = [tuple(self._empty() for _ in "kv") for _ in range(config.n_layer)]
 
     def logits(self, ids: np.ndarray) -> Any:
         """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
+        self._reserve(ids.shape[1])
         with tt.no_grad():
             while self.length < ids.shape[1]:
                 x = self._forward(ids[:, self.length : self.length + PREFILL_CHUNK])
             newest = self.model.transformer.ln_f(x[:, -1]).data
         return self.kernels.linear_forward(newest, self.model.lm_head.weight.data.T, None)  # (B,C) @ (C,V) -> (B,V)
+
+    def _empty(self) -> Any:
+        return self.device.xp.empty(self.shape, self.model.transformer.wte.weight.dtype)
+
+    def _reserve(self, length: int) -> None:
+        """Make room for texts of that length: twice as much as there is, as often as needed."""
+        batch, heads, capacity, size = self.shape
+        while capacity < length:
+            capacity = min(2 * capacity, self.model.config.block_size)
+        if capacity == self.shape[2]:
+            return
+        self.shape = batch, heads, capacity, size
+        for i, layer in enumerate(self.layers):
+            larger = self._empty(), self._empty()
+            for new, old in zip(larger, layer, strict=True):
+                new[:, :, : self.length] = old[:, :, : self.length]
+            self.layers[i] = larger
 
     def _forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
@@ -54,19 +73,21 @@ class Cache:
         return x
 
     def _attend(self, attention, keys, values, x) -> tt.Tensor:
-        """`Attention.forward` for tokens x (B, T, C); appends to the layer's keys and values (B, H, block_size, D)."""
-        batch, time, channels = x.shape
-        end = self.length + time
-        qkv = attention.c_attn(x).data.reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
-        qk, v = qkv[:, :, :2].swapaxes(1, 2), qkv[:, :, 2]  # (B,2,T,H,D), (B,T,H,D)
+        """The attention's `forward` for tokens x (B, T, C); appends to the keys and values (B, G, capacity, D)."""
+        xp, (batch, groups, _, size), time = self.device.xp, self.shape, x.shape[1]
+        end, heads = self.length + time, attention.heads
+        qkv = attention.project(x).data.reshape(batch, time, heads + 2 * groups, size)
+        qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]
         if attention.rotary_theta is not None:
-            qk = tt.rotary(qk, self.length, attention.rotary_theta).data
-        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, 0], qk[:, 1], v))  # (B,H,T,D) each
+            qk = tt.rotary(qk, self.length, attention.rotary_theta, attention.frequencies).data
+        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, :, :heads], qk[:, :, heads:], v))
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
-        scores = self.device.xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2))  # (B,H,T,D) @ (B,H,D,S) -> (B,H,T,S)
-        p = self.kernels.softmax_forward(scores, q.shape[-1] ** -0.5, causal=time > 1)
-        y = self.device.xp.matmul(p, values[:, :, :end]).swapaxes(1, 2)  # (B,H,T,S) @ (B,H,S,D) -> (B,T,H,D)
-        return attention.c_proj(tt.Tensor(self.device.xp.ascontiguousarray(y).reshape(batch, time, channels)))
+        q = q.reshape(batch, groups, heads // groups * time, size)  # the queries that share keys, one below the other
+        scores = xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2)).reshape(batch, heads, time, end)  # (B,H,T,S)
+        p = self.kernels.softmax_forward(scores, attention.scale, causal=time > 1)
+        y = xp.matmul(p.reshape(batch, groups, -1, end), values[:, :, :end])  # (B,G,RT,S) @ (B,G,S,D) -> (B,G,RT,D)
+        y = xp.ascontiguousarray(y.reshape(batch, heads, time, size).swapaxes(1, 2))
+        return attention.c_proj(tt.Tensor(y.reshape(batch, time, heads * size)))
 
 
 class NoCache:
@@ -83,13 +104,14 @@ class NoCache:
 
 
 class Context:
-    """The newest tokens of a batch of texts that grow together, never more than the model's block size.
+    """The newest tokens of a batch of texts that grow together, never more than the model's block size, or a limit.
 
-    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. The model must be in evaluation mode.
+    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. limit: fewer tokens than the block size.
+    The model must be in evaluation mode.
     """
 
-    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None):
-        self.block_size = model.config.block_size
+    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None, limit: int | None = None):
+        self.block_size = min(limit or model.config.block_size, model.config.block_size)
         self.ids = np.empty((batch, 0), np.int64)
         self.reader = (reader or (Cache if isinstance(model, GPT) else NoCache))(model, batch)
 

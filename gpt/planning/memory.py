@@ -1,7 +1,8 @@
 """The peak memory of a training, a generation and a preparation, from shapes alone and before anything is allocated.
 
 Shape letters: B windows of T tokens in a forward pass, C channels, H heads, L layers, V vocabulary, P parameters, S
-shares of a step, W processes (at most S), n tokens that are worked on at once. All values are float32, ids int64.
+shares of a step, W processes (at most S), n tokens that are worked on at once. All values are float32, ids int64. The
+formulas here are GPT-2's; the code has those of other widths of c_attn and the MLP as well.
 
 **A model** has P = V C (twice if the head is not tied) + T C (unless positions are rotary) + L (12 C^2 + vectors) +
 vectors. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
@@ -65,8 +66,8 @@ from dataclasses import dataclass
 
 from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
 from gpt.model import GPTConfig
-from gpt.model.cache import PREFILL_CHUNK
-from gpt.model.config import parameter_count
+from gpt.model.cache import FIRST_CAPACITY, PREFILL_CHUNK
+from gpt.model.config import matrix_values, parameter_count
 from gpt.planning.limits import resident
 from gpt.training.recipe import TrainConfig, choose_shares
 from kernels.cpu.cross_entropy import LOGITS_BYTES
@@ -115,17 +116,23 @@ class Prediction:
 
 def optimizer_values(kind: str, model: GPTConfig, optimizer: str) -> int:
     """How many values the optimizer's state has."""
-    by_muon = 12 * model.n_layer * model.n_embd**2 if optimizer == "muon" else 0
+    by_muon = model.n_layer * matrix_values(model) if optimizer == "muon" else 0
     by_adamw = parameter_count(kind, model) - by_muon
     return len(AdamW.state_names) * by_adamw + len(Muon.state_names) * by_muon
 
 
 def saved_values(model: GPTConfig, on_gpu: bool) -> int:
     """What forward saves of each token of a GPT for backward."""
-    c = model.n_embd
+    c, heads = model.n_embd, model.n_head
+    rms = model.norm_layer == "rms"
+    layer = heads * model.head_size + heads + model.qkv_width + 2 * c + 2
+    layer += model.fc_width * (3 if model.activation == "gelu_erf" else 1)  # its input, Phi of it, and its result
+    if model.qk_norm != "none":  # before they are normalized, and of each norm 1 / root mean square
+        layer += model.qkv_width + (heads + model.kv_heads if model.qk_norm == "head" else 2)
     if on_gpu:
-        return model.n_layer * (12 * c + model.n_head + 4) + 3 * c
-    return model.n_layer * (10 * c + model.n_head + 2 + (2 * c if model.bias else 0)) + c + 1
+        return model.n_layer * (layer + 2 * c + (0 if rms else 2)) + 3 * c
+    norm_inputs = 2 * c if model.bias or rms else 0
+    return model.n_layer * (layer + norm_inputs) + c + 1
 
 
 def training_memory(
@@ -181,7 +188,8 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     step = _step_values(kind, model, tokens, False) + attention
     existing = count * ((parts > 1) + waiting)  # gradients of earlier parts and shares
     evaluated = train.batch_size * model.block_size
-    orthogonalized = 15 * min(cores, 4 * model.n_layer) * model.n_embd**2 if train.optimizer == "muon" else 0
+    largest = model.n_embd * model.fc_width  # of the matrices that Muon works on, 4 C^2
+    orthogonalized = 15 * min(cores, 4 * model.n_layer) * largest // 4 if train.optimizer == "muon" else 0
     moments = {
         f"gradients, activations of {tokens:,} tokens": step + existing,
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
@@ -214,7 +222,7 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Com
     existing = count * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
     step = _step_values(kind, model, tokens, True) + existing
     if train.optimizer == "muon":
-        step = max(step, count + 11 * model.n_layer * model.n_embd**2)
+        step = max(step, count + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
     return (
         Item("weights", FLOAT * count),
         *_state(kind, model, train, ranks),
@@ -239,7 +247,8 @@ def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool) -> int:
         return count + 3 * tokens * model.vocab_size  # logits, their gradient, and that in the order of the ids
     c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1)
     logits = _logits(model, tokens, 2 if on_gpu else 1)
-    at_loss = tokens * saved_values(model, on_gpu) + head + max(logits + 2 * c * tokens, 10 * c * tokens)
+    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
+    at_loss = tokens * saved_values(model, on_gpu) + head + max(logits, in_mlp) + 2 * c * tokens
     return max(at_loss, count + 3 * c * tokens)
 
 
@@ -247,7 +256,7 @@ def _forward_values(kind: str, model: GPTConfig, tokens: int) -> int:
     """What a forward pass without a graph holds at most."""
     if kind == "bigram":
         return tokens * model.vocab_size
-    return 11 * model.n_embd * tokens + _logits(model, tokens) + 4 * tokens
+    return (3 * model.n_embd + 2 * model.fc_width) * tokens + _logits(model, tokens) + 4 * tokens
 
 
 def _logits(model: GPTConfig, tokens: int, blocks: int = 1) -> int:
@@ -257,7 +266,7 @@ def _logits(model: GPTConfig, tokens: int, blocks: int = 1) -> int:
 
 def _attention_scratch(model: GPTConfig) -> int:
     """Transposed keys and values of a head, and scores of a block of queries, twice in backward; for each core."""
-    return 2 * (model.n_embd // model.n_head + 32) * model.block_size
+    return 2 * (model.head_size + 32) * model.block_size
 
 
 def _batches(model: GPTConfig, train: TrainConfig, ranks: Communicator) -> Item:
@@ -276,9 +285,13 @@ def _libraries(fork: bool = False) -> int:
     return resident() + LIBRARIES + (COMPILED_LOOPS if compiled else 0)
 
 
-def _cache_values(kind: str, model: GPTConfig, texts: int) -> int:
-    """Keys and values of `texts`: of all positions, since NumPy asks for huge pages, of which each text touches all."""
-    return 0 if kind == "bigram" else 2 * model.n_layer * model.n_embd * model.block_size * texts
+def _cache_values(kind: str, model: GPTConfig, texts: int, length: int = 0) -> int:
+    """Keys and values of `texts`: of all positions, since NumPy asks for huge pages, of which each text touches all.
+
+    Of texts of more than FIRST_CAPACITY tokens, up to twice as many as they have, and while they grow the former ones.
+    """
+    positions = min(model.block_size, max(FIRST_CAPACITY, 3 * length if length > FIRST_CAPACITY else 0))
+    return 0 if kind == "bigram" else 2 * model.n_layer * model.kv_heads * model.head_size * positions * texts
 
 
 def _while_made(kind: str, model: GPTConfig) -> int:
@@ -289,7 +302,7 @@ def _while_made(kind: str, model: GPTConfig) -> int:
     embedding = model.vocab_size * (model.vocab_size if kind == "bigram" else model.n_embd)
     if kind == "bigram" or not model.tied:
         return embedding
-    return max(4 * model.n_embd**2, 2 * embedding - parameter_count(kind, model))
+    return max(model.fc_width * model.n_embd, 2 * embedding - parameter_count(kind, model))
 
 
 def generation_memory(
@@ -302,10 +315,10 @@ def generation_memory(
         work = texts * length * model.vocab_size
     else:
         scores = 2 * model.n_head * chunk * length
-        work = texts * (11 * model.n_embd * chunk + scores + model.vocab_size)
+        work = texts * ((3 * model.n_embd + 2 * model.fc_width) * chunk + scores + model.vocab_size)
     arrays = (
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
-        Item("keys and values", FLOAT * _cache_values(kind, model, texts)),
+        Item("keys and values", FLOAT * _cache_values(kind, model, texts, length)),
         Item("work on tokens", FLOAT * max(work, _while_made(kind, model))),
     )
     choice = 5 * 2 * FLOAT * model.vocab_size

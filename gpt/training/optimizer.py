@@ -40,12 +40,17 @@ def optimizer_parts(model: Any, config: TrainConfig) -> dict[str, Part]:
 def hidden_groups(model: Any) -> list[dict[str, Any]]:
     """The matrices that map activations to activations, with the blocks that Muon orthogonalizes separately.
 
-    Those of an attention layer are one block per head: c_attn (C, 3C) for queries, keys and values, and c_proj (C, C).
+    Those of an attention layer are one block per head: c_attn for queries, keys and values, and c_proj (H D, C). The
+    two halves of a gated MLP's first layer are two blocks.
     """
     groups = []
     for name, p in model.named_parameters():
         if name.startswith("transformer.h.") and p.ndim == 2:
-            heads = model.config.n_head
-            blocks = (1, 3 * heads) if "c_attn" in name else (heads, 1) if "attn.c_proj" in name else (1, 1)
-            groups.append({"params": [p], "blocks": blocks})
+            config, layer = model.config, name.removesuffix(".weight").split(".", 3)[-1]
+            blocks = {
+                "attn.c_attn": (1, config.n_head + 2 * config.kv_heads),
+                "attn.c_proj": (config.n_head, 1),
+                "mlp.c_fc": (1, config.fc_width // config.inner),
+            }
+            groups.append({"params": [p], "blocks": blocks.get(layer, (1, 1))})
     return groups

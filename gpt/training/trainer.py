@@ -26,11 +26,14 @@ BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that shor
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
     """A new model of the kind on the device, its weights a function of the seed. UserError for too large heads."""
-    head_size = config.n_embd // config.n_head
+    head_size = config.head_size
     if kind == "gpt" and device.name != "cpu" and head_size > MAX_GPU_HEAD_SIZE:
+        given, remedy = (
+            ("--head-dim", "lower it") if config.head_dim else (f"--n-embd {config.n_embd}", "raise --n-head")
+        )
         raise UserError(
-            f"--n-embd {config.n_embd}: makes heads of {head_size} values, and on a GPU they have at most "
-            f"{MAX_GPU_HEAD_SIZE}: raise --n-head, or use --device cpu"
+            f"{given}: makes heads of {head_size} values, and on a GPU they have at most {MAX_GPU_HEAD_SIZE}: "
+            f"{remedy}, or use --device cpu"
         )
     with tt.seeded(seed, "weights"):
         model = MODELS[kind](config)

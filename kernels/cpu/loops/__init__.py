@@ -14,8 +14,10 @@ from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
 from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
 from kernels.cpu.loops.muon import muon_pass
 from kernels.cpu.loops.products import product_pass
+from kernels.cpu.loops.rms_norm import rms_norm_backward_pass, rms_norm_pass
 from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
+from kernels.cpu.loops.swiglu import swiglu_backward_pass, swiglu_pass
 
 __all__ = [
     "adamw_pass",
@@ -28,6 +30,10 @@ __all__ = [
     "layer_norm_pass",
     "muon_pass",
     "product_pass",
+    "rms_norm_backward_pass",
+    "rms_norm_pass",
     "rotary_pass",
     "softmax_pass",
+    "swiglu_backward_pass",
+    "swiglu_pass",
 ]

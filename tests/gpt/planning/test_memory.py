@@ -43,6 +43,11 @@ VARIANTS = [
     {"dropout": 0.1},
     {"activation": "relu"},
     {"positions": "rotary"},
+    {"activation": "gelu_erf", "n_inner": 100},
+    {"activation": "swiglu", "norm_layer": "rms", "positions": "rotary", "bias": False, "n_kv_head": 2},
+    {"n_kv_head": 1, "head_dim": 24, "qkv_bias": True, "bias": False, "qk_norm": "head"},
+    {"qk_norm": "full", "norm": "output", "norm_layer": "rms"},
+    {"parallel": True, "rotary_fraction": 0.25, "positions": "rotary", "n_inner": 300, "activation": "relu"},
 ]
 CPU = tt.device("cpu")
 
