@@ -149,9 +149,9 @@ class Handlers:
             gr.Dropdown(list(range(1, heads + 1)), value=head),
         )
 
-    def turn_to(self, event: gr.SelectData) -> tuple:
-        """Look for news of the runs only where they are shown; the settings are for the tabs that write."""
-        return gr.Timer(active=event.value == "Training"), gr.Accordion(visible=event.value in ("Chat", "Complete"))
+    def turn_to(self, event: gr.SelectData) -> gr.Timer:
+        """Look for news of the runs only while they are shown."""
+        return gr.Timer(active=event.value == "Training")
 
     def watch(self, name: str | None, other: str, seen: Any) -> Iterator[tuple]:
         """The curves of the chosen runs and samples of the first, if anything has changed since `seen`."""

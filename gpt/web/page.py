@@ -54,7 +54,7 @@ class Page:
                     self._add_inside()
                 with gr.Tab("Training", id="training"):
                     self._add_training(run_names)
-            with gr.Accordion("How to choose tokens", open=False, elem_id="settings") as self.settings:
+            with gr.Accordion("How to choose tokens", open=False, elem_id="settings"):
                 self._add_settings()
             self._connect()
 
@@ -173,7 +173,7 @@ class Page:
         shown = [self.seen, self.training_note, self.curves, self.written]
         self.timer.tick(do.watch, watched, shown, **many)
         gr.on([self.run.input, self.other.input], do.watch, watched, shown, **many)
-        self.tabs.select(do.turn_to, None, [self.timer, self.settings], **quiet)
+        self.tabs.select(do.turn_to, None, self.timer, **quiet)
 
 
 def writing_buttons(verb: str, name: str) -> tuple[list[gr.Button], gr.Button]:
