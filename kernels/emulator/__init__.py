@@ -5,7 +5,7 @@
     saxpy((4,), (256,), (x, y, np.float32(2), np.int32(1000)))
 
 Arguments are NumPy arrays (or objects with a `.host` array) and NumPy scalars. Importing needs no compiler; the first
-`get_function` does, see `available`. Read module.py first, then device.h and runtime.cpp.
+`get_function` does, see `available`. Read module.py first, then include/emulator/device.h and runtime/runtime.cpp.
 """
 
 from kernels.emulator.checks import Launch, checked
@@ -16,14 +16,21 @@ from kernels.emulator.errors import (
     CompileError,
     Crash,
     DataRace,
+    Deadlock,
     DivergentBarrier,
     EmulatorError,
     LaunchError,
     MisalignedAccess,
+    NotDeterministic,
     OutOfBounds,
+    ReadOnlyWrite,
+    RestrictViolation,
+    SameValueRace,
+    UndefinedArithmetic,
     UninitializedRead,
 )
 from kernels.emulator.module import RawKernel, RawModule, runtime
+from kernels.emulator.sparse import sparse
 
 __all__ = [
     "MISSING",
@@ -32,16 +39,23 @@ __all__ = [
     "CompileError",
     "Crash",
     "DataRace",
+    "Deadlock",
     "DivergentBarrier",
     "EmulatorError",
     "Launch",
     "LaunchError",
     "MisalignedAccess",
+    "NotDeterministic",
     "OutOfBounds",
     "RawKernel",
     "RawModule",
+    "ReadOnlyWrite",
+    "RestrictViolation",
+    "SameValueRace",
+    "UndefinedArithmetic",
     "UninitializedRead",
     "available",
     "checked",
     "runtime",
+    "sparse",
 ]

@@ -18,7 +18,10 @@ import numpy as np
 from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
 from kernels.emulator.errors import LaunchError
+from kernels.emulator.guard import guarded
 from kernels.emulator.record import LaunchRecord, Parameter
+from kernels.emulator.sparse import SparseArray
+from kernels.emulator.symbols import read_symbols
 
 MAX_THREADS_PER_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)
@@ -76,33 +79,40 @@ class Build:
     def __init__(self, module, kind):
         self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind)
         self.shared_object = ctypes.CDLL(str(self.path))
-        self.shared, self._anchor = checks.shared_variables(self.path)
-        self.shared_object.emulator_anchor_address.restype = ctypes.c_void_p
+        self.symbols = read_symbols(self.path)
+        self.anchor = self.shared_object.emulator_anchor_address
+        self.anchor.restype = ctypes.c_void_p
         table = ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
-        self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
+        self.kernels = {name: (i, *rest) for i, (name, *rest) in enumerate(row.split("|") for row in rows)}
 
     def thread_storage(self):
         """Where this thread's copy of the module's thread-local storage, so its `__shared__` memory, begins."""
-        return self.shared_object.emulator_anchor_address() - self._anchor
+        return self.anchor() - self.symbols.anchor
+
+    def image(self):
+        """Where the module is loaded: its symbols count from there."""
+        return ctypes.addressof(ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")) - self.symbols.kernels
 
     def shared_of(self, kernel):
         """The static `__shared__` variables that `kernel` may use: its own, and those of functions that it may call."""
-        return [v for v in self.shared if v.function == kernel or v.function not in self.kernels]
+        return [v for v in self.symbols.shared if v.function == kernel or v.function not in self.kernels]
 
     def kernel(self, name, expressions):
-        """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
+        """(entry point, [(name, Parameter, whether __restrict__)], launch bounds) of one kernel."""
         if name not in self.kernels or (name not in expressions and not hasattr(self.shared_object, name)):
             raise LaunchError(
                 f'{self.path.stem} has no kernel {name!r}: declare it `extern "C" __global__ void {name}(...)`'
             )
-        index, names = self.kernels[name]
+        index, names, restricted = self.kernels[name]
         integer = functools.partial(ctypes.c_int.in_dll, self.shared_object)
         count = integer(f"emulator_count_{index}").value
         names = names.split(",") if names else [f"argument {i}" for i in range(count)]
         parameters = ctypes.POINTER(Parameter).in_dll(self.shared_object, f"emulator_parameters_{index}")
         entry = getattr(self.shared_object, f"emulator_call_{index}")
-        return entry, list(zip(names, parameters[:count], strict=True)), integer(f"emulator_bounds_{index}").value
+        restricted = [name in restricted.split(",") for name in names]
+        listed = list(zip(names, parameters[:count], restricted, strict=True))
+        return entry, listed, integer(f"emulator_bounds_{index}").value
 
 
 class RawKernel:
@@ -147,7 +157,8 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         request = checks.current_request()
         if request is None:
-            self.run(record, self.module.build(), arguments)
+            with guarded(self, arguments):
+                self.run(record, self.module.build(), arguments)
             for argument in arguments:
                 argument.mark_written()
         else:
@@ -157,6 +168,11 @@ class RawKernel:
         """Hands one launch to the runtime; raises its fault."""
         values = (ctypes.c_void_p * len(arguments))(*(a.value.ctypes.data for a in arguments))
         record.call = ctypes.cast(self._entry(build)[0], ctypes.c_void_p)
+        if build.symbols.shared:
+            record.anchor = ctypes.cast(build.anchor, ctypes.c_void_p)
+            begin = min(v.offset for v in build.symbols.shared)
+            record.shared_offset = begin - build.symbols.anchor
+            record.shared_bytes = max(v.offset + v.bytes for v in build.symbols.shared) - begin
         record.arguments = values
         record.workers = 1 if record.checked else self._workers(record)
         runtime().emulator_launch(ctypes.byref(record))
@@ -187,7 +203,7 @@ class RawKernel:
             )
         return grid, block
 
-    def _argument(self, arg, name, parameter):
+    def _argument(self, arg, name, parameter, restricted):
         """The Argument that `arg` makes for one parameter, which it must fit."""
         memory = arg if isinstance(arg, np.ndarray) else getattr(arg, "host", None)
         value = np.asarray(arg if memory is None else memory.ctypes.data)
@@ -206,7 +222,16 @@ class RawKernel:
         if not fits:
             got = f"a {given} {'scalar' if memory is None else 'array'}"
             raise LaunchError(f"kernel {self.name}: parameter {name!r} is {wants}, the launch gives {got}")
-        return Argument(name, memory, value, getattr(arg, "written", None))
+        return Argument(
+            name,
+            memory,
+            value,
+            getattr(arg, "written", None),
+            constant=bool(parameter.constant),
+            restricted=restricted,
+            sparse=isinstance(arg, SparseArray),
+            margin=memory is not arg,
+        )
 
 
 @dataclass
@@ -217,6 +242,10 @@ class Argument:
     memory: np.ndarray | None
     value: np.ndarray
     written: np.ndarray | None  # uint8, one per byte of memory: 0 where nobody wrote yet; None where all is written
+    constant: bool = False  # a pointer to const
+    restricted: bool = False  # __restrict__
+    sparse: bool = False  # too large to copy
+    margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
 
     def mark_written(self):
         """After a launch that did not watch, all memory it could reach counts as written."""
