@@ -19,6 +19,7 @@ from pathlib import Path
 from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 from kernels.emulator.source.declarations import add_checks
+from kernels.emulator.source.launches import has_main, translate_launches
 from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
 
 HERE = Path(__file__).parent
@@ -163,11 +164,17 @@ def build_runtime():
     return compile_shared("runtime.cpp", text, [*COMMON, "-O2"])
 
 
-def build_module(code, name, options, name_expressions, kind):
-    """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS."""
+def build_module(code, name, options, name_expressions, kind, program=False):
+    """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS.
+
+    program: the source has code for the host, with `kernel<<<...>>>(...)` and perhaps a `main`.
+    """
     runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories))
+    header, footer = "emulator/device.h", ""
+    if program:
+        code, header, footer = translate_launches(code), "emulator/program.h", "EMULATOR_MAIN\n" if has_main(code) else ""
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
     watched = kind in ("checked", "counted")
     if watched:
@@ -175,7 +182,7 @@ def build_module(code, name, options, name_expressions, kind):
 
     def build(code):
         # The macros come after device.h: a -DD=32 must not change the system's headers.
-        text = f'#include "emulator/device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
+        text = f'#include "{header}"\n{macros}#line 1 "{name}"\n{code}\n{footer}// {" ".join(name_expressions)}\n'
         return compile_shared(
             name, text, flags, [runtime], lambda text: text + export_kernels(macros + code, name_expressions)
         )

@@ -45,6 +45,8 @@ class RawModule:
     Raises CompileError for a source that does not compile.
     """
 
+    program = False  # tool/programs.py: whether the source has code for the host too
+
     def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name=None):
         if backend != "nvrtc":
             raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
@@ -77,7 +79,7 @@ class Build:
     """One shared object of a module, loaded, with what it says of its kernels."""
 
     def __init__(self, module, kind):
-        self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind)
+        self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind, module.program)
         self.shared_object = ctypes.CDLL(str(self.path))
         self.symbols = read_symbols(self.path)
         self.anchor = self.shared_object.emulator_anchor_address
@@ -168,21 +170,8 @@ class RawKernel:
         """Hands one launch to the runtime; raises its fault."""
         values = (ctypes.c_void_p * len(arguments))(*(a.value.ctypes.data for a in arguments))
         record.call = ctypes.cast(self._entry(build)[0], ctypes.c_void_p)
-        if build.symbols.shared:
-            record.anchor = ctypes.cast(build.anchor, ctypes.c_void_p)
-            begin = min(v.offset for v in build.symbols.shared)
-            record.shared_offset = begin - build.symbols.anchor
-            record.shared_bytes = max(v.offset + v.bytes for v in build.symbols.shared) - begin
         record.arguments = values
-        record.workers = 1 if record.checked else self._workers(record)
-        runtime().emulator_launch(ctypes.byref(record))
-        if record.fault:
-            raise checks.fault(record, self.name, build.path)
-
-    @staticmethod
-    def _workers(record):
-        blocks = math.prod(record.grid)
-        return max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
+        execute(record, build, self.name)
 
     def _sizes(self, grid, block, shared_mem):
         """Grid and block as three numbers each, within CUDA's limits."""
@@ -232,6 +221,21 @@ class RawKernel:
             sparse=isinstance(arg, SparseArray),
             margin=memory is not arg,
         )
+
+
+def execute(record, build, name):
+    """Runs the launch that `record` describes, of the kernel `name`; raises its fault."""
+    if build.symbols.shared:
+        record.anchor = ctypes.cast(build.anchor, ctypes.c_void_p)
+        begin = min(v.offset for v in build.symbols.shared)
+        record.shared_offset = begin - build.symbols.anchor
+        record.shared_bytes = max(v.offset + v.bytes for v in build.symbols.shared) - begin
+    blocks = math.prod(record.grid)
+    workers = max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
+    record.workers = 1 if record.checked else workers
+    runtime().emulator_launch(ctypes.byref(record))
+    if record.fault:
+        raise checks.fault(record, name, build.path)
 
 
 @dataclass

@@ -11,6 +11,14 @@
 
 #include "runtime.h"
 
+// ---------------------------------------------------------------- what a compiler for GPUs says of itself
+#define __CUDACC__ 1
+#define __NVCC__ 1
+#define __CUDA_ARCH__ 860
+#define CUDART_VERSION 12090
+#define __CUDACC_VER_MAJOR__ 12
+#define __CUDACC_VER_MINOR__ 9
+
 // ---------------------------------------------------------------- qualifiers
 #define __global__ __attribute__((visibility("default")))
 #define __device__
