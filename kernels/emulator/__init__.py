@@ -29,8 +29,8 @@ from kernels.emulator.errors import (
     UndefinedArithmetic,
     UninitializedRead,
 )
+from kernels.emulator.memory.sparse import sparse
 from kernels.emulator.module import RawKernel, RawModule, runtime
-from kernels.emulator.sparse import sparse
 
 __all__ = [
     "MISSING",

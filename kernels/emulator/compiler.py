@@ -39,6 +39,8 @@ FAST = ["-O3", "-fstack-clash-protection"]
 # would split those of a vector type.
 CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fno-tree-sra", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment,signed-integer-overflow,shift-exponent,float-cast-overflow"]
+# Else the static variables of a template would be one for all modules of the process.
+GNU_COMMON = ["-fno-gnu-unique"]
 GNU_CHECKED = ["--param=tsan-distinguish-volatile=1"]
 # clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.
 CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-distinguish-volatile"]
@@ -174,11 +176,17 @@ def build_module(code, name, options, name_expressions, kind, program=False):
     code = translate(inline_includes(code, name, directories))
     header, footer = "emulator/device.h", ""
     if program:
-        code, header, footer = translate_launches(code), "emulator/program.h", "EMULATOR_MAIN\n" if has_main(code) else ""
+        code, header, footer = (
+            translate_launches(code),
+            "emulator/program.h",
+            "EMULATOR_MAIN\n" if has_main(code) else "",
+        )
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
     watched = kind in ("checked", "counted")
+    is_clang = "clang" in compiler_version()
+    flags += [] if is_clang else GNU_COMMON
     if watched:
-        flags += CLANG_CHECKED if "clang" in compiler_version() else GNU_CHECKED
+        flags += CLANG_CHECKED if is_clang else GNU_CHECKED
 
     def build(code):
         # The macros come after device.h: a -DD=32 must not change the system's headers.

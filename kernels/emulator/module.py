@@ -18,9 +18,9 @@ import numpy as np
 from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
 from kernels.emulator.errors import LaunchError
-from kernels.emulator.guard import guarded
+from kernels.emulator.memory.guard import guarded
+from kernels.emulator.memory.sparse import SparseArray
 from kernels.emulator.record import LaunchRecord, Parameter
-from kernels.emulator.sparse import SparseArray
 from kernels.emulator.symbols import read_symbols
 
 MAX_THREADS_PER_BLOCK = 1024
@@ -79,7 +79,9 @@ class Build:
     """One shared object of a module, loaded, with what it says of its kernels."""
 
     def __init__(self, module, kind):
-        self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind, module.program)
+        self.path = build_module(
+            module.code, module.name, module.options, module.name_expressions, kind, module.program
+        )
         self.shared_object = ctypes.CDLL(str(self.path))
         self.symbols = read_symbols(self.path)
         self.anchor = self.shared_object.emulator_anchor_address
@@ -98,7 +100,9 @@ class Build:
 
     def shared_of(self, kernel):
         """The static `__shared__` variables that `kernel` may use: its own, and those of functions that it may call."""
-        return [v for v in self.symbols.shared if v.function == kernel or v.function not in self.kernels]
+        templates = {name.partition("<")[0] for name in self.kernels}
+        own = kernel.partition("<")[0]
+        return [v for v in self.symbols.shared if v.function == own or v.function not in templates]
 
     def kernel(self, name, expressions):
         """(entry point, [(name, Parameter, whether __restrict__)], launch bounds) of one kernel."""

@@ -117,6 +117,9 @@ void __ubsan_handle_sub_overflow(OverflowData* data, uint64_t a, uint64_t b) {
 void __ubsan_handle_mul_overflow(OverflowData* data, uint64_t a, uint64_t b) {
     overflow(data, decimal(data->type, a) + " * " + decimal(data->type, b));
 }
+void __ubsan_handle_divrem_overflow(OverflowData* data, uint64_t a, uint64_t b) {
+    overflow(data, decimal(data->type, a) + " / " + decimal(data->type, b));
+}
 void __ubsan_handle_negate_overflow(OverflowData* data, uint64_t a) { overflow(data, "-(" + decimal(data->type, a) + ")"); }
 void __ubsan_handle_shift_out_of_bounds(ShiftData* data, uint64_t, uint64_t by) {
     if (!in_kernel() || is_ours(data->where)) return;

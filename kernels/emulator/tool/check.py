@@ -30,13 +30,19 @@ KINDS = {"f": "float", "i": "int", "b": "bool", "v": "struct"}
 def add_arguments(parser):
     """The command line of `check`."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.cu")
-    parser.add_argument("--launch", action="append", default=[], help="KERNEL<<<GRID, BLOCK>>>(ARGUMENTS); may be repeated")
+    parser.add_argument(
+        "--launch", action="append", default=[], help="KERNEL<<<GRID, BLOCK>>>(ARGUMENTS); may be repeated"
+    )
     parser.add_argument("--main", default=None, metavar="ARGUMENTS", help="run main() with these arguments")
     parser.add_argument("--no-main", action="store_true", help="do not run main()")
     parser.add_argument("--orders", type=int, default=3, help="orders of threads and blocks to try (default: 3)")
     parser.add_argument("--same-value-writes", action="store_true", help="threads may write one value to one place")
-    parser.add_argument("--deterministic", action="store_true", help="atomics whose order decides the result are findings")
-    parser.add_argument("--count-lines", action="store_true", help="print bank conflicts and uncoalesced accesses by line")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="atomics whose order decides the result are findings"
+    )
+    parser.add_argument(
+        "--count-lines", action="store_true", help="print bank conflicts and uncoalesced accesses by line"
+    )
     parser.add_argument("-D", dest="macros", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("-I", dest="folders", action="append", default=[], metavar="FOLDER")
 
@@ -79,7 +85,9 @@ class Checker:
     def _launch(self, path, module, launch):
         results, last = [], None
         for seed in range(self.options.orders):
-            options = {name: getattr(self.options, name) for name in ("same_value_writes", "deterministic", "count_lines")}
+            options = {
+                name: getattr(self.options, name) for name in ("same_value_writes", "deterministic", "count_lines")
+            }
             with checked(seed, **options) as seen:
                 kernel = module.get_function(launch.kernel)
                 values, named = launches.arguments(launch, kernel.parameters, np.random.default_rng(0))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.emulator.errors import LaunchError
+from kernels.emulator.memory.sparse import sparse
 from kernels.emulator.source.scan import split
-from kernels.emulator.sparse import sparse
 
 LAUNCH = re.compile(r"\s*(\w[\w:]*(?:\s*<(?!<<).*?>)?)\s*<<<(.*?)>>>\s*\((.*)\)\s*;?\s*", re.DOTALL)
 ARGUMENT = re.compile(r"(?:(\w+)\s*=\s*)?(\w+)\s*\(([^()]*)\)")

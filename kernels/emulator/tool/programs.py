@@ -20,6 +20,7 @@ import numpy as np
 
 from kernels.emulator import checks
 from kernels.emulator.errors import EmulatorError
+from kernels.emulator.memory.arena import ALIGNMENT, Arena
 from kernels.emulator.module import Build, RawModule, execute
 from kernels.emulator.record import LaunchRecord, Parameter, Region
 
@@ -46,7 +47,7 @@ class Allocation:
 
     def __init__(self, size, number, managed):
         self.memory = np.empty(size + 2 * GAP, np.uint8)
-        self.address = -(-(self.memory.ctypes.data + GAP) // checks.ALIGNMENT) * checks.ALIGNMENT
+        self.address = -(-(self.memory.ctypes.data + GAP) // ALIGNMENT) * ALIGNMENT
         self.size, self.name = size, f"allocation {number}".encode()
         self.written = np.full(size, managed, np.uint8)  # what the host writes to managed memory, nobody sees
 
@@ -117,8 +118,10 @@ class Program(RawModule):
         record.grid[:], record.block[:] = grid[:3], block[:3]
         try:
             if math.prod(record.block) > 1024 or 0 in (*record.grid, *record.block):
-                raise EmulatorError(f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch")
-            arena = checks.Arena([], shared, checks.PARTS if "__shared_part__" in self.code else 0)
+                raise EmulatorError(
+                    f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch"
+                )
+            arena = Arena([], shared, checks.PARTS if "__shared_part__" in self.code else 0)
             record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
             regions = arena.regions + self._regions(arguments, parameters, count)
             checks.run(self.request, record, kernel, self.loaded, [], regions)
@@ -142,7 +145,10 @@ class Program(RawModule):
 
     def _found(self, error):
         text = str(error)
-        place = (type(error), re.sub(r"block \(.*?\)|thread \(.*?\)|\d+ of allocation \d+|\b(?:byte|lane) \d+", "", text))
+        place = (
+            type(error),
+            re.sub(r"block \(.*?\)|thread \(.*?\)|\d+ of allocation \d+|\b(?:byte|lane) \d+", "", text),
+        )
         if place not in self.seen:
             self.seen.add(place)
             self.report("finding", f"{type(error).__name__}: {text}")

@@ -1,7 +1,7 @@
 """Arrays larger than the machine's memory, to launch a kernel whose offsets pass 2^31.
 
 Only pages that are touched take memory, so a kernel that visits a few elements far apart costs little. A checked launch
-leaves such an array where it is: after a fault it holds what the kernel wrote until then. Next: checks.py.
+leaves such an array where it is: after a fault it holds what the kernel wrote until then.
 """
 
 import mmap

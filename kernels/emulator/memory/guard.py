@@ -2,15 +2,15 @@
 
 Nothing in the fast build watches stores. So NumPy arrays up to `LARGEST` bytes are copied to where a few pages around
 each belong to nobody, and back; what was written there is an error. The emulated device's arrays (arrays.py) are
-allocated with such a margin and not copied. Next: module.py.
+allocated with such a margin and not copied. Next: sparse.py.
 """
 
 from contextlib import contextmanager
 
 import numpy as np
 
-from kernels.emulator import checks
 from kernels.emulator.errors import OutOfBounds
+from kernels.emulator.memory import arena
 
 MARGIN = 1 << 14  # bytes on each side of an array
 LARGEST = 64 << 20
@@ -24,24 +24,24 @@ def guarded(kernel, arguments):
     if not copied:
         yield
         return
-    groups = checks.group_overlapping(copied, keep_restricted=False)
-    size = sum(group.stop - group.start + 2 * checks.ALIGNMENT + MARGIN for group in groups) + 2 * MARGIN
+    groups = arena.group_overlapping(copied, keep_restricted=False)
+    size = sum(group.stop - group.start + 2 * arena.ALIGNMENT + MARGIN for group in groups) + 2 * MARGIN
     memory = np.empty(size, np.uint8)
-    at, places = MARGIN - memory.ctypes.data % checks.ALIGNMENT, []
+    at, places = MARGIN - memory.ctypes.data % arena.ALIGNMENT, []
     for group in groups:
-        begin = at + checks.allocation_offset(group.members[0].memory) % checks.ALIGNMENT
+        begin = at + arena.allocation_offset(group.members[0].memory) % arena.ALIGNMENT
         end = begin + group.stop - group.start
-        memory[at - checks.ALIGNMENT : begin] = memory[end : end + MARGIN] = PATTERN
+        memory[at - arena.ALIGNMENT : begin] = memory[end : end + MARGIN] = PATTERN
         for argument, where in group.slices():
-            memory[begin + where.start : begin + where.stop] = checks.flat_bytes(argument.memory)
+            memory[begin + where.start : begin + where.stop] = arena.flat_bytes(argument.memory)
             argument.value = np.asarray(memory.ctypes.data + begin + where.start)
         places.append((group, begin, end))
-        at = -(-(end + MARGIN) // checks.ALIGNMENT) * checks.ALIGNMENT
+        at = -(-(end + MARGIN) // arena.ALIGNMENT) * arena.ALIGNMENT
     yield
     for group, begin, end in places:
         for argument, where in group.slices():
             if not argument.constant:
-                checks.flat_bytes(argument.memory)[...] = memory[begin + where.start : begin + where.stop]
+                arena.flat_bytes(argument.memory)[...] = memory[begin + where.start : begin + where.stop]
     for group, _, end in places:
         (written,) = np.nonzero(memory[end : end + MARGIN] != PATTERN)
         if written.size:
