@@ -19,7 +19,7 @@ from pathlib import Path
 from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 from kernels.emulator.source.declarations import add_checks
-from kernels.emulator.source.launches import has_main, translate_launches
+from kernels.emulator.source.launches import has_main, overloaded_kernels, translate_launches
 from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
 
 HERE = Path(__file__).parent
@@ -113,12 +113,17 @@ def fingerprint():
     return "\n".join([find_compiler(), compiler_version(), platform.machine(), processor, sources])
 
 
-def export_kernels(text, name_expressions):
-    """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python."""
+def export_kernels(text, name_expressions, program=False):
+    """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python.
+
+    Not those of a program whose name is also that of a function of the host.
+    """
     command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
     text = ANY_INCLUDE.sub("", text)  # they would define what marks a kernel
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
     kernels = find_kernels(preprocessed)
+    for name in overloaded_kernels(preprocessed) if program else ():
+        kernels.pop(name, None)
     kernels |= {expression: ("(1024)", [], []) for expression in name_expressions}
     lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
     rows = (f"{name}|{','.join(names)}|{','.join(restricted)}\\n" for name, (_, names, restricted) in kernels.items())
@@ -192,7 +197,7 @@ def build_module(code, name, options, name_expressions, kind, program=False):
         # The macros come after device.h: a -DD=32 must not change the system's headers.
         text = f'#include "{header}"\n{macros}#line 1 "{name}"\n{code}\n{footer}// {" ".join(name_expressions)}\n'
         return compile_shared(
-            name, text, flags, [runtime], lambda text: text + export_kernels(macros + code, name_expressions)
+            name, text, flags, [runtime], lambda text: text + export_kernels(macros + code, name_expressions, program)
         )
 
     if not watched:

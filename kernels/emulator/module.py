@@ -207,10 +207,11 @@ class RawKernel:
             fits = memory.flags.c_contiguous or memory.flags.f_contiguous
             if not fits:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
-            fits = size == 1 or kind == "v" or (KINDS.get(given.kind), given.itemsize) == (kind, size)
+            fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
+            fits |= kind == "B" and given == np.uint16
             wants = f"a pointer to {describe(kind, size)}"
         else:
-            fits = memory is None and (kind == "v" or KINDS.get(given.kind) == kind) and given.itemsize == size
+            fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
             wants = "a pointer" if kind == "p" else describe(kind, size)
         if not fits:
             got = f"a {given} {'scalar' if memory is None else 'array'}"
@@ -261,9 +262,14 @@ class Argument:
             self.written[...] = 1
 
 
+def kind_of(dtype):
+    """device.h's kind of a dtype; bfloat16 is ml_dtypes'."""
+    return "B" if dtype.name == "bfloat16" else KINDS.get(dtype.kind)
+
+
 def describe(kind, size):
     """C's name for a kind and size, as in "a 4-byte float"."""
-    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct"}
+    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16"}
     return f"a {size}-byte {names[kind]}"
 
 

@@ -74,6 +74,8 @@ struct thread_block_tile : EmulatorLanes {
         count = lanes;
         mask = (lanes == 32 ? ~0u : (1u << lanes % 32) - 1) << thread % 32 / lanes * lanes;
     }
+    template <class Other>
+    thread_block_tile(const thread_block_tile<lanes, Other>&) : thread_block_tile() {}
     unsigned meta_group_rank() const { return thread_block().rank / lanes; }
     unsigned meta_group_size() const { return (thread_block().count + lanes - 1) / lanes; }
     static constexpr unsigned size() { return lanes; }

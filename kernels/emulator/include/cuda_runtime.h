@@ -2,6 +2,7 @@
 // kernels/emulator/tool/programs.py.
 #pragma once
 #include <cstdlib>
+#include <ctime>
 #include <initializer_list>
 #include <tuple>
 
@@ -13,7 +14,8 @@ enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDe
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
 enum { cudaSharedmemCarveoutMaxShared = 100, cudaHostAllocDefault = 0, cudaEventDefault = 0, cudaStreamNonBlocking = 1,
        cudaEventDisableTiming = 2, cudaMemAttachGlobal = 1, cudaEventBlockingSync = 1 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrCooperativeLaunch = 95, cudaDevAttrMaxThreadsPerBlock = 1 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrCooperativeLaunch = 95, cudaDevAttrMaxThreadsPerBlock = 1,
+                      cudaDevAttrMaxSharedMemoryPerBlock = 8, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 using cudaStream_t = struct EmulatorStream*;
 using cudaEvent_t = struct EmulatorEvent*;
 struct cudaDeviceProp {
@@ -53,6 +55,16 @@ struct Call {
     static EMULATOR_UNWATCHED void call(void** arguments) { with(arguments, std::index_sequence_for<P...>()); }
 };
 
+// The same for a call whose template arguments the compiler deduces: argument 0 is a function object.
+template <class F, class... A>
+struct CallObject {
+    template <size_t... I>
+    static EMULATOR_UNWATCHED void with(void** arguments, std::index_sequence<I...>) {
+        (*static_cast<F*>(arguments[0]))(*static_cast<A*>(arguments[I + 1])...);
+    }
+    static EMULATOR_UNWATCHED void call(void** arguments) { with(arguments, std::index_sequence_for<A...>()); }
+};
+
 inline cudaError_t hand_over(const char* name, void (*call)(void**), void** arguments, const Parameter* parameters, int count,
                              dim3 grid, dim3 block, size_t shared) {
     unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z};
@@ -71,7 +83,7 @@ struct Launcher {
 
     template <class... P, class... A>
     void run(void (*kernel)(P...), A&&... values) {
-        std::tuple<std::remove_cv_t<P>...> converted(static_cast<std::remove_cv_t<P>>(std::forward<A>(values))...);
+        std::tuple<std::remove_cv_t<P>...> converted((std::remove_cv_t<P>)(values)...);  // a cast, as NULL is a number
         std::apply(
             [&](auto&... each) {
                 void* arguments[] = {(void*)&kernel, (void*)&each..., nullptr};
@@ -79,6 +91,19 @@ struct Launcher {
                 hand_over(name, Call<P...>::call, arguments, parameters, sizeof...(P), grid, block, shared);
             },
             converted);
+    }
+
+    template <class F, class... A>
+    void run_call(F&& call, A&&... values) {
+        std::tuple<std::decay_t<A>...> kept(std::forward<A>(values)...);
+        std::apply(
+            [&](auto&... each) {
+                void* arguments[] = {(void*)&call, (void*)&each..., nullptr};
+                Parameter parameters[] = {parameter<std::decay_t<A>>()..., {}};
+                hand_over(name, CallObject<std::remove_reference_t<F>, std::decay_t<A>...>::call, arguments, parameters,
+                          sizeof...(A), grid, block, shared);
+            },
+            kept);
     }
 };
 }  // namespace emulator
@@ -116,6 +141,11 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t = nullptr) {
     return cudaMemcpy(to, from, bytes, kind);
+}
+inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                                cudaMemcpyKind kind) {
+    for (size_t row = 0; row < height; row++) cudaMemcpy((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width, kind);
+    return cudaSuccess;
 }
 inline cudaError_t cudaMemset(void* to, int value, size_t bytes) {
     memset(to, value, bytes);
@@ -162,6 +192,8 @@ inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceReset() { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     *value = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrMaxThreadsPerBlock ? 1024 : 1;
+    if (which == cudaDevAttrMaxSharedMemoryPerBlock) *value = 48 << 10;
+    if (which == cudaDevAttrMaxSharedMemoryPerBlockOptin) *value = 99 << 10;
     return cudaSuccess;
 }
 inline cudaError_t cudaPeekAtLastError() { return emulator::last_error(); }

@@ -12,9 +12,20 @@ def has_main(code):
     return MAIN.search(blank(code)) is not None
 
 
+TEMPLATE_KERNEL = re.compile(r"\btemplate\s*<[^{};]*>[^{};]*__global__[^{};]*?(\w+)\s*\([^{};]*\)\s*[{;]")
+
+
+def overloaded_kernels(text):
+    """Kernels that a name alone does not identify: templates, and those whose launcher has the same name."""
+    names = set(re.findall(r"__global__[^{};()]*?(\w+)\s*\(", text))
+    shared = {name for name in names if len(re.findall(rf"\bvoid\s+{name}\s*\(", text)) > 1}
+    return shared | set(TEMPLATE_KERNEL.findall(text))
+
+
 def translate_launches(code):
     """`code` with each launch rewritten."""
     text = blank(code)
+    overloaded = overloaded_kernels(text)
     at = text.rfind("<<<")
     while at >= 0:  # from the last one on, so that what was found before stays where it is
         start, stop = _kernel_start(text, at), text.index(">>>", at)
@@ -22,7 +33,10 @@ def translate_launches(code):
         opening = text.index("(", stop)
         empty = not text[opening + 1 : _closing(text, opening)].strip()
         name = re.sub(r"\s+", " ", kernel)
-        new = f'emulator::Launcher("{name}", {settings}).run({kernel}' + ("" if empty else ", ")
+        callee = f"run({kernel}"
+        if re.sub(r"<.*", "", name).split("::")[-1] in overloaded:  # then the arguments decide
+            callee = f"run_call([](auto... emulator_each) {{ {kernel}(emulator_each...); }}"
+        new = f'emulator::Launcher("{name}", {settings}).{callee}' + ("" if empty else ", ")
         lost = code.count("\n", start, opening + 1) - new.count("\n")
         code = code[:start] + new + "\n" * lost + code[opening + 1 :]
         text = text[:start] + " " * len(new) + "\n" * lost + text[opening + 1 :]

@@ -9,7 +9,7 @@ enum AtomicAccess : int { LOADS = 1, STORES = 2, UPDATES = 3 };
 #define EMULATOR_ATOMIC __attribute__((noinline)) EMULATOR_UNWATCHED
 #define EMULATOR_TOUCH(p, access) emulator_atomic((void*)(p), sizeof *(p), __builtin_return_address(0), emulator::access)
 #define EMULATOR_ROUNDS(p, old, v, kind) \
-    if (emulator::order_matters<kind>(old, v)) emulator_order_matters((void*)(p), __builtin_return_address(0))
+    if (kind == emulator::SUM && emulator_rounds(old, (T)v)) emulator_order_matters((void*)(p), __builtin_return_address(0))
 #else
 #define EMULATOR_ATOMIC inline
 #define EMULATOR_TOUCH(p, access)
@@ -20,15 +20,17 @@ template <> struct Word<2> { using type = uint16_t; };
 template <> struct Word<4> { using type = uint32_t; };
 template <> struct Word<8> { using type = uint64_t; };
 
-enum Operation : int { SUM, EXCHANGE, OTHER };
-// Whether an operation gives another result in another order: a sum that rounds, an exchange of two different values.
-template <int kind, class T>
-EMULATOR_INLINE bool order_matters(T old, T v) {
-    if constexpr (kind == SUM && std::is_same<T, double>::value) return (double)((long double)old + v) != (long double)old + v;
-    if constexpr (kind == SUM && std::is_same<T, Float>::value) return (double)(raw(old) + raw(v)) != (double)raw(old) + (double)raw(v);
-    return false;
-}
+enum Operation : int { SUM, OTHER };
 }  // namespace emulator
+
+// Whether a sum rounds, and so depends on the order of its terms. half.h has more.
+template <class T>
+EMULATOR_INLINE bool emulator_rounds(const T&, const T&) { return false; }
+EMULATOR_INLINE bool emulator_rounds(float a, float b) {
+    using emulator::raw;
+    return (double)(raw(a) + raw(b)) != (double)raw(a) + (double)raw(b);
+}
+EMULATOR_INLINE bool emulator_rounds(double a, double b) { return (long double)(a + b) != (long double)a + (long double)b; }
 
 // name(p, v): *p = formula of (old, v), returns old. One compare-and-swap loop serves every type. A spinning thread
 // calls one that changes nothing again and again, so that lets the other threads of the block run.
