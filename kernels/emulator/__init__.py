@@ -8,7 +8,7 @@ Arguments are NumPy arrays (or objects with a `.host` array) and NumPy scalars. 
 `get_function` does, see `available`. Read module.py first, then include/emulator/device.h and runtime/runtime.cpp.
 """
 
-from kernels.emulator.checks import Launch, checked
+from kernels.emulator.checks import Launch, checked, gpu_rounding
 from kernels.emulator.compiler import MISSING, available
 from kernels.emulator.errors import (
     AssertionFailed,
@@ -56,6 +56,7 @@ __all__ = [
     "UninitializedRead",
     "available",
     "checked",
+    "gpu_rounding",
     "runtime",
     "sparse",
 ]

@@ -28,6 +28,7 @@ FAULTS += [errors.UndefinedArithmetic, errors.ReadOnlyWrite, errors.RestrictViol
 FAULTS += [errors.NotDeterministic, errors.Deadlock]  # scheduler.h's FaultKind
 PARTS = 16  # of a dynamic shared buffer, see __shared_part__
 _request = ContextVar("checked launches", default=None)
+_rounded = ContextVar("launches that round as a GPU", default=False)
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,26 @@ def checked(seed=0, count_flops=False, same_value_writes=False, deterministic=Fa
         yield _request.get().launches
     finally:
         _request.reset(token)
+
+
+@contextmanager
+def gpu_rounding():
+    """Every launch inside that is not checked rounds as on a GPU: denormal numbers are zero, a product and a sum fuse.
+
+    `__expf` and its kind are computed as a GPU defines them. A result that is right in both roundings is not right by
+    luck; the bits are those of no GPU.
+    """
+    token = _rounded.set(True)
+    try:
+        yield
+    finally:
+        _rounded.reset(token)
+
+
+def current_build():
+    """The kind of build for a launch here and now, see compiler.KINDS."""
+    request = _request.get()
+    return request.build if request else "rounded" if _rounded.get() else "fast"
 
 
 def current_request():

@@ -19,7 +19,7 @@ from pathlib import Path
 from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 from kernels.emulator.source.declarations import add_checks
-from kernels.emulator.source.launches import has_main, overloaded_kernels, translate_launches
+from kernels.emulator.source.launches import end_main, has_main, overloaded_kernels, translate_launches
 from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
 
 HERE = Path(__file__).parent
@@ -178,14 +178,12 @@ def build_module(code, name, options, name_expressions, kind, program=False):
     """
     runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
-    code = translate(inline_includes(code, name, directories))
+    code = translate(inline_includes(code, name, directories), name)
     header, footer = "emulator/device.h", ""
     if program:
-        code, header, footer = (
-            translate_launches(code),
-            "emulator/program.h",
-            "EMULATOR_MAIN\n" if has_main(code) else "",
-        )
+        code, header = translate_launches(code), "emulator/program.h"
+        if has_main(code):
+            code, footer = end_main(code), "EMULATOR_MAIN\n"
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
     watched = kind in ("checked", "counted")
     is_clang = "clang" in compiler_version()

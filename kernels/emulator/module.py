@@ -58,8 +58,7 @@ class RawModule:
 
     def build(self):
         """The compiled module for a launch here and now: fast, or what the `with checked(...)` around it asks for."""
-        request = checks.current_request()
-        kind = request.build if request else "fast"
+        kind = checks.current_build()
         if kind not in self._builds:
             self._builds[kind] = Build(self, kind)
         return self._builds[kind]
@@ -163,6 +162,7 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         request = checks.current_request()
         if request is None:
+            record.flush_to_zero = checks.current_build() == "rounded"
             with guarded(self, arguments):
                 self.run(record, self.module.build(), arguments)
             for argument in arguments:

@@ -747,6 +747,29 @@ EMULATOR_EXPORT void emulator_wait_copies(int groups_left) {
     if (!block.copies.empty()) block.finish_copies(current.thread, groups_left);
 }
 
+EMULATOR_EXPORT void* emulator_program_counter() { return __builtin_return_address(0); }
+
+// PTX addresses shared memory by 32 bits. Those here count from 4 GiB below this thread's own storage, or the buffer of
+// the launch, whichever the pointer is near; the highest bit says which.
+static char* shared_window(bool dynamic) {
+    char* inside = dynamic ? static_cast<char*>(emulator_dynamic_shared()) : reinterpret_cast<char*>(&current);
+    return inside - (1ll << 30);
+}
+
+EMULATOR_EXPORT uint64_t emulator_shared_address(const void* pointer) {
+    const char* address = static_cast<const char*>(pointer);
+    for (bool dynamic : {true, false}) {
+        int64_t offset = address - shared_window(dynamic);
+        if (offset >= 0 && offset < 1ll << 31) return (uint64_t)offset | (uint64_t)dynamic << 31;
+    }
+    return (uint64_t)pointer;
+}
+
+EMULATOR_EXPORT void* emulator_generic(uint64_t address) {
+    if (address >> 32) return reinterpret_cast<void*>(address);
+    return shared_window(address >> 31) + (address & 0x7fffffff);
+}
+
 // groups_left < 0: also those that no group has.
 void Block::finish_copies(int thread, int groups_left) {
     std::vector<Copy>& list = copies[thread];

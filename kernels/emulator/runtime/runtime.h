@@ -34,10 +34,13 @@ void* emulator_dynamic_shared();            // the launch's dynamic shared memor
 unsigned emulator_dynamic_shared_bytes();
 uint64_t emulator_clock();
 [[noreturn]] void emulator_assertion(const char* condition, const char* line);
-// cp.async: copies at the latest when the thread waits for it. group: 0 = the one that is open.
+// cp.async: copies when the thread waits for it, `filled` zeros at the end.
 void emulator_copy_async(void* to, const void* from, int size, int filled, void* pc);
 void emulator_commit_copies();
 void emulator_wait_copies(int groups_left);
+void* emulator_program_counter();                       // where in the caller
+uint64_t emulator_shared_address(const void* pointer);  // 32 bits that stand for a pointer to shared memory
+void* emulator_generic(uint64_t address);               // the pointer again, or an address that is one
 const char* emulator_line(const char* file, int line);              // "file.cu:12", kept for the whole process
 // Only the checked build calls these.
 uint64_t emulator_shuffle(int kind, unsigned mask, const void* value, size_t size, int argument, int width, void* pc);

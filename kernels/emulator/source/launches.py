@@ -15,6 +15,18 @@ def has_main(code):
 TEMPLATE_KERNEL = re.compile(r"\btemplate\s*<[^{};]*>[^{};]*__global__[^{};]*?(\w+)\s*\([^{};]*\)\s*[{;]")
 
 
+def end_main(code):
+    """`code` with a `return 0` at the end of main, which the compiler will see under another name."""
+    text = blank(code)
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[MAIN.search(text).start() :]):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            at = MAIN.search(text).start() + brace.start()
+            return f"{code[:at]} return 0; {code[at:]}"
+    return code
+
+
 def overloaded_kernels(text):
     """Kernels that a name alone does not identify: templates, and those whose launcher has the same name."""
     names = set(re.findall(r"__global__[^{};()]*?(\w+)\s*\(", text))

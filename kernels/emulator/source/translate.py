@@ -6,6 +6,8 @@ Includes, `extern __shared__`, `#pragma unroll`, and which kernels a source has.
 import re
 from pathlib import Path
 
+from kernels.emulator.source.ptx import translate_asm
+
 INCLUDE = Path(__file__).parents[1] / "include"
 TOOLKIT_INCLUDE = re.compile(
     r'#[ \t]*include[ \t]*[<"]((?:cuda\w*|device_\w+|math_constants|vector_\w+|sm_\w+|helper_\w+|driver_types|curand_kernel)\.(?:h|hpp))[>"]'
@@ -44,10 +46,10 @@ def inline_includes(code, name, directories, seen=()):
     return QUOTED_INCLUDE.sub(replace, code)
 
 
-def translate(code):
-    """`code` with the few things that no macro can express rewritten in place, every line where it was."""
+def translate(code, name):
+    """`code` of the file `name` with the few things that no macro can express rewritten in place, every line where it was."""
     code = TOOLKIT_INCLUDE.sub(lambda m: m[0] if (INCLUDE / m[1]).exists() else "", code)
-    code = UNROLL.sub(_unroll, code)
+    code = UNROLL.sub(_unroll, translate_asm(code, name))
     return DYNAMIC_SHARED.sub(_dynamic_shared, code)
 
 

@@ -9,4 +9,5 @@
 #include "emulator/intrinsics.h"
 #include "emulator/math.h"
 #include "emulator/half.h"
+#include "emulator/tensor_cores.h"
 #include "emulator/kernel.h"

@@ -55,12 +55,25 @@ EMULATOR_SPECIAL(normcdff, 0.5f * ::erfcf(-x * 0.70710678f))
 EMULATOR_SPECIAL(__frsqrt_rn, 1 / ::sqrtf(x))
 EMULATOR_SPECIAL(__fsqrt_rn, ::sqrtf(x))
 // glibc keeps some of CUDA's intrinsic names (__expf, ...) for itself, so those are macros over ours.
+#ifdef EMULATOR_GPU_ROUNDING
+// As a GPU defines them: by 2^x and log2 x, and the trigonometric ones within an absolute error of 2^-21.
+EMULATOR_INLINE emulator::real emulator_fixed(emulator::real x) { return ::rintf(x * 0x1p21f) * 0x1p-21f; }
+EMULATOR_SPECIAL(emulator_expf, ::exp2f(x * 1.44269504f)) EMULATOR_SPECIAL(emulator_exp10f, ::exp2f(x * 3.32192809f))
+EMULATOR_SPECIAL(emulator_logf, ::log2f(x) * 0.693147181f) EMULATOR_SPECIAL(emulator_log2f, ::log2f(x))
+EMULATOR_SPECIAL(emulator_log10f, ::log2f(x) * 0.301029996f) EMULATOR_SPECIAL2(emulator_powf, ::exp2f(y * ::log2f(x)))
+EMULATOR_SPECIAL(emulator_sinf, emulator_fixed(::sinf(x))) EMULATOR_SPECIAL(emulator_cosf, emulator_fixed(::cosf(x)))
+EMULATOR_SPECIAL(emulator_tanf, emulator_fixed(::sinf(x)) / emulator_fixed(::cosf(x)))
+EMULATOR_SPECIAL(emulator_tanhf, ::rintf(::tanhf(x) * 0x1p11f) * 0x1p-11f)
+EMULATOR_INLINE float emulator_divide(float a, float b) { return ::fabsf(b) > 0x1p126f && ::fabsf(b) < INFINITY ? a * 0.0f : a * (1.0f / b); }
+#else
 #define EMULATOR_INTRINSIC(f) EMULATOR_SPECIAL(emulator_##f, ::f(x))
 EMULATOR_INTRINSIC(expf) EMULATOR_INTRINSIC(logf) EMULATOR_INTRINSIC(log2f) EMULATOR_INTRINSIC(log10f)
 EMULATOR_INTRINSIC(sinf) EMULATOR_INTRINSIC(cosf) EMULATOR_INTRINSIC(tanf) EMULATOR_INTRINSIC(tanhf)
 #undef EMULATOR_INTRINSIC
 EMULATOR_SPECIAL(emulator_exp10f, ::exp2f(x * 3.3219281f))
 EMULATOR_SPECIAL2(emulator_powf, ::powf(x, y))
+EMULATOR_INLINE float emulator_divide(float a, float b) { return a / b; }
+#endif
 #define __expf(x) emulator_expf(x)
 #define __exp10f(x) emulator_exp10f(x)
 #define __logf(x) emulator_logf(x)
@@ -81,10 +94,10 @@ EMULATOR_INLINE float __fadd_rn(float a, float b) { return a + b; }
 EMULATOR_INLINE float __fsub_rn(float a, float b) { return a - b; }
 EMULATOR_INLINE float __fmul_rn(float a, float b) { return a * b; }
 EMULATOR_INLINE float __fdiv_rn(float a, float b) { return a / b; }
-EMULATOR_INLINE float __fdividef(float a, float b) { return a / b; }
+EMULATOR_INLINE float __fdividef(float a, float b) { return emulator_divide(a, b); }
 EMULATOR_INLINE float __frcp_rn(float a) { return 1.0f / a; }
 EMULATOR_INLINE float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-EMULATOR_INLINE float fdividef(float a, float b) { return a / b; }
+EMULATOR_INLINE float fdividef(float a, float b) { return emulator_divide(a, b); }
 EMULATOR_PLAIN(__saturatef, float, x > 0 ? (x < 1 ? x : 1) : 0)
 EMULATOR_INLINE double rsqrt(double x) { return 1 / ::sqrt(x); }
 
