@@ -4,8 +4,8 @@
         kernel(grid, block, args)
     launches[0].bytes_read
 
-The kernel works on copies of its arrays (memory/arena.py), which go back when the launch ends well. Builds on record.py;
-runtime/checker.cpp watches the accesses.
+The kernel works on copies of its arrays (memory/arena.py), which go back when the launch ends well. Builds on
+record.py; runtime/checker.cpp watches the accesses.
 """
 
 import ctypes

@@ -26,7 +26,8 @@ __all__ = [
     "runtime",
 ]
 
-SHARED_MEMORY = {  # KiB of a multiprocessor, by compute capability; a block may opt in to all but one of them, on 7.5 to all
+# KiB of a multiprocessor, by compute capability; a block may opt in to all but one of them, on 7.5 to all
+SHARED_MEMORY = {
     "75": 64,
     "80": 164,
     "86": 100,

@@ -62,7 +62,10 @@ class RestrictViolation(EmulatorError):
 
 
 class SameValueRace(DataRace):
-    """Two threads write the same value to the same place, with no barrier between: `checked(same_value_writes=True)`."""
+    """Two threads write the same value to the same place, with no barrier between.
+
+    Allowed inside `checked(same_value_writes=True)`.
+    """
 
 
 class NotDeterministic(EmulatorError):

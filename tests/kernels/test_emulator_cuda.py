@@ -39,12 +39,14 @@ extern "C" __global__ void by_ptx(const float *a, const float *b, float *y) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(ra[0]), "=r"(ra[1]), "=r"(ra[2]), "=r"(ra[3]) : "r"(at));
     uint32_t bt = static_cast<uint32_t>(__cvta_generic_to_shared(&sb[lane % 16][0]));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n" : "=r"(rb[0]), "=r"(rb[1]) : "r"(bt));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
+                 : "=r"(rb[0]), "=r"(rb[1]) : "r"(bt));
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};\n"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(ra[0]), "r"(ra[1]), "r"(ra[2]), "r"(ra[3]), "r"(rb[0]), "r"(rb[1]), "f"(d[0]), "f"(d[1]), "f"(d[2]), "f"(d[3]));
+        : "r"(ra[0]), "r"(ra[1]), "r"(ra[2]), "r"(ra[3]), "r"(rb[0]), "r"(rb[1]),
+          "f"(d[0]), "f"(d[1]), "f"(d[2]), "f"(d[3]));
     int g = lane / 4, t = lane % 4;
     y[g * 8 + 2 * t] = d[0], y[g * 8 + 2 * t + 1] = d[1];
     y[(g + 8) * 8 + 2 * t] = d[2], y[(g + 8) * 8 + 2 * t + 1] = d[3];
@@ -53,11 +55,16 @@ extern "C" __global__ void by_ptx(const float *a, const float *b, float *y) {
 // the same in bfloat16, fragments filled by hand
 extern "C" __global__ void by_hand(const float *a, const float *b, float *y) {
     int g = threadIdx.x / 4, t = threadIdx.x % 4;
-    auto pair = [](float low, float high) { __nv_bfloat162 v = __floats2bfloat162_rn(low, high); return *(uint32_t *)&v; };
-    uint32_t a0 = pair(a[g * 16 + 2 * t], a[g * 16 + 2 * t + 1]), a1 = pair(a[(g + 8) * 16 + 2 * t], a[(g + 8) * 16 + 2 * t + 1]);
+    auto pair = [](float low, float high) {
+        __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+        return *(uint32_t *)&v;
+    };
+    uint32_t a0 = pair(a[g * 16 + 2 * t], a[g * 16 + 2 * t + 1]);
+    uint32_t a1 = pair(a[(g + 8) * 16 + 2 * t], a[(g + 8) * 16 + 2 * t + 1]);
     uint32_t a2 = pair(a[g * 16 + 2 * t + 8], a[g * 16 + 2 * t + 9]);
     uint32_t a3 = pair(a[(g + 8) * 16 + 2 * t + 8], a[(g + 8) * 16 + 2 * t + 9]);
-    uint32_t b0 = pair(b[2 * t * 8 + g], b[(2 * t + 1) * 8 + g]), b1 = pair(b[(2 * t + 8) * 8 + g], b[(2 * t + 9) * 8 + g]);
+    uint32_t b0 = pair(b[2 * t * 8 + g], b[(2 * t + 1) * 8 + g]);
+    uint32_t b1 = pair(b[(2 * t + 8) * 8 + g], b[(2 * t + 9) * 8 + g]);
     float d0 = 1, d1 = 1, d2 = 1, d3 = 1;
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));

@@ -45,7 +45,11 @@ FAULTS = {
     "the last element of an array": (
         UninitializedRead,
         r"variable a \(byte 12\)",
-        "float a[4], sum = 0;\nfor (int j = 0; j < 3; j++) a[j] = x[j];\nfor (int j = 0; j < 4; j++)\nsum += a[j];  // HERE\ny[i] = sum;",
+        """float a[4], sum = 0;
+        for (int j = 0; j < 3; j++) a[j] = x[j];
+        for (int j = 0; j < 4; j++)
+            sum += a[j];  // HERE
+        y[i] = sum;""",
     ),
     "an array through a pointer": (
         UninitializedRead,
@@ -61,7 +65,13 @@ FAULTS = {
     "again in each iteration": (
         UninitializedRead,
         "variable v",
-        "float sum = 0;\nfor (int j = 0; j < 2; j++) {\nfloat v;\nif (j == 0) v = 1;\nsum += v;  // HERE\n}\ny[i] = sum;",
+        """float sum = 0;
+        for (int j = 0; j < 2; j++) {
+            float v;
+            if (j == 0) v = 1;
+            sum += v;  // HERE
+        }
+        y[i] = sum;""",
     ),
     # ---- several arrays in one dynamic shared buffer
     "past the first part": (
@@ -175,7 +185,10 @@ FAULTS = {
     "a float4 in an array of floats": (
         MisalignedAccess,
         "bytes past a multiple of 16",
-        "__shared__ float s[256];\nfor (int j = 0; j < 4; j++) s[4 * t + j] = x[i];\nfloat4 v = ((float4 *)s)[t];  // HERE\ny[i] = v.x;",
+        """__shared__ float s[256];
+        for (int j = 0; j < 4; j++) s[4 * t + j] = x[i];
+        float4 v = ((float4 *)s)[t];  // HERE
+        y[i] = v.x;""",
     ),
     "a float4 written to a row": (
         MisalignedAccess,
@@ -196,7 +209,11 @@ FAULTS = {
     "a lock that is never released": (
         Deadlock,
         "waits for another thread",
-        "__shared__ int lock;\nif (t == 0) lock = 0;\n__syncthreads();\nwhile (atomicCAS(&lock, 0, 1) != 0) {}\ny[i] = 1;",
+        """__shared__ int lock;
+        if (t == 0) lock = 0;
+        __syncthreads();
+        while (atomicCAS(&lock, 0, 1) != 0) {}
+        y[i] = 1;""",
     ),
     "a flag that nobody sets": (
         Deadlock,
@@ -357,9 +374,13 @@ def test_an_offset_that_needs_more_than_32_bits(name):
 # ---- __restrict__ ---------------------------------------------------------------------------------------------------
 
 RESTRICT = """
-extern "C" __global__ void shift(const float *__restrict__ x, float *__restrict__ y) { y[threadIdx.x] = 2 * x[threadIdx.x]; }
+extern "C" __global__ void shift(const float *__restrict__ x, float *__restrict__ y) {
+    y[threadIdx.x] = 2 * x[threadIdx.x];
+}
 extern "C" __global__ void one(const float *x, float *__restrict__ y) { y[threadIdx.x + 1] = x[threadIdx.x]; }
-extern "C" __global__ void both(float *__restrict__ x, float *__restrict__ y) { x[threadIdx.x] = 1; y[threadIdx.x] = 2; }
+extern "C" __global__ void both(float *__restrict__ x, float *__restrict__ y) {
+    x[threadIdx.x] = 1; y[threadIdx.x] = 2;
+}
 extern "C" __global__ void add(const float *__restrict__ a, const float *__restrict__ b, float *__restrict__ y) {
     y[threadIdx.x] = a[threadIdx.x] + b[threadIdx.x];
 }
@@ -404,7 +425,10 @@ FIXED = {
     "whole numbers": "atomicAdd(&y[0], 1.0f);",
     "one sum for each thread": "atomicAdd(&y[i], 0.1f); atomicAdd(&y[i], 0.7f);",
     "the largest": "atomicMax((int *)y, t);",
-    "in turns": "for (int j = 0; j < 64; j++) { if (t == j) atomicAdd(&y[64 * blockIdx.x], 0.1f * t); __syncthreads(); }",
+    "in turns": """for (int j = 0; j < 64; j++) {
+        if (t == j) atomicAdd(&y[64 * blockIdx.x], 0.1f * t);
+        __syncthreads();
+    }""",
 }
 
 

@@ -10,10 +10,11 @@ pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.MISSIN
 BLOCKS, THREADS = 4, 64
 N = BLOCKS * THREADS
 X = np.arange(N, dtype=np.float32)
-T, I = np.arange(N) % THREADS, np.arange(N)
+INDEX = np.arange(N)
+T = INDEX % THREADS
 
-# name: (body, expected y). Run by 4 blocks of 64 threads: `t` is the thread, `i` the thread in the grid; `x` and `y` have
-# 256 floats, `z` has 256 integers, all zero.
+# name: (body, whether y is right). Run by 4 blocks of 64 threads: `t` is the thread, `i` the thread in the grid; `x` and
+# `y` have 256 floats, `z` has 512 integers, all zero.
 IDIOMS = {
     "the last block adds up what the others left": (
         """__shared__ bool last; __shared__ float s[64];
@@ -104,7 +105,11 @@ IDIOMS = {
     ),
     "two tiles in turn, one barrier each": (
         """__shared__ float s[2][64]; float sum = 0; s[0][t] = x[t];
-        for (int k = 0; k < 4; k++) { __syncthreads(); if (k < 3) s[(k + 1) % 2][t] = x[64 * (k + 1) + t]; sum += s[k % 2][63 - t]; }
+        for (int k = 0; k < 4; k++) {
+            __syncthreads();
+            if (k < 3) s[(k + 1) % 2][t] = x[64 * (k + 1) + t];
+            sum += s[k % 2][63 - t];
+        }
         y[i] = sum;""",
         lambda y: (y[:64] == X.reshape(4, 64)[:, ::-1].sum(0)).all(),
     ),
@@ -114,7 +119,9 @@ IDIOMS = {
     ),
     "a scan": (
         """__shared__ float s[64]; s[t] = x[i]; __syncthreads();
-        for (int n = 1; n < 64; n *= 2) { float v = t >= n ? s[t - n] : 0; __syncthreads(); s[t] += v; __syncthreads(); }
+        for (int n = 1; n < 64; n *= 2) {
+            float v = t >= n ? s[t - n] : 0; __syncthreads(); s[t] += v; __syncthreads();
+        }
         y[i] = s[t];""",
         lambda y: (y == X.reshape(4, 64).cumsum(1).ravel()).all(),
     ),
@@ -154,7 +161,10 @@ IDIOMS = {
         lambda y: (y == X.reshape(4, 64)[:, ::-1].ravel() + (T ^ 1)).all(),
     ),
     "registers that a loop fills": (
-        "float a[4], sum = 0; for (int j = 0; j < 4; j++) a[j] = x[i] + j; for (int j = 3; j >= 0; j--) sum += a[j]; y[i] = sum;",
+        """float a[4], sum = 0;
+        for (int j = 0; j < 4; j++) a[j] = x[i] + j;
+        for (int j = 3; j >= 0; j--) sum += a[j];
+        y[i] = sum;""",
         lambda y: (y == 4 * X + 6).all(),
     ),
     "results through pointers": (
@@ -181,20 +191,22 @@ IDIOMS = {
         """y[i] = x[i]; __threadfence(); __syncthreads();
         if (t == 0) { atomicAdd(&z[0], 1); while (atomicAdd(&z[0], 0) < gridDim.x) {} __threadfence(); }
         __syncthreads();
-        z[i] = y[255 - i];
-        if (i > 0) y[i] = 0;""".replace(
-            "z[i] = y[255 - i];\n        if (i > 0) y[i] = 0;", "float v = y[255 - i]; if (v < 0) z[5 + i] = v;"
-        ),
+        float v = y[255 - i]; if (v < 0) z[5 + i] = v;""",
         lambda y: (y == X).all(),
     ),
     "a barrier of cooperative groups": (
-        "y[i] = x[i]; cooperative_groups::this_grid().sync(); float v = y[255 - i]; cooperative_groups::this_grid().sync(); y[i] = v;",
+        """auto grid = cooperative_groups::this_grid();
+        y[i] = x[i]; grid.sync(); float v = y[255 - i]; grid.sync(); y[i] = v;""",
         lambda y: (y == X[::-1]).all(),
     ),
     "looking back at earlier blocks": (
         """if (t == 0) {
             float before = 0;
-            if (blockIdx.x > 0) { while (*(volatile int *)&z[blockIdx.x - 1] == 0) {} __threadfence(); before = y[64 * (blockIdx.x - 1)]; }
+            if (blockIdx.x > 0) {
+                while (*(volatile int *)&z[blockIdx.x - 1] == 0) {}
+                __threadfence();
+                before = y[64 * (blockIdx.x - 1)];
+            }
             y[64 * blockIdx.x] = before + 1;
             __threadfence();
             atomicExch(&z[blockIdx.x], 1);
@@ -206,7 +218,9 @@ IDIOMS = {
         lambda y: (y == X.reshape(4, 64)[:, ::-1].ravel()).all(),
     ),
     "hashing with unsigned numbers": (
-        "unsigned h = 2166136261u; for (int j = 0; j < 5; j++) h = (h ^ (i >> j)) * 16777619u; h ^= h << 31; y[i] = h & 1;",
+        """unsigned h = 2166136261u;
+        for (int j = 0; j < 5; j++) h = (h ^ (i >> j)) * 16777619u;
+        h ^= h << 31; y[i] = h & 1;""",
         lambda y: set(y.tolist()) <= {0, 1},
     ),
     "conversions that saturate": (
@@ -235,7 +249,7 @@ IDIOMS = {
             if (mine >= 4) break;
             y[64 * mine + t] = mine;
         }""",
-        lambda y: (y == I // 64).all(),
+        lambda y: (y == INDEX // 64).all(),
     ),
     "lanes of a branch": (
         "y[i] = 0; if (t % 32 < 10) { unsigned m = __activemask(); y[i] = __popc(m) + __shfl_sync(m, t, 3); }",

@@ -114,7 +114,10 @@ def test_files_that_do_not_exist_or_compile(tmp_path, capsys):
 
 PROGRAM = """#include <stdio.h>
 #include <cuda_runtime.h>
-#define CHECK(call) do { cudaError_t e = (call); if (e != cudaSuccess) { printf("%s\\n", cudaGetErrorString(e)); exit(3); } } while (0)
+#define CHECK(call) check((call), __LINE__)
+void check(cudaError_t error, int line) {
+    if (error != cudaSuccess) { printf("%s in line %d\\n", cudaGetErrorString(error), line); exit(3); }
+}
 __device__ int launches;
 template <class T> __global__ void add(T *y, const T *x, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -150,7 +153,7 @@ def test_a_program_with_a_main_runs_and_its_launches_are_checked(tmp_path, capfd
     assert "main() returned 0; without a finding ran add<float> 2 times" in out
     assert run(path, "--main=wrong") == 1
     out = capfd.readouterr().out
-    assert "reads 4 bytes at byte 4000 of allocation 2 at program.cu:8, past the end" in out
+    assert "reads 4 bytes at byte 4000 of allocation 2 at program.cu:11, past the end" in out
     assert "main() returned 3; without a finding ran add<float> 1 times" in out
 
 
@@ -162,7 +165,8 @@ from cupy.testing import assert_allclose
 
 square = cp.ElementwiseKernel("T x, float32 scale", "T y", "y = scale * x * x", "square")
 neighbor = cp.ElementwiseKernel("raw T x, int32 n", "T y", "y = x[(i + 1) % n]", "neighbor")
-fill = cp.RawKernel('extern "C" __global__ void fill(float *y, int n) { if (threadIdx.x < n) y[threadIdx.x] = n; }', "fill")
+fill = cp.RawKernel('extern "C" __global__ void fill(float *y, int n) {'
+                    ' if (threadIdx.x < n) y[threadIdx.x] = n; }', "fill")
 bad = cp.RawKernel('extern "C" __global__ void bad(float *y) { __shared__ float s[32]; s[threadIdx.x] = 1;'
                    ' y[threadIdx.x] = s[31 - threadIdx.x]; }', "bad")
 
@@ -208,8 +212,10 @@ def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
 def test_the_emulator_stands_alone():
     """Its package imports neither tinytensor nor anything else of this project but `kernels.caches`."""
     script = (
-        "import sys, kernels.emulator, kernels.emulator.cupy_like, kernels.emulator.tool.plugin, kernels.emulator.__main__\n"
-        "ours = sorted(m for m in sys.modules if m.split('.')[0] in ('tinytensor', 'gpt', 'train', 'cupy', 'kernels'))\n"
+        "import sys, kernels.emulator, kernels.emulator.cupy_like, kernels.emulator.tool.plugin\n"
+        "import kernels.emulator.__main__\n"
+        "names = ('tinytensor', 'gpt', 'train', 'cupy', 'kernels')\n"
+        "ours = sorted(m for m in sys.modules if m.split('.')[0] in names)\n"
         "print([m for m in ours if not m.startswith('kernels.emulator')])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

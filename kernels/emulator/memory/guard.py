@@ -38,7 +38,7 @@ def guarded(kernel, arguments):
         places.append((group, begin, end))
         at = -(-(end + MARGIN) // arena.ALIGNMENT) * arena.ALIGNMENT
     yield
-    for group, begin, end in places:
+    for group, begin, _ in places:
         for argument, where in group.slices():
             if not argument.constant:
                 arena.flat_bytes(argument.memory)[...] = memory[begin + where.start : begin + where.stop]
@@ -46,6 +46,6 @@ def guarded(kernel, arguments):
         (written,) = np.nonzero(memory[end : end + MARGIN] != PATTERN)
         if written.size:
             raise OutOfBounds(
-                f"kernel {kernel.name} writes past the end of {group.members[-1].name!r}, up to byte {written[-1]} after "
-                "it: run it inside `with checked():` to learn which thread, and at which line"
+                f"kernel {kernel.name} writes past the end of {group.members[-1].name!r}, up to byte {written[-1]} "
+                "after it: run it inside `with checked():` to learn which thread, and at which line"
             )

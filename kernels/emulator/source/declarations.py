@@ -12,55 +12,17 @@ import re
 
 from kernels.emulator.source.scan import ALIGNMENT, blank, split, statements
 
-KEYWORDS = [
-    "alignas",
-    "asm",
-    "auto",
-    "break",
-    "case",
-    "class",
-    "const",
-    "constexpr",
-    "continue",
-    "decltype",
-    "default",
-    "delete",
-    "do",
-    "else",
-    "enum",
-    "explicit",
-    "extern",
-    "friend",
-    "goto",
-    "if",
-    "inline",
-    "namespace",
-    "new",
-    "operator",
-    "public",
-    "private",
-    "protected",
-    "register",
-    "return",
-    "sizeof",
-    "static",
-    "static_assert",
-    "struct",
-    "switch",
-    "template",
-    "this",
-    "throw",
-    "try",
-    "typedef",
-    "union",
-    "using",
-    "while",
-    "__shared__",
-    "__constant__",
-    "__device__",
-    "__extension__",
-]
-TYPE = r"(?:(?:typename|volatile|unsigned|signed|long|short)\s+)*[A-Za-z_]\w*(?:\s*::\s*\w+)*(?:\s*<[^;{}()]*?>(?:\s*::\s*\w+)*)?"
+KEYWORDS = frozenset(
+    """alignas asm auto break case class const constexpr continue decltype default delete do else enum explicit extern
+    friend goto if inline namespace new operator public private protected register return sizeof static static_assert
+    struct switch template this throw try typedef union using while __shared__ __constant__ __device__
+    __extension__""".split()  # noqa: SIM905
+)
+# typename T::type, unsigned long, std::pair<int, float>
+TYPE = (
+    r"(?:(?:typename|volatile|unsigned|signed|long|short)\s+)*"
+    r"[A-Za-z_]\w*(?:\s*::\s*\w+)*(?:\s*<[^;{}()]*?>(?:\s*::\s*\w+)*)?"
+)
 WORDS = r"(?:\s+(?:int|long|short|char|unsigned|double))*"
 LOCAL = re.compile(rf"({TYPE}{WORDS})(\s*[*\s]\s*)((?:\*\s*)*[A-Za-z_]\w*\b[^;]*);$", re.DOTALL)
 NAME = re.compile(r"[\s*]*(?:__restrict__\s*)?([A-Za-z_]\w*)((?:\s*\[[^\]]*\])*)\s*")

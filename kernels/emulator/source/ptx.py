@@ -1,6 +1,6 @@
-"""Inline PTX to calls: `asm("ldmatrix... {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(p))` becomes
-`emulator::ptx::ldmatrix...(a, b, p)`, a function of tensor_cores.h; there is one for each instruction that is offered.
+"""Inline PTX to calls of functions, one for each instruction that tensor_cores.h offers.
 
+`asm("ldmatrix... {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(p))` becomes `emulator::ptx::ldmatrix...(a, b, p)`.
 A template may hold several instructions. Registers of its own, predicates and labels are not offered.
 """
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from kernels.emulator.source.ptx import translate_asm
 
 INCLUDE = Path(__file__).parents[1] / "include"
-TOOLKIT_INCLUDE = re.compile(
-    r'#[ \t]*include[ \t]*[<"]((?:cuda\w*|device_\w+|math_constants|vector_\w+|sm_\w+|helper_\w+|driver_types|curand_kernel)\.(?:h|hpp))[>"]'
-)
+TOOLKIT = r"(?:cuda\w*|device_\w+|math_constants|vector_\w+|sm_\w+|helper_\w+|driver_types)\.(?:h|hpp)"
+TOOLKIT_INCLUDE = re.compile(rf'#[ \t]*include[ \t]*[<"]({TOOLKIT})[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*(?://.*)?$', re.MULTILINE)
 ANY_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 PARENTHESES = r"\((?:[^()]|\([^()]*\))*\)"
@@ -47,7 +46,7 @@ def inline_includes(code, name, directories, seen=()):
 
 
 def translate(code, name):
-    """`code` of the file `name` with the few things that no macro can express rewritten in place, every line where it was."""
+    """`code` of the file `name`, rewritten where no macro can express what it says; every line stays where it was."""
     code = TOOLKIT_INCLUDE.sub(lambda m: m[0] if (INCLUDE / m[1]).exists() else "", code)
     code = UNROLL.sub(_unroll, translate_asm(code, name))
     return DYNAMIC_SHARED.sub(_dynamic_shared, code)

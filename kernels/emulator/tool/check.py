@@ -37,12 +37,8 @@ def add_arguments(parser):
     parser.add_argument("--no-main", action="store_true", help="do not run main()")
     parser.add_argument("--orders", type=int, default=3, help="orders of threads and blocks to try (default: 3)")
     parser.add_argument("--same-value-writes", action="store_true", help="threads may write one value to one place")
-    parser.add_argument(
-        "--deterministic", action="store_true", help="atomics whose order decides the result are findings"
-    )
-    parser.add_argument(
-        "--count-lines", action="store_true", help="print bank conflicts and uncoalesced accesses by line"
-    )
+    parser.add_argument("--deterministic", action="store_true", help="atomics whose order decides are findings")
+    parser.add_argument("--count-lines", action="store_true", help="count bank conflicts and uncoalesced accesses")
     parser.add_argument("-D", dest="macros", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("-I", dest="folders", action="append", default=[], metavar="FOLDER")
 

@@ -2,8 +2,8 @@
 
 An argument is a number, cast to the parameter's type, or an array of the pointer's type: `rand(1000)`, `rand(20, 50)`
 (normal numbers, or integers from 0 to 99), `randint(1000, 8)` (integers below 8), `zeros(...)`, `ones(...)`,
-`arange(...)`, `empty(...)` (the kernel must write before it reads), `sparse(...)` (for offsets beyond 2^31). `y=zeros(9)`
-names an array; `y` alone passes it again. Next: check.py.
+`arange(...)`, `empty(...)` (the kernel must write before it reads), `sparse(...)` (for offsets beyond 2^31).
+`y=zeros(9)` names an array; `y` alone passes it again. Next: check.py.
 """
 
 import ast
@@ -18,7 +18,7 @@ from kernels.emulator.source.scan import split
 
 LAUNCH = re.compile(r"\s*(\w[\w:]*(?:\s*<(?!<<).*?>)?)\s*<<<(.*?)>>>\s*\((.*)\)\s*;?\s*", re.DOTALL)
 ARGUMENT = re.compile(r"(?:(\w+)\s*=\s*)?(\w+)\s*\(([^()]*)\)")
-DTYPES = {("f", 4): np.float32, ("f", 8): np.float64, ("f", 2): np.float16, ("b", 1): np.bool_}
+DTYPES = {("f", 4): np.dtype("f4"), ("f", 8): np.dtype("f8"), ("f", 2): np.dtype("f2"), ("b", 1): np.dtype(bool)}
 DTYPES |= {("i", size): np.dtype(f"i{size}") for size in (1, 2, 4, 8)}
 MAKERS = ("rand", "randint", "zeros", "ones", "arange", "empty", "sparse")
 
@@ -81,8 +81,8 @@ def arguments(launch, parameters, random):
         elif text in named:
             values.append(named[text])
         elif match and match[2] in MAKERS:
-            dtype = DTYPES.get((parameter.pointee.decode(), parameter.pointee_size), np.uint8)
-            array = _array(match[2], match[3], np.dtype(dtype), random, text)
+            dtype = DTYPES.get((parameter.pointee.decode(), parameter.pointee_size), np.dtype(np.uint8))
+            array = _array(match[2], match[3], dtype, random, text)
             named[match[1] or name or f"argument {number}"] = array
             values.append(array)
         else:
@@ -93,7 +93,7 @@ def arguments(launch, parameters, random):
 def _scalar(text, kind, size, launch):
     try:
         value = ast.literal_eval(text)
-        return DTYPES[kind, size](value) if kind != "i" else np.dtype(f"i{size}").type(value)
+        return DTYPES[kind, size].type(value)
     except (ValueError, SyntaxError, KeyError, OverflowError, TypeError):
         raise LaunchError(f"{launch.text!r}: {text} is not a number for that parameter") from None
 

@@ -115,17 +115,8 @@ def _random():
 
         return draw
 
-    for name in (
-        "rand",
-        "randn",
-        "random",
-        "randint",
-        "uniform",
-        "normal",
-        "standard_normal",
-        "random_sample",
-        "permutation",
-    ):
+    names = "rand randn random randint uniform normal standard_normal random_sample permutation"
+    for name in names.split():
         setattr(random, name, drawn(name))
     random.seed = np.random.seed
     return random

@@ -2,9 +2,9 @@
 
     pytest -p kernels.emulator.tool.plugin --emulated-cupy=checked tests/
 
-`import cupy` then gives the emulated device, in test files and in the code under test. Or, for single tests, the fixture
-`emulated_cupy`, which puts it in place of CuPy for one test and returns it. Builds: `fast`, or `checked`, where every
-kernel launch is checked and a finding fails the test. Next: namespace.py.
+`import cupy` then gives the emulated device, in test files and in the code under test. Or, for single tests, the
+fixture `emulated_cupy`, which puts it in place of CuPy for one test and returns it. Builds: `fast`, or `checked`, where
+every kernel launch is checked and a finding fails the test. Next: namespace.py.
 """
 
 import sys
