@@ -133,6 +133,11 @@ FAULTS = {
         "of counter",
         "atomicAdd(&counter, 1);  // HERE\n__syncthreads();\ny[i] = counter;  // THERE",
     ),
+    "a plain read that no compare-and-swap follows": (
+        DataRace,
+        "of counter",
+        "int seen = counter;  // HERE\nif (t % 2) atomicCAS(&counter, seen, seen + 1);  // THERE\ny[i] = seen;",
+    ),
     # ---- arithmetic
     "an offset beyond 2^31": (
         UndefinedArithmetic,

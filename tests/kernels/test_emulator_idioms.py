@@ -13,8 +13,8 @@ X = np.arange(N, dtype=np.float32)
 INDEX = np.arange(N)
 T = INDEX % THREADS
 
-# name: (body, whether y is right). Run by 4 blocks of 64 threads: `t` is the thread, `i` the thread in the grid; `x` and
-# `y` have 256 floats, `z` has 512 integers, all zero.
+# name: (body, whether y is right). Run by 4 blocks of 64 threads: `t` is the thread, `i` the thread in the grid; `x`
+# and `y` have 256 floats, `z` has 512 integers, all zero.
 IDIOMS = {
     "the last block adds up what the others left": (
         """__shared__ bool last; __shared__ float s[64];
@@ -185,6 +185,12 @@ IDIOMS = {
         do { seen = old; if (__int_as_float(seen) >= x[i]) break; old = atomicCAS(bits, seen, __float_as_int(x[i])); }
         while (old != seen);
         y[i] = 0;""",
+        lambda y: True,
+    ),
+    "a sum of doubles by compare and swap": (
+        """unsigned long long *sum = (unsigned long long *)z, old = *sum, seen;
+        do { seen = old; old = atomicCAS(sum, seen, __double_as_longlong(x[i] + __longlong_as_double(seen))); }
+        while (seen != old);""",
         lambda y: True,
     ),
     "a barrier of the grid": (

@@ -242,6 +242,31 @@ void settle() {
     race(same ? SAME_VALUE : DATA_RACE, launch->regions[last.region], last.offset, last.earlier, last.now);
 }
 
+// A plain read of what other threads update by atomics, in doubt until its thread waits or exits: if a compare-and-swap
+// of the same word comes first, the read was only its guess.
+struct Doubt {
+    char* address;
+    int64_t region, offset;
+    Access reader, before, now;
+};
+static std::vector<Doubt> doubts;
+
+static void report(const Doubt& doubt) {
+    Doubt found = doubt;
+    doubts.clear();
+    race(DATA_RACE, launch->regions[found.region], found.offset, found.before, found.now);
+}
+
+static void settle_doubts(bool whole_block) {
+    for (const Doubt& doubt : doubts)
+        if ((int64_t)doubt.reader.block - 1 == current.block && (whole_block || (int)doubt.reader.thread == current.thread)) report(doubt);
+}
+
+void exit_thread() {
+    settle();
+    settle_doubts(false);
+}
+
 static int64_t find(char* address, int64_t size) {
     auto holds = [&](int64_t i) {
         const Region& r = launch->regions[i];
@@ -295,6 +320,27 @@ static bool is_harmless(unsigned a, unsigned b) {
     return reads || (a != READ && b != READ);  // atomics race with plain reads alone
 }
 
+// Whether a read that conflicts with an atomic operation may still turn out to be the guess of a compare-and-swap.
+static bool is_in_doubt(const Access& before, const Access& now) {
+    if (now.kind == READ && before.kind == ATOMIC) return true;
+    return now.kind == ATOMIC && before.kind == READ && before.block == now.block && before.epoch == now.epoch;
+}
+
+// The current thread compares and swaps: its reads of the word since the last barrier were guesses.
+static void resolve_doubts(char* address, int64_t size) {
+    int64_t index = find(address, 1);
+    if (index < 0) return;
+    Access now = access_now(0, ATOMIC);
+    auto mine = [&](const Access& access) { return access.block == now.block && access.thread == now.thread; };
+    doubts.erase(std::remove_if(doubts.begin(), doubts.end(),
+                                [&](const Doubt& doubt) { return doubt.address == address && mine(doubt.reader); }),
+                 doubts.end());
+    int64_t offset = address - launch->regions[index].base;
+    for (int64_t i = offset >> shadows[index].shift; i <= (offset + size - 1) >> shadows[index].shift; i++)
+        for (Access& other : shadows[index].cells[i].others)
+            if (other.kind == READ && mine(other)) other.kind = POLL;
+}
+
 static void check_race(int64_t index, int64_t offset, Cell& cell, const Access& now, char* address, int64_t size) {
     const Region& region = launch->regions[index];
     const Access* known[] = {&cell.others[0], &cell.others[1], &cell.write};
@@ -302,6 +348,10 @@ static void check_race(int64_t index, int64_t offset, Cell& cell, const Access& 
         if (!before->block || is_harmless(before->kind, now.kind) || ordered(*before, now, region.shared) ||
             ordered_by_fences(*before, now))
             continue;
+        if (is_in_doubt(*before, now)) {
+            doubts.push_back({address, index, offset, now.kind == READ ? now : *before, *before, now});
+            continue;
+        }
         if (before->kind != WRITE || now.kind != WRITE || size > 16) race(DATA_RACE, region, offset, *before, now);
         store.region = index, store.offset = offset, store.address = address, store.size = size;
         store.earlier = *before, store.now = now;
@@ -459,6 +509,7 @@ void begin_launch() {
     recent = parts = 0;
     unwritten = {};
     store.region = -1;
+    doubts.clear();
     updates.clear();
     order_matters.clear();
     begin_order();
@@ -474,6 +525,7 @@ void begin_launch() {
 
 void end_launch() {
     blame_unwritten();
+    doubts.clear();
     if (!launch->fault) check_restricted();
     for (int64_t i = 0; i < launch->region_count; i++)
         if (uint8_t* written = launch->regions[i].written)

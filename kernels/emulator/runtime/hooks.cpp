@@ -134,7 +134,8 @@ void __ubsan_handle_float_cast_overflow(CastData* data, uint64_t from) {
 
 void emulator_atomic(void* address, unsigned size, void* pc, int access) {
     launch->counts.atomics++;
-    if (access == 3) count_update(static_cast<char*>(address), size);
+    if (access & 2) count_update(static_cast<char*>(address), size);
+    if (access & 4) resolve_doubts(static_cast<char*>(address), size);
     touch(address, size, (uint64_t)pc, access == 1 ? POLL : ATOMIC, access);
 }
 void emulator_order_matters(void* address, void* pc) { note_order(static_cast<char*>(address), (uint64_t)pc); }

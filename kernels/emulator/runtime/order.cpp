@@ -122,6 +122,7 @@ static void join_fences(Order& order) {
 
 void barrier() {
     fail_if_shared_unwritten();
+    settle_doubts(true);
     block->epoch++;
     launch->counts.barriers++;
     Order& order = *block->order;

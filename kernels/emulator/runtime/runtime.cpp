@@ -359,7 +359,7 @@ void Block::park() {
 
 // The current thread has returned from the kernel: its stack is free for the next one.
 void Block::exited() {
-    if (launch->checked) checker::settle();
+    if (launch->checked) checker::exit_thread();
     if (!copies.empty()) finish_copies(current.thread, 0);
     Warp& warp = warps[current.thread / WARP];
     unsigned lane = 1u << current.thread % WARP;

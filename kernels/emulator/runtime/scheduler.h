@@ -95,6 +95,7 @@ void park_block();                              // another block takes its place
 void resume_block(BlockState* state);
 void end_block();                               // every thread of the block has exited
 void settle();                                  // before a thread stops running: its last store has happened
+void exit_thread();                             // the current thread has returned from the kernel
 void barrier();                                 // every thread of the block has arrived
 void grid_barrier();                            // every thread of the grid has arrived
 void blame_unwritten();                         // before a fault that an earlier read of unwritten memory may explain

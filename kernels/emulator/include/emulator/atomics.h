@@ -3,7 +3,7 @@
 #include "emulator/counting.h"
 
 namespace emulator {
-enum AtomicAccess : int { LOADS = 1, STORES = 2, UPDATES = 3 };
+enum AtomicAccess : int { LOADS = 1, STORES = 2, UPDATES = 3, SWAPS = 7 };
 #ifdef EMULATOR_CHECKED
 // The runtime hears of the access as one atomic operation, made by the line that called it.
 #define EMULATOR_ATOMIC __attribute__((noinline)) EMULATOR_UNWATCHED
@@ -64,7 +64,7 @@ EMULATOR_RMW(emulator_exchange, OTHER, v)
 #undef EMULATOR_RMW
 template <class T>
 EMULATOR_ATOMIC T emulator_compare_exchange(T* p, emulator::same<T> compare, emulator::same<T> v) {
-    EMULATOR_TOUCH(p, UPDATES);
+    EMULATOR_TOUCH(p, SWAPS);
     using W = typename emulator::Word<sizeof(T)>::type;
     W seen = emulator::bits<W>(compare);
     __atomic_compare_exchange_n((W*)p, &seen, emulator::bits<W>(v), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
