@@ -73,8 +73,8 @@ EMULATOR_INLINE void mma_sync_aligned_m16n8k16_row_col_f16_f16_f16_f16(uint32_t&
     multiply<__half, 16>({a0, a1, a2, a3}, {b0, b1},
                          {half_to_float((uint16_t)c0), half_to_float((uint16_t)(c0 >> 16)), half_to_float((uint16_t)c1),
                           half_to_float((uint16_t)(c1 >> 16))}, d);
-    d0 = float_to_half(d[0]) | (uint32_t)float_to_half(d[1]) << 16;
-    d1 = float_to_half(d[2]) | (uint32_t)float_to_half(d[3]) << 16;
+    d0 = float_to_half(raw(d[0])) | (uint32_t)float_to_half(raw(d[1])) << 16;
+    d1 = float_to_half(raw(d[2])) | (uint32_t)float_to_half(raw(d[3])) << 16;
 }
 
 // ---------------------------------------------------------------- 8 x 8 matrices of 16-bit elements
