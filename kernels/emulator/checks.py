@@ -95,7 +95,7 @@ class Request:
     @property
     def build(self):
         """The kind of build that answers it, see compiler.KINDS."""
-        return "counted" if self.count_flops else "checked"
+        return "counted" if self.count_flops else "lines" if self.count_lines else "checked"
 
 
 @contextmanager

@@ -35,9 +35,8 @@ LINK = ["-shared", "-pthread", "-o", "built.so"]
 FAST = ["-O3", "-fstack-clash-protection"]
 # The thread sanitizer's pass makes each load and store a call, which hooks.cpp answers instead of its own runtime.
 # Likewise the bounds of arrays whose size the source states, the alignment of vector types, and arithmetic that C++
-# leaves undefined. Vectorizing would merge the accesses of several source lines, replacing structs by their members
-# would split those of a vector type.
-CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fno-tree-sra", "-fstack-clash-protection"]
+# leaves undefined. Vectorizing would merge the accesses of several source lines.
+CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
 CHECKED += ["-fsanitize=thread,bounds,alignment,signed-integer-overflow,shift-exponent,float-cast-overflow"]
 # Else the static variables of a template would be one for all modules of the process.
 GNU_COMMON = ["-fno-gnu-unique"]
@@ -50,6 +49,7 @@ KINDS = {
     "fast": FAST,
     "checked": CHECKED,
     "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED],
+    "lines": [*CHECKED, "-fno-tree-sra"],  # replacing structs by their members would split a load of a float4
     "rounded": [*FAST, *ROUNDED],
 }
 DIGEST_BYTES = 32
@@ -185,7 +185,7 @@ def build_module(code, name, options, name_expressions, kind, program=False):
         if has_main(code):
             code, footer = end_main(code), "EMULATOR_MAIN\n"
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
-    watched = kind in ("checked", "counted")
+    watched = kind in ("checked", "counted", "lines")
     is_clang = "clang" in compiler_version()
     flags += [] if is_clang else GNU_COMMON
     if watched:

@@ -85,6 +85,9 @@ class Build:
         self.symbols = read_symbols(self.path)
         self.anchor = self.shared_object.emulator_anchor_address
         self.anchor.restype = ctypes.c_void_p
+        shared, anchor = self.symbols.shared, self.symbols.anchor
+        begin, end = min((v.offset for v in shared), default=0), max((v.offset + v.bytes for v in shared), default=0)
+        self.storage = (ctypes.cast(self.anchor, ctypes.c_void_p) if shared else None, begin - anchor, end - begin)
         table = ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
         self.kernels = {name: (i, *rest) for i, (name, *rest) in enumerate(row.split("|") for row in rows)}
@@ -230,11 +233,7 @@ class RawKernel:
 
 def execute(record, build, name):
     """Runs the launch that `record` describes, of the kernel `name`; raises its fault."""
-    if build.symbols.shared:
-        record.anchor = ctypes.cast(build.anchor, ctypes.c_void_p)
-        begin = min(v.offset for v in build.symbols.shared)
-        record.shared_offset = begin - build.symbols.anchor
-        record.shared_bytes = max(v.offset + v.bytes for v in build.symbols.shared) - begin
+    record.anchor, record.shared_offset, record.shared_bytes = build.storage
     blocks = math.prod(record.grid)
     workers = max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
     record.workers = 1 if record.checked else workers

@@ -240,6 +240,7 @@ struct Block {
     void* positions[MAX_THREADS];  // each fiber's saved stack pointer; null before it starts
     Warp warps[MAX_WARPS];
 
+    void prepare(const Launch& launch);
     void start(Worker* on, int64_t number);
     void go_on();
     int pick(bool roam);
@@ -401,6 +402,12 @@ void Worker::leave() {
     __builtin_unreachable();
 }
 
+// The same for every block of a launch.
+void Block::prepare(const Launch& launch) {
+    int count = (int)(launch.block[0] * launch.block[1] * launch.block[2]);
+    for (int t = 0; t < count; t++) threads[t].index = unravel(t, launch.block), threads[t].waits_at = nullptr;
+}
+
 void Block::start(Worker* on, int64_t number) {
     worker = on, launch = on->launch, index = number;
     thread_count = alive = (int)(launch->block[0] * launch->block[1] * launch->block[2]);
@@ -408,10 +415,8 @@ void Block::start(Worker* on, int64_t number) {
     arrived = predicates = returned = 0;
     idle = moves = 0, idle_address = nullptr, idle_thread = -1, grid_barrier = false;
     std::fill(positions, positions + thread_count, nullptr);
-    for (int t = 0; t < thread_count; t++) {
-        threads[t].index = unravel(t, launch->block);
-        threads[t].waits_at = nullptr, threads[t].returned = false;
-    }
+    if (launch->checked)
+        for (int t = 0; t < thread_count; t++) threads[t].returned = false;
     for (int w = 0; w < warp_count; w++) {
         int lanes = std::min(WARP, thread_count - w * WARP);
         warps[w] = {~0u >> (WARP - lanes), ~0u >> (WARP - lanes), 0};
@@ -451,11 +456,11 @@ void Block::release_barrier() {
 
 void Block::pass_barrier() {
     int first = -1;
-    for (int t = 0; t < thread_count; t++) {
+    for (int t = 0; launch->checked && t < thread_count; t++) {
         Thread& thread = threads[t];
         if (!thread.waits_at) continue;
         if (first < 0) first = t;
-        if (launch->checked && strcmp(thread.waits_at, threads[first].waits_at)) {
+        if (strcmp(thread.waits_at, threads[first].waits_at)) {
             enter(t);
             fail(DIVERGENT_BARRIER, std::string("waits at the barrier of ") + thread.waits_at + " while thread " +
                  thread_name(*launch, first) + " waits at that of " + threads[first].waits_at);
@@ -602,7 +607,7 @@ void Block::complete(int w, unsigned mask) {
     if (launch->checked && kind == SYNC) checker::sync_warp(w, mask);
 }
 
-static uint64_t collective(int kind, unsigned mask, uint64_t value, int argument, int width, uint64_t pc, bool blank = false) {
+static inline __attribute__((always_inline)) uint64_t collective(int kind, unsigned mask, uint64_t value, int argument, int width, uint64_t pc, bool blank = false) {
     Block& block = *worker->block;
     if (block.launch->checked) checker::settle();
     int lane = current.thread % WARP;
@@ -899,7 +904,10 @@ void Worker::run_blocks() {
     while (!grid->stop) {
         int64_t i = fresh || waiting.empty() ? grid->next_block.fetch_add(1) : count;
         if (i < count) {
-            if (!block) block.reset(new Block);
+            if (!block) {
+                block.reset(new Block);
+                block->prepare(*launch);
+            }
             block->running = -1;
             block->start(this, (int64_t)(((unsigned __int128)step * (uint64_t)i + start) % (uint64_t)count));
             set_spins(false);
