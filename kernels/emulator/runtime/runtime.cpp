@@ -322,7 +322,7 @@ void Block::resume(int thread, void** save) {
     if (!positions[thread]) {
         t.stack = worker->new_stack();
         // Staggered by a few cache lines, against cache-set aliasing of the stacks.
-        positions[thread] = prepare_stack(t.stack + STACK - worker->stack_count % 21 * 192, fiber_main);
+        positions[thread] = prepare_stack(t.stack + STACK - (uintptr_t)t.stack / (2 * STACK) % 21 * 192, fiber_main);
     }
     current.stack_begin = t.stack;
     current.stack_end = t.stack + STACK;
