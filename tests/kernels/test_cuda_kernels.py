@@ -6,6 +6,7 @@ Each test runs on the emulator, and on a GPU where there is one (`pytest -m gpu`
 """
 
 import inspect
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,20 +16,25 @@ from hypothesis import strategies as st
 import kernels.cpu
 import kernels.cuda as k
 import tinytensor as tt
-from kernels.cuda.launch import KernelArgumentError
-from kernels.emulator import checks
+from kernels.cuda.launch import KernelArgumentError, shared_memory
+from kernels.emulator import checks, gpu_rounding
+from kernels.emulator.cuda_like import compute_capability
 from kernels.options import AdamWOptions, DropoutOptions
 
 SEED = 0x0123_4567_89AB_CDEF  # both halves of a dropout seed matter
 
 
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["emulated", "rounded", pytest.param("cuda", marks=pytest.mark.gpu)])
 def xp(request):
-    """The array namespace of the device under test."""
+    """The array namespace of the device under test; "rounded": emulated, with a GPU's rounding (with --thorough)."""
+    if request.param == "rounded" and not request.config.getoption("--thorough"):
+        pytest.skip("with --thorough")
     try:
-        return tt.device(request.param).xp
+        device = tt.device("emulated" if request.param == "rounded" else request.param)
     except tt.DeviceError as error:
         pytest.skip(str(error))
+    with gpu_rounding() if request.param == "rounded" else nullcontext():
+        yield device.xp
 
 
 # ---- formulas ------------------------------------------------------------------------------------------------------
@@ -389,6 +395,21 @@ def test_attention_at_the_edges_of_tiles(xp, T, D):
     test_attention.hypothesis.inner_test(xp, "normal", (1, T, 2), D, 0.3, seed=T * D)
 
 
+@pytest.mark.parametrize(
+    ("capability", "D"), [("75", 64), ("80", 64), ("90", 128)] + [(c, d) for c in ("75", "80", "90") for d in (32, 96)]
+)
+def test_attention_in_the_tiles_that_other_gpus_take(emulated, request, capability, D):
+    if D in (32, 96) and not request.config.getoption("--thorough"):
+        pytest.skip("with --thorough")
+    shared_memory.cache_clear()
+    try:
+        with compute_capability(capability):
+            for T in (65, 130):
+                test_attention.hypothesis.inner_test(emulated, "normal", (1, T, 1), D, 0.3, seed=D)
+    finally:
+        shared_memory.cache_clear()
+
+
 def test_attention_reads_arrays_that_are_not_aligned(xp):
     """A view that starts 4 bytes into its memory must not be read 16 bytes at a time."""
     rng = np.random.default_rng(0)
@@ -682,6 +703,17 @@ def test_the_same_bits_in_ten_orders_of_threads_and_no_fault_in_any(emulated):
         with checks.checked(seed):
             results.append(b"".join(emulated.asnumpy(a).tobytes() for a in every_kernel(emulated)))
     assert results == results[:1] * 10
+
+
+def test_kernels_are_as_accurate_with_a_gpus_rounding(emulated):
+    with gpu_rounding():
+        test_softmax.hypothesis.inner_test(emulated, "normal", 5, 300, seed=1)
+        test_layer_norm.hypothesis.inner_test(emulated, 7, 130, True, seed=1)
+        test_gelu.hypothesis.inner_test(emulated, [3, 5], 3.0, seed=1)
+        test_attention.hypothesis.inner_test(emulated, "normal", (1, 70, 2), 64, 0.3, seed=1)
+        # 9e-39 is a denormal number: a GPU takes it for zero, so the row's weights are equal
+        y = k.softmax_forward(emulated.asarray(np.array([[9e-39, 0.0]], np.float32)), 1e38)
+    assert y.tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize("D", [64, 127])
