@@ -164,7 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "course-v1": COURSE | {"n_layer": 8, "n_head": 8, "block_size": 64},
     "course-v2": COURSE | {"n_layer": 1, "n_head": 1, "block_size": 32},
     "shakespeare": SPEEDRUN
-    | {"n_embd": 192, "block_size": 256, "batch_size": 6, "steps": 2500, "eval_interval": 500, "eval_batches": 200},
+    | {"n_embd": 192, "block_size": 256, "batch_size": 6, "steps": 4000, "eval_interval": 500, "eval_batches": 200},
     "gpt2": {
         "vocab_size": 50257,
         "n_layer": 12,
