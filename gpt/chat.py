@@ -18,8 +18,9 @@ from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_
 from gpt.errors import UserError, did_you_mean
 from gpt.files import read_json
 from gpt.generation.conversation import MESSAGE, Conversation
+from gpt.generation.packed import WEIGHTS, WEIGHTS_HELP, pack_weights
 from gpt.generation.sampling import Sampling
-from gpt.options import DEVICE_HELP, build, option
+from gpt.options import DEVICE_HELP, build, check_options, option
 from gpt.planning.check import check_generation
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
 from gpt.training.manifest import find_verified
@@ -45,8 +46,10 @@ class ChatOptions:
 
     turn: str = option(MESSAGE, "what your message {} becomes, such as 'User: {}\\nBot:' for a model tuned on that")
     device: str = option("auto", DEVICE_HELP)
+    weights: str = option("float32", WEIGHTS_HELP, choices=WEIGHTS)
 
     def __post_init__(self) -> None:
+        check_options(self)
         if MESSAGE not in self.turn:
             raise UserError(f"--turn {self.turn}: must contain {MESSAGE}, where your message goes")
 
@@ -187,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, config = model_config(directory)
     check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
     model, tokenizer = load_model(directory, device)
+    pack_weights(model, options.weights)
     interactive = sys.stdin.isatty()
     if interactive:
         note(greeting(directory, options.turn))

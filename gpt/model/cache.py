@@ -22,14 +22,14 @@ import tinytensor as tt
 from gpt.model.gpt import GPT
 from tinytensor import nn
 
-PREFILL_CHUNK = 128  # tokens per forward pass, so that the scores (B,H,PREFILL_CHUNK,S) of a long prompt stay small
+PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large products, few enough for the memory
 
 
 class Cache:
     """The keys and values of a GPT's layers for texts of equal length, and the forward pass that uses them."""
 
     def __init__(self, model: GPT, batch: int):
-        config, weight = model.config, model.transformer.wte.weight
+        config, weight = model.config, model.transformer.ln_f.weight
         self.model, self.length = model, 0
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
         shape = batch, config.n_head, config.block_size, config.n_embd // config.n_head
@@ -37,11 +37,12 @@ class Cache:
 
     def logits(self, ids: np.ndarray) -> Any:
         """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
+        chunk = max(1, PREFILL_CHUNK // len(ids))
         with tt.no_grad():
             while self.length < ids.shape[1]:
-                x = self._forward(ids[:, self.length : self.length + PREFILL_CHUNK])
-            newest = self.model.transformer.ln_f(x[:, -1]).data
-        return self.kernels.linear_forward(newest, self.model.lm_head.weight.data.T, None)  # (B,C) @ (C,V) -> (B,V)
+                x = self._forward(ids[:, self.length : self.length + chunk])
+            newest = self.model.transformer.ln_f(x[:, -1])
+            return self.model.lm_head(newest).data  # (B,C) -> (B,V)
 
     def _forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
@@ -61,12 +62,9 @@ class Cache:
         qk, v = qkv[:, :, :2].swapaxes(1, 2), qkv[:, :, 2]  # (B,2,T,H,D), (B,T,H,D)
         if attention.rotary_theta is not None:
             qk = tt.rotary(qk, self.length, attention.rotary_theta).data
-        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, 0], qk[:, 1], v))  # (B,H,T,D) each
-        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
-        scores = self.device.xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2))  # (B,H,T,D) @ (B,H,D,S) -> (B,H,T,S)
-        p = self.kernels.softmax_forward(scores, q.shape[-1] ** -0.5, causal=time > 1)
-        y = self.device.xp.matmul(p, values[:, :, :end]).swapaxes(1, 2)  # (B,H,T,S) @ (B,H,S,D) -> (B,T,H,D)
-        return attention.c_proj(tt.Tensor(self.device.xp.ascontiguousarray(y).reshape(batch, time, channels)))
+        keys[:, :, self.length : end], values[:, :, self.length : end] = qk[:, 1].swapaxes(1, 2), v.swapaxes(1, 2)
+        y = self.kernels.cached_attention_forward(qk[:, 0], keys, values, end, qkv.shape[-1] ** -0.5)  # (B,T,H,D)
+        return attention.c_proj(tt.Tensor(y.reshape(batch, time, channels)))
 
 
 class NoCache:

@@ -45,8 +45,10 @@ class MLP(nn.Module):
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         x = self.c_fc(x)  # (B,T,C) -> (B,T,4C)
-        y = tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias) if self.use_gelu else self.c_proj(x.relu())
-        return self.dropout(y)
+        if self.use_gelu and self.training:  # in less memory
+            return self.dropout(tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias))
+        y = tt.gelu(x, approximate="tanh") if self.use_gelu else x.relu()
+        return self.dropout(self.c_proj(y))
 
 
 class Block(nn.Module):
