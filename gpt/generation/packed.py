@@ -26,6 +26,7 @@ class PackedLinear(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
+        """The product, and no graph of it."""
         return tt.Tensor(packed_linear(x.data, self.weight, None if self.bias is None else self.bias.data))
 
 
@@ -36,6 +37,7 @@ class PackedEmbedding(nn.Module):
         self.weight = weight
 
     def forward(self, ids: Any) -> tt.Tensor:
+        """The rows of `ids`, unpacked."""
         return tt.Tensor(unpack(self.weight.rows(tt.to_numpy(ids))))
 
 
@@ -59,7 +61,7 @@ def pack_weights(model: Any, kind: str) -> None:
 
 
 def _pack_vocabulary(model: GPT, kind: str) -> None:
-    """The head and the token embedding, in one copy if they are tied; in float32 they are laid out as they should be."""
+    """The head and the token embedding, one copy if they are tied; in float32 their layout is already by output."""
     embedding, head = model.transformer.wte.weight, model.lm_head.weight
     packed: Any = Packed(head.data) if kind == "float32" else pack(head.data, kind)
     model.lm_head = PackedLinear(packed)
