@@ -121,6 +121,10 @@ def _attention_gradient(k, g, qkv, dropout):
     return k.attention_backward(g, qkv, y, lse, scale, dropout)
 
 
+def _cached_attention(k, q, keys, values, end):
+    return k.cached_attention_forward(q, keys, values, end, q.shape[-1] ** -0.5)
+
+
 def _rotary(k, x, table, count):
     return k.rotary(x, table, count), k.rotary(x.copy(), table, count, in_place=True)
 
@@ -175,6 +179,10 @@ def cases() -> Iterator[Case]:
             size = f"B {B}, T {T}, H {H}, D {D}" + (f", dropout {dropout.p}" if dropout.p else "")
             yield Case("attention_forward", size, partial(_attention, dropout=dropout), (qkv,))
             yield Case("attention_backward", size, partial(_attention_gradient, dropout=dropout), (g, qkv))
+    for T, end in ((1, 90), (7, 90), (40, 40)):
+        q, keys, values = normal(2, T, 6, 16), normal(2, 3, 100, 16), normal(2, 3, 100, 16)
+        size = f"B 2, T {T} of {end}, H 6, G 3, D 16"
+        yield Case("cached_attention_forward", size, partial(_cached_attention, end=end), (q, keys, values))
     for B, T, N, D in ROTARY_SIZES:
         x, table = normal(B, T, N, D), normal(T, 2, D // 2)
         yield Case("rotary", f"B {B}, T {T}, N {N}, D {D}", partial(_rotary, count=N // 3 * 2), (x, table))

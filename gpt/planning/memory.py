@@ -250,11 +250,11 @@ def generation_memory(
 ) -> list[Prediction]:
     """The peak of a generation: `texts` that begin with `prompt` tokens and get `tokens` more."""
     count, length = parameter_count(kind, model), min(model.block_size, prompt + tokens)
-    chunk = min(PREFILL_CHUNK, prompt if prompt + tokens <= model.block_size else model.block_size)
+    chunk = min(max(1, PREFILL_CHUNK // texts), prompt if prompt + tokens <= model.block_size else model.block_size)
     if kind == "bigram":
         work = texts * length * model.vocab_size
     else:
-        scores = 2 * model.n_head * chunk * length
+        scores = 2 * (1 if device == "cpu" else model.n_head) * chunk * length  # the CPU takes head by head
         work = texts * (11 * model.n_embd * chunk + scores + model.vocab_size)
     arrays = (
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
