@@ -318,7 +318,7 @@ def describe(device: tt.Device) -> list[str]:
 def format_row(row: Row) -> str:
     """A line of the table."""
     verdict = "ok" if row.problem is None else f"FAILED: {row.problem}"
-    return f"{row.kernel:<24}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
+    return f"{row.kernel:<26}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
 
 
 def attempt(kernel: str, size: str, check: Callable[..., Iterator[Row]], *args) -> list[Row]:
@@ -343,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.xp is np:
         print(f"error: --device {name}: must be cuda, cuda:N or emulated", file=sys.stderr)
         return 2
-    print(*describe(device), "", f"{'kernel':<24}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
+    print(*describe(device), "", f"{'kernel':<26}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
     rows = []
     for case in tqdm(list(cases()), unit="case", leave=False, disable=None):
         rows += attempt(case.kernel, case.size, check_kernel, case, device)

@@ -60,10 +60,10 @@ def pack_weights(model: Any, kind: str) -> None:
     return_freed_memory()
 
 
-def _pack_vocabulary(model: GPT, kind: str) -> None:
+def _pack_vocabulary(model: Any, kind: str) -> None:
     """The head and the token embedding, one copy if they are tied; in float32 their layout is already by output."""
     embedding, head = model.transformer.wte.weight, model.lm_head.weight
-    packed: Any = Packed(head.data) if kind == "float32" else pack(head.data, kind)
+    packed = Packed(head.data) if kind == "float32" else pack(head.data, kind)
     model.lm_head = PackedLinear(packed)
     if kind != "float32":
         model.transformer.wte = PackedEmbedding(packed if head is embedding else pack(embedding.data, kind))

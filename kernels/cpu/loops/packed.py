@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import overload
 
 from kernels.cpu.loops.fastmath import ONE, ZERO, f
-from kernels.cpu.loops.jit import OPTIONS, loop
+from kernels.cpu.loops.jit import loop
 
 
 def unpacked(value):
@@ -15,7 +15,7 @@ def unpacked(value):
     raise NotImplementedError("only inside compiled loops")
 
 
-@overload(unpacked, inline="always", jit_options=OPTIONS)
+@overload(unpacked, inline="always")
 def _unpacked(value):
     if value == types.uint16:
         return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
