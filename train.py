@@ -12,6 +12,8 @@ from typing import Any
 import tinytensor as tt
 from gpt.cli import configure_process, lossy_output, make_parser, parse, run_command
 from gpt.directories import locked, temporary_directory
+from gpt.distributed.launch import between_devices, own_device, require_one_rank, started_ranks
+from gpt.distributed.run import follow, lead, start_together
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.options import build, check_options, option
@@ -25,16 +27,16 @@ from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, req
 from gpt.training.report import Report, describe, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
-    Backward,
     Throughput,
     build_model,
     due,
     evaluate,
-    make_backward,
+    make_parallel,
     require_finite,
     train_step,
 )
 from gpt.weights.load import inherit, pinned, start_from
+from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,13 @@ NOT_SETTINGS = ("resume", "from_scratch", "stop_after", "plan")  # flags of one 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: start or resume a run, and train."""
+    """The command: start or resume a run, and train, together with the other ranks if a launcher has started some."""
+    with started_ranks() as ranks:
+        return start(argv, ranks)
+
+
+def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
+    """Open the run, make its model, and train; a rank that is not the first follows it into its run."""
     parser = make_parser("python train.py", "Train a GPT on text.", GROUPS, PRESETS["default"])
     given = parse(parser, GROUPS, argv, RENAMED)
     options = build(RunOptions, given)
@@ -67,20 +75,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     tt.device(changes.get("device", "auto"))  # if it is missing, fail before anything is written
     with lossy_output():
         if options.plan:
+            require_one_rank(ranks, "--plan")
             return plan(options, changes)
-        if options.resume:
+        resumed = bool(options.resume)
+        if ranks.rank:
+            run = follow(ranks, changes, resumed)
+            with GracefulExit() as exit_requested:
+                return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
+        if resumed:
             run = open_run(options.resume, changes)
             with locked(run.directory), GracefulExit() as exit_requested:
                 run.verify()
-                return train(options, run, *make_model(run, changes, resumed=True), exit_requested)
+                lead(ranks, run, changes)
+                return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
         settings = configure(options, changes)
-        check_training(*settings, changes, quiet=True)  # before the corpus is read: the vocabulary may not be known
-        with create_run(options.out, options.preset, *settings) as run:
-            model, backward, optimizer = make_model(run, changes)  # what does not work or fit leaves no directory
+        check_training(
+            *settings, changes, quiet=True, ranks=ranks
+        )  # before the corpus is read, and the vocabulary known
+        with create_run(options.out, options.preset, *settings, ranks) as run:
+            made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
             if run.train.init_from:
-                start_from(model, run.train.init_from)
+                start_from(made[0], run.train.init_from)
         with locked(run.directory), GracefulExit() as exit_requested:
-            return train(options, run, model, backward, optimizer, exit_requested)
+            lead(ranks, run, changes)
+            return train(options, run, *made, exit_requested, ranks)
 
 
 def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
@@ -116,28 +134,37 @@ def print_plan(run: Run, options: RunOptions, changes: dict[str, Any]) -> int:
     return 0
 
 
-def make_model(run: Run, changes: dict[str, Any], resumed: bool = False) -> tuple[Any, Backward, Any]:
+def make_model(
+    run: Run, changes: dict[str, Any], resumed: bool = False, ranks: Communicator = ONE_RANK
+) -> tuple[Any, BatchParallel, Any]:
     """The model of a run, with its initial weights, what computes its gradients, and its optimizer."""
-    check_training(run.model, run.train, changes, resumed)
-    device = tt.device(run.train.device)
-    configure_process(device, run.train.processes)
+    check_training(run.model, run.train, changes, resumed, ranks=ranks)
+    device = own_device(run.train.device, ranks)
+    configure_process(device, own_cores(run.train.processes, ranks), run.train.splits)
     model = build_model(run.train.model, run.model, run.train.seed, device)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
-    backward = make_backward(model, device, run.train.batch_size)
-    return model, backward, build_optimizer(model, run.train)
+    parallel = make_parallel(model, device, run.train, ranks)
+    return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
 
 
 def train(
-    options: RunOptions, run: Run, model: Any, backward: Backward, optimizer: Any, exit_requested: GracefulExit
+    options: RunOptions,
+    run: Run,
+    model: Any,
+    parallel: BatchParallel,
+    optimizer: Any,
+    exit_requested: GracefulExit,
+    ranks: Communicator,
 ) -> int:
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
-    config, device = run.train, tt.device(run.train.device)
+    config, device = run.train, own_device(run.train.device, ranks)
     tokens = run.tokens()
-    batches = Batches(tokens.train, run.model.block_size, config.batch_size, config.seed)
+    batches = Batches(tokens.train, run.model.block_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
-    if options.resume and config.init_from and progress.step == 0:
+    if options.resume and config.init_from and progress.step == 0 and ranks.rank == 0:
         start_from(model, config.init_from)
+    progress = start_together(ranks, progress, optimizer)
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -146,18 +173,18 @@ def train(
     print(f"run: {run.directory}", flush=True)
 
     began = time.perf_counter() - progress.seconds
-    throughput = Throughput(config.batch_size * config.grad_accum_steps * run.model.block_size)
+    throughput = Throughput(config.windows * run.model.block_size)
     last = min(config.steps, options.stop_after or config.steps)
     with Report(run, model, progress) as report:
         if progress.step == 0:
-            report.begin(require_finite("validation loss", evaluate(model, eval_windows), 0, config.lr))
+            report.begin(require_finite("validation loss", evaluate(model, eval_windows, ranks), 0, config.lr))
         for step in range(progress.step, last):
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(backward, optimizer, batches, step, config)
+                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks)
                 progress.step = step + 1
-                exiting = bool(exit_requested)
+                exiting = ranks.any(bool(exit_requested))
                 evaluating = due(progress.step, config.eval_interval, config.steps)
                 logging = due(progress.step, config.log_interval, config.steps) or evaluating
                 saving = due(progress.step, config.checkpoint_interval, last) or exiting
@@ -169,7 +196,7 @@ def train(
             if logging:
                 row = {"step": progress.step, "train_loss": train_loss, "lr": lr, "grad_norm": grad_norm}
                 if evaluating:
-                    val_loss = evaluate(model, eval_windows)
+                    val_loss = evaluate(model, eval_windows, ranks)
                     row["val_loss"] = require_finite("validation loss", val_loss, progress.step, lr)
                     run.record_val_loss(progress, val_loss, model)
                 report.log(row | {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)})
@@ -179,8 +206,9 @@ def train(
             if exiting:
                 break
 
-    finish(run, progress)
-    return 130 if exit_requested and progress.step < config.steps else 0
+    if ranks.rank == 0:
+        finish(run, progress)
+    return 130 if ranks.any(bool(exit_requested)) and progress.step < config.steps else 0
 
 
 def console_script():

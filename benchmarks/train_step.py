@@ -64,7 +64,7 @@ def our_step(model: GPTConfig, size: int, threads: int, optimizer_name: str = "a
     gpt = GPT(model)
     recipe = TrainConfig(optimizer=optimizer_name, lr=LR, beta1=BETAS[0], beta2=BETAS[1], weight_decay=DECAY)
     optimizer = build_optimizer(gpt, recipe)
-    parallel = BatchParallel(gpt, size)
+    parallel = BatchParallel(gpt, min(threads, size))
     ids, targets = batch(model, size)
 
     def step():

@@ -1,7 +1,8 @@
 """A conversation with a model in the terminal: `python -m gpt.chat DIR`.
 
-A model that was trained on plain text knows nothing of conversations and continues yours as if it were a page of that
-text; one that was tuned on transcripts needs `--turn` and `--stop` in the form that they had there.
+A model that was tuned to chat answers: its own chat template says how (`gpt.generation.templates`), and its stop tokens
+when it is done. A model that was trained on plain text knows nothing of conversations and continues yours as if it were
+a page of that text; one that was tuned on transcripts needs `--turn` and `--stop` in the form that they had there.
 """
 
 import contextlib
@@ -11,18 +12,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import tinytensor as tt
 from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command, show
 from gpt.errors import UserError, did_you_mean
-from gpt.files import read_json
 from gpt.generation.conversation import MESSAGE, Conversation
+from gpt.generation.dialog import Dialog
 from gpt.generation.packed import WEIGHTS, WEIGHTS_HELP, pack_weights
 from gpt.generation.sampling import Sampling
+from gpt.generation.templates import ChatTemplate, template_source
 from gpt.options import DEVICE_HELP, build, check_options, option
 from gpt.planning.check import check_generation
-from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE
+from gpt.tokenizers.load import Tokenizer
 from gpt.training.manifest import find_verified
 from gpt.weights.load import load_model, model_config
 
@@ -30,13 +32,14 @@ with contextlib.suppress(ImportError):  # Windows has none, and its terminals ed
     import readline  # noqa: F401  input() uses it: arrow keys, history, Ctrl-R
 
 HELP = """\
-Type a text, and the model continues it; Enter alone makes it continue from where it is.
+Type a text, and the model answers or continues it; Enter alone makes it go on.
 /reset          forget everything said so far
 /temperature X  how surprising the model is: 0 is greedy decoding, 1 samples from its own probabilities
 /help           show this text
 /quit           leave, as Ctrl-D does
 Commands can be abbreviated, as in /temp 1.
 Ctrl-C stops the answer."""
+Talk = Conversation | Dialog
 COMMANDS = ("/help", "/reset", "/temperature", "/quit")
 
 
@@ -45,6 +48,8 @@ class ChatOptions:
     """How to talk."""
 
     turn: str = option(MESSAGE, "what your message {} becomes, such as 'User: {}\\nBot:' for a model tuned on that")
+    system: str = option("", "what a model with a chat template is told before everything else")
+    context: int = option(4096, "the most tokens that the model sees of all that was said", at_least=1)
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("float32", WEIGHTS_HELP, choices=WEIGHTS)
 
@@ -54,7 +59,7 @@ class ChatOptions:
             raise UserError(f"--turn {self.turn}: must contain {MESSAGE}, where your message goes")
 
 
-def run_slash_command(command: str, conversation: Conversation) -> str | None:
+def run_slash_command(command: str, conversation: Talk) -> str | None:
     """Run a line that begins with a slash; returns the reply to show, or None to leave."""
     name, _, value = command.partition(" ")
     matches = [known for known in COMMANDS if known.startswith(name)]
@@ -72,7 +77,7 @@ def run_slash_command(command: str, conversation: Conversation) -> str | None:
     return f"{name}: unknown command{did_you_mean(name, COMMANDS)}; /help lists them"
 
 
-def set_temperature(conversation: Conversation, value: str) -> str:
+def set_temperature(conversation: Talk, value: str) -> str:
     """Change the temperature; returns the reply to show."""
     try:
         conversation.sampling = dataclasses.replace(conversation.sampling, temperature=float(value))
@@ -117,7 +122,7 @@ class Keyboard:
             self.reading = False
 
 
-def chat(conversation: Conversation, interactive: bool) -> None:
+def chat(conversation: Talk, interactive: bool) -> None:
     """Read lines and write answers until /quit or the end of the input."""
     with Keyboard(interactive) as keyboard:
         while True:
@@ -139,9 +144,14 @@ def chat(conversation: Conversation, interactive: bool) -> None:
                 return
 
 
-def chat_turn(conversation: Conversation, message: str, keyboard: Keyboard) -> None:
+def chat_turn(conversation: Talk, message: str, keyboard: Keyboard) -> None:
     """Say a message and show the answer as it comes; Ctrl-C ends it after the current token."""
-    for sentence in conversation.say(message):
+    try:
+        notes = conversation.say(message)
+    except UserError as error:
+        note(str(error))
+        return
+    for sentence in notes:
         note(sentence)
     for piece in conversation.answer():
         show(piece)
@@ -157,23 +167,27 @@ def note(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def greeting(directory: Path, turn: str) -> str:
+def greeting(talk: Talk, turn: str) -> str:
     """What kind of model this is, as far as that can be known."""
+    if isinstance(talk, Dialog):
+        return "This model was tuned to chat; its own template is applied. /help for help, /quit to leave."
     if turn != MESSAGE:
         return f"Each message enters the text as {turn!r}. /help for help, /quit to leave."
-    if has_chat_template(directory):
-        kind = "This model was tuned to chat with a template of its own, which is not applied; --turn sets one"
-    else:
-        kind = "This is a base model: it was trained on text, not to answer"
+    kind = "This is a base model: it was trained on text, not to answer"
     return f"{kind}. It continues what you write. /help for help, /quit to leave."
 
 
-def has_chat_template(directory: Path) -> bool:
-    """Whether the tokenizer's configuration contains a chat template."""
-    try:
-        return "chat_template" in read_json(directory / TOKENIZER_CONFIG_FILE)
-    except (OSError, ValueError):
-        return False
+def start(model: Any, tokenizer: Tokenizer, sampling: Sampling, options: ChatOptions) -> Talk:
+    """A Dialog if the model has a chat template, and `--turn` does not replace it, otherwise a Conversation."""
+    source = template_source(tokenizer.companions)
+    if source is not None and options.turn == MESSAGE:
+        template = ChatTemplate(source, tokenizer.companions)
+        return Dialog(model, tokenizer, sampling, template, options.system, options.context)
+    if options.system:
+        raise UserError(
+            "--system: the model has no chat template, or --turn replaces it; begin the text with it instead"
+        )
+    return Conversation(model, tokenizer, sampling, options.turn, options.context)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,13 +202,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     directory = find_verified(settings["directory"])
     kind, config = model_config(directory)
-    check_generation(kind, config, device, 1, config.block_size, sampling.tokens)
+    check_generation(kind, config, device, 1, min(config.block_size, options.context), sampling.tokens)
     model, tokenizer = load_model(directory, device)
     pack_weights(model, options.weights)
     interactive = sys.stdin.isatty()
+    talk = start(model, tokenizer, sampling, options)
     if interactive:
-        note(greeting(directory, options.turn))
-    chat(Conversation(model, tokenizer, sampling, options.turn), interactive)
+        note(greeting(talk, options.turn))
+    chat(talk, interactive)
     return 0
 
 

@@ -122,18 +122,19 @@ def convert(field: dataclasses.Field, value: Any) -> Any:
         raise UserError(f"{flag(field.name)} {value}: must {wanted}") from None
 
 
-def configure_process(device: tt.Device, processes: int = 0) -> None:
+def configure_process(device: tt.Device, processes: int = 0, splits: int | None = None) -> None:
     """Everything that a command sets for its whole process.
 
     A GPU becomes the current one. On the CPU, freed memory is kept for the next step instead of returned to the system,
     and the kernels use `processes` cores (0: all that are available), as threads, or as processes in
-    `tinytensor.parallel`. BLAS has one thread in each, as its own would take more cores than these.
+    `tinytensor.parallel`; `splits` is into how many parts they divide their work. BLAS has one thread in each, as its
+    own would take more cores than these.
     """
     device.use()
     if device.name == "cpu":
         keep_freed_memory()
         cores = processes or available_cores()
-        set_num_threads(cores)
+        set_num_threads(cores, splits)
         if cores == 1:  # with more, that has limited BLAS
             threadpool_limits(limits=1, user_api="blas")
 

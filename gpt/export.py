@@ -1,11 +1,11 @@
 """A run's best model for others: `python -m gpt.export RUN OUT` makes a directory for Hugging Face's `transformers`.
 
-A run's `best` already is such a directory if GPT-2 can express the model; this says why if it cannot, and copies only
-complete files. `GPT2LMHeadModel.from_pretrained(OUT)` reads the result.
-If OUT ends in .gguf, it is one file for llama.cpp.
+A run's `best` already is such a directory if GPT-2 can express the model. Other models are written with the names and
+in the layouts of the first family that can, or the error says why none can.
+`AutoModelForCausalLM.from_pretrained(OUT)` reads the result.
+If OUT ends in .gguf, it is one file for llama.cpp, and the model must be a GPT-2.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import replace_file, writing
-from gpt.model import GPTConfig
+from gpt.model import MODELS
 from gpt.options import build, check_options, option
 from gpt.training.manifest import find_verified
-from gpt.weights.directory import WEIGHTS_FILE, create_model_directory
-from gpt.weights.families import why_not_gpt2
+from gpt.weights.directory import write_export
+from gpt.weights.families.registry import export_format, why_not_gpt2
 from gpt.weights.gguf import OUT_TYPES, why_not_gguf, write_gguf
-from gpt.weights.load import model_config, tokenizer_of, weights
+from gpt.weights.load import fill_model, model_config, tokenizer_of, weights
 
 GGUF = ".gguf"
 
@@ -36,30 +36,30 @@ class GgufOptions:
         check_options(self)
 
 
-def require_gpt2(source: Path) -> tuple[str, GPTConfig]:
-    """Kind and configuration of the model in a directory. UserError if GPT-2 cannot express it."""
+def export(source: Path, out: Path) -> str:
+    """Write the model in `source` to the new or empty directory `out`; returns transformers' class that reads it.
+
+    Raises UserError if no family can express the model, or anything is missing.
+    """
     kind, config = model_config(source)
-    if reason := why_not_gpt2(kind, config):
-        raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
-    return kind, config
-
-
-def export(source: Path, out: Path) -> None:
-    """Copy the model directory `source` to the new or empty directory `out`. UserError if GPT-2 cannot express it."""
-    kind, config = require_gpt2(source)
-    weights = source / WEIGHTS_FILE
-    if not weights.exists():
-        raise UserError(f"{weights}: missing; the first evaluation of a run writes it, so train for longer")
+    try:
+        family = export_format(kind, config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     require_free(out, str(out))
     tokenizer = tokenizer_of(source, config)
+    model = MODELS[kind](config)
+    fill_model(model, source)
     with new_directory([out], out.name) as new, writing(out):
-        create_model_directory(new.path, kind, config, tokenizer)
-        replace_file(new.path / WEIGHTS_FILE, lambda temporary: shutil.copyfile(weights, temporary))
+        write_export(new.path, family, model, tokenizer)
+    return family.architecture
 
 
 def export_gguf(source: Path, out: Path, outtype: str) -> None:
     """Write the model directory `source` to the new file `out`. UserError if llama.cpp's GPT-2 cannot express it."""
-    _, config = require_gpt2(source)
+    kind, config = model_config(source)
+    if reason := why_not_gpt2(kind, config):
+        raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
     if reason := why_not_gguf(config):
         raise UserError(f"{source}: cannot be exported for llama.cpp: {reason}")
     if out.exists():
@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         export_gguf(find_verified(settings["directory"]), out, options.outtype)
         print(f"written: {out}; llama.cpp runs it: llama-completion -m {out} -p TEXT")
         return 0
-    export(find_verified(settings["directory"]), out)
-    print(f'written: {settings["out"]}; load it with GPT2LMHeadModel.from_pretrained("{settings["out"]}")')
+    architecture = export(find_verified(settings["directory"]), out)
+    print(f'written: {out}; load it with {architecture}.from_pretrained("{out}")')
     return 0
 
 

@@ -97,14 +97,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError if it is something else or has more than 256 MiB, OSError if it cannot be read.
     """
+    content = parse_json(_read_bytes(path))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file that may come from anywhere. Raises as `read_json`."""
+    return _read_bytes(path).decode("utf-8")
+
+
+def _read_bytes(path: Path) -> bytes:
     require_regular(path)
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise ValueError(f"{size} bytes are too many for it")
-    content = parse_json(path.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
+    return path.read_bytes()
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

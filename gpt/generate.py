@@ -20,6 +20,7 @@ class Request:
     """What to continue, and where."""
 
     prompt: str = option("", "text to continue; without one, the text begins with a new line or document")
+    special_tokens: bool = option(False, "what looks like a special token in the prompt, such as <|im_end|>, is one")
     samples: int = option(1, "continuations to write, in one batch", at_least=1)
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("float32", WEIGHTS_HELP, choices=WEIGHTS)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_generation(*model_config(directory), device, request.samples, len(request.prompt), sampling.tokens)
     model, tokenizer = load_model(directory, device)
     pack_weights(model, request.weights)
-    pieces = stream(model, tokenizer, request.prompt, sampling, request.samples)
+    pieces = stream(model, tokenizer, request.prompt, sampling, request.samples, request.special_tokens)
     show_all(request.prompt, request.samples, pieces)
     return 0
 

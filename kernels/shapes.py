@@ -45,6 +45,20 @@ def check_gelu_backward(g, x) -> None:
     _expect_like("gelu_backward", "g", g, x.shape, "x", x)
 
 
+def check_swiglu(x, primitive: str = "swiglu") -> None:
+    """x (..., 2 F)."""
+    _expect_floating(primitive, "x", x)
+    _expect_axes(primitive, "x", x, ("columns",))
+    if x.shape[-1] % 2:
+        raise ValueError(f"{primitive}: x has shape {x.shape}: its last axis must be even, for two halves")
+
+
+def check_swiglu_backward(g, x) -> None:
+    """g (..., F), x (..., 2 F)."""
+    check_swiglu(x, "swiglu_backward")
+    _expect_like("swiglu_backward", "g", g, (*x.shape[:-1], x.shape[-1] // 2), "x", x)
+
+
 def check_dropout(x) -> None:
     """x of any shape."""
     _expect_floating("dropout", "x", x)
@@ -68,6 +82,23 @@ def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
     _expect_like(where, "a saved array", saved, g.shape, "g", g)
     for array in saved_per_row:
         _expect_like(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+
+
+def check_rms_norm(x, weight) -> None:
+    """x (..., C), weight (C,)."""
+    _expect_floating("rms_norm", "x", x)
+    _expect_axes("rms_norm", "x", x, ("columns",))
+    _expect_like("rms_norm", "weight", weight, x.shape[-1:], "x", x)
+
+
+def check_rms_norm_backward(g, weight, x, rstd) -> None:
+    """g (..., C), weight (C,), x (..., C) and rstd (..., 1) as forward saved them."""
+    where = "rms_norm_backward"
+    _expect_floating(where, "g", g)
+    _expect_axes(where, "g", g, ("columns",))
+    _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
+    _expect_like(where, "a saved array", x, g.shape, "g", g)
+    _expect_like(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
 
 
 def check_linear(x, weight, bias) -> None:
@@ -147,23 +178,35 @@ def check_linear_cross_entropy(x, weight, targets) -> None:
     _expect_targets(where, targets, "x", x)
 
 
-def check_attention(qkv, primitive: str = "attention") -> None:
-    """qkv (B, T, 3, H, D), D at least 1."""
+def check_attention(qkv, kv_heads: int | None, primitive: str = "attention") -> tuple[int, int, int, int, int]:
+    """qkv (B, T, 3, H, D), or with kv_heads G (B, T, H + 2 G, D) and H a multiple of G; D at least 1: B, T, H, G, D."""
     _expect_floating(primitive, "qkv", qkv)
-    if qkv.ndim != 5 or qkv.shape[2] != 3 or qkv.shape[4] < 1:
+    if kv_heads is None:
+        if qkv.ndim != 5 or qkv.shape[2] != 3 or qkv.shape[4] < 1:
+            raise ValueError(
+                f"{primitive}: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size), head size at "
+                "least 1"
+            )
+        batch, time, _, heads, size = qkv.shape
+        return batch, time, heads, heads, size
+    heads = qkv.shape[2] - 2 * kv_heads if qkv.ndim == 4 else 0
+    if kv_heads < 1 or heads < 1 or heads % kv_heads or qkv.shape[3] < 1:
         raise ValueError(
-            f"{primitive}: qkv has shape {qkv.shape}: must be (batch, time, 3, heads, head size), head size at least 1"
+            f"{primitive}: qkv has shape {qkv.shape}: with {kv_heads} heads of keys, must be (batch, time, heads, head "
+            f"size), with a multiple of {kv_heads} besides those of keys and values, head size at least 1"
         )
+    batch, time, _, size = qkv.shape
+    return batch, time, heads, kv_heads, size
 
 
-def check_attention_backward(g, qkv, y, lse) -> None:
-    """g and y (B, T, H, D), qkv (B, T, 3, H, D), lse (B, H, T)."""
+def check_attention_backward(g, qkv, y, lse, kv_heads: int | None) -> tuple[int, int, int, int, int]:
+    """g and y (B, T, H, D), qkv as in `check_attention`, lse (B, H, T): B, T, H, G, D."""
     where = "attention_backward"
-    check_attention(qkv, where)
-    batch, time, _, heads, size = qkv.shape
+    batch, time, heads, groups, size = check_attention(qkv, kv_heads, where)
     _expect_like(where, "g", g, (batch, time, heads, size), "qkv", qkv)
     _expect_like(where, "y", y, (batch, time, heads, size), "qkv", qkv)
     _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
+    return batch, time, heads, groups, size
 
 
 def check_cached_attention(q, keys, values, end: int) -> None:
@@ -184,12 +227,11 @@ def check_cached_attention(q, keys, values, end: int) -> None:
 
 
 def check_rotary(x, table, count: int, in_place: bool) -> None:
-    """x (B, T, N, D), D even, contiguous if it is to be changed; table (T, 2, D/2); count at most N."""
+    """x (B, T, N, D), contiguous if it is to be changed; table (T, 2, R/2), R at most D; count at most N."""
     _expect_floating("rotary", "x", x)
     _expect_layout("rotary", "x", x, ("batch", "time", "vectors", "size"))
-    if x.shape[3] % 2:
-        raise ValueError(f"rotary: x has shape {x.shape}: its last axis must be even, for two halves")
-    _expect_like("rotary", "table", table, (x.shape[1], 2, x.shape[3] // 2), "x", x)
+    half = table.shape[-1] if table.ndim == 3 and 2 * table.shape[-1] <= x.shape[3] else x.shape[3] // 2
+    _expect_like("rotary", "table", table, (x.shape[1], 2, half), "x", x)
     if not 0 <= count <= x.shape[2]:
         raise ValueError(f"rotary: count is {count}: x of shape {x.shape} has {x.shape[2]} vectors")
     if in_place and not x.flags.c_contiguous:

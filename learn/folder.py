@@ -12,6 +12,7 @@ from gpt.files import read_json, reading, replace_json, replace_text, writing
 from learn import autograd, cuda
 from learn.puzzle import Puzzle
 
+DEFAULT = "puzzles"
 KINDS: tuple[list, ...] = (autograd.PUZZLES, cuda.PUZZLES)
 PUZZLES: dict[str, Puzzle] = {puzzle.name: puzzle for puzzles in KINDS for puzzle in puzzles}
 NUMBERS = {puzzle.name: i + 1 for puzzles in KINDS for i, puzzle in enumerate(puzzles)}
@@ -42,6 +43,11 @@ class Folder:
     def progress(self) -> Path:
         """The file with the progress."""
         return self.path / "progress.json"
+
+    @property
+    def start_command(self) -> str:
+        """The command that writes the files that are missing in this folder."""
+        return "python -m learn.puzzles start" + ("" if self.path == Path(DEFAULT) else f" {self.path}")
 
     def _read(self) -> None:
         try:
@@ -77,7 +83,7 @@ class Folder:
         """Whether the learner has changed the puzzle's file. UserError if there is no such file."""
         path = self.file(puzzle)
         if not path.exists():
-            raise UserError(f"{path}: does not exist; python -m learn.puzzles start {self.path} writes it")
+            raise UserError(f"{path}: does not exist; {self.start_command} writes it")
         with reading(path):
             return path.read_text(encoding="utf-8", errors="replace") != puzzle.task()
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from gpt.cli import Parser, accept_any_text, run_command
 from gpt.errors import UserError
-from learn.folder import KINDS, NUMBERS, PUZZLES, Folder, find_puzzle
+from learn.folder import DEFAULT, KINDS, NUMBERS, PUZZLES, Folder, find_puzzle
 from learn.puzzle import Puzzle, Refused, check_within
 
 COMMAND = "python -m learn.puzzles"
-DEFAULT = "puzzles"
 TITLES = {"autograd": "Autograd: write the vector-Jacobian product", "cuda": "CUDA: write the kernel"}
 HELP = f"""\
 {COMMAND}                  lists the puzzles and your progress
@@ -77,7 +76,7 @@ def print_next(folder: Folder) -> None:
     elif folder.file(puzzle).exists():
         print(f"next: edit {folder.file(puzzle)}, then {COMMAND} check {puzzle.name}{dir_option(folder)}")
     else:
-        print(f"next: {COMMAND} start")
+        print(f"next: {folder.start_command}")
 
 
 def check(folder: Folder, puzzle: Puzzle) -> bool:
@@ -105,7 +104,7 @@ def check(folder: Folder, puzzle: Puzzle) -> bool:
 def check_all(folder: Folder, names: Sequence[str]) -> int:
     """Check the puzzles of these names, or all that were begun; the exit code."""
     if not folder.path.is_dir():
-        raise UserError(f"{folder.path}: there are no puzzles; {COMMAND} start {folder.path} writes them")
+        raise UserError(f"{folder.path}: there are no puzzles; {folder.start_command} writes them")
     puzzles = [find_puzzle(name) for name in names]
     if not names:
         puzzles = [p for p in PUZZLES.values() if folder.file(p).exists() and folder.is_started(p)]

@@ -24,7 +24,8 @@ LAYERS = [
     ["tinytensor.ops"],
     ["tinytensor.methods", "tinytensor.creation"],
     ["tinytensor.nn"],
-    ["tinytensor.optim", "tinytensor.parallel", "tinytensor.gradcheck", "tinytensor.draw"],
+    ["tinytensor.optim", "tinytensor.gradcheck", "tinytensor.draw"],
+    ["tinytensor.parallel"],
     ["tinytensor"],
     ["tinytensor.gpu_check"],
     ["gpt.errors"],
@@ -38,7 +39,9 @@ LAYERS = [
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],
+    ["gpt.distributed"],
     ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.web"],
     ["gpt"],
     ["train", "benchmarks", "learn", "sitecustomize"],
 ]
@@ -46,6 +49,7 @@ MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
     "kernels.cpu.loops": ("kernels.cpu.compiled", "kernels.cpu.loops"),  # numba is optional
     "numba": ("kernels.cpu.loops",),
+    "gradio": ("gpt.web.handlers", "gpt.web.page", "gpt.web.server"),
     "torch": ("benchmarks",),
     **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),
 }
@@ -60,10 +64,12 @@ LAZY = (
     "tokenizers",
     "matplotlib",
     "mpi4py",
-    "graphviz",
+    "jinja2",
     "torch",
     "kernels",
     "benchmarks.torch_gpt",
+    "gpt.web.page",
+    "gpt.web.server",
 )
 
 
@@ -202,6 +208,7 @@ PLANTED = [
     (module_faults, "gpt.model.gpt", "import torch.nn", "imports torch.nn"),
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
+    (module_faults, "gpt.web.sessions", "import gradio as gr", "imports gradio"),
     (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
     (module_faults, "gpt.corpus.tokens", "from pickle import load", "imports pickle"),
     (module_faults, "gpt.options", "config = eval('1')", "calls eval"),

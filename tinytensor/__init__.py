@@ -98,6 +98,7 @@ from tinytensor.ops.fused import (
     log_softmax,
     rms_norm,
     softmax,
+    swiglu_linear,
 )
 from tinytensor.ops.indexing import (
     gather,
@@ -311,6 +312,7 @@ __all__ = [
     "std",
     "sub",
     "swapaxes",
+    "swiglu_linear",
     "tanh",
     "tensor",
     "to_numpy",

@@ -126,6 +126,12 @@ def device_of(x: Any) -> Device:
     return Device(device_name(xp, x.device.id), xp, x.device.id)
 
 
+def find_nccl() -> ModuleType | None:
+    """CuPy's binding of NCCL, which moves arrays between GPUs; None where that library is not installed."""
+    nccl = importlib.import_module("cupy.cuda.nccl")
+    return nccl if nccl.available else None
+
+
 def _automatic() -> Device:
     """The first GPU, or the CPU; a warning where a GPU is present, or may be, but cannot be used."""
     probe = importlib.import_module("kernels.cuda.probe")

@@ -102,6 +102,14 @@ def _layer_norm_gradients(k, g, x, weight, bias):
     return k.layer_norm_backward(g, weight, saved)
 
 
+def _rms_norm(k, x, weight):
+    return k.rms_norm_forward(x, weight, EPS)[0]
+
+
+def _rms_norm_gradients(k, g, x, weight):
+    return k.rms_norm_backward(g, weight, k.rms_norm_forward(x, weight, EPS)[1])
+
+
 def _cross_entropy(k, x, targets):
     return k.cross_entropy_forward(x, targets, IGNORED)
 
@@ -111,14 +119,14 @@ def _cross_entropy_gradient(k, g, x, targets):
     return k.cross_entropy_backward(g, x, targets, lse, IGNORED)
 
 
-def _attention(k, qkv, dropout):
-    return k.attention_forward(qkv, qkv.shape[-1] ** -0.5, dropout)
+def _attention(k, qkv, dropout, kv_heads=None):
+    return k.attention_forward(qkv, qkv.shape[-1] ** -0.5, dropout, kv_heads)
 
 
-def _attention_gradient(k, g, qkv, dropout):
+def _attention_gradient(k, g, qkv, dropout, kv_heads=None):
     scale = qkv.shape[-1] ** -0.5
-    y, lse = k.attention_forward(qkv, scale, dropout)
-    return k.attention_backward(g, qkv, y, lse, scale, dropout)
+    y, lse = k.attention_forward(qkv, scale, dropout, kv_heads)
+    return k.attention_backward(g, qkv, y, lse, scale, dropout, kv_heads)
 
 
 def _cached_attention(k, q, keys, values, end):
@@ -168,6 +176,11 @@ def cases() -> Iterator[Case]:
             yield Case(name, size, call, (x, g))
         yield Case("layer_norm_forward", size, _layer_norm, (x, weight, bias))
         yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
+        yield Case("rms_norm_forward", size, _rms_norm, (x, weight))
+        yield Case("rms_norm_backward", size, _rms_norm_gradients, (g, x, weight))
+        halves = normal(rows, 2 * columns)
+        yield Case("swiglu_forward", size, lambda k, x: k.swiglu_forward(x), (halves,))
+        yield Case("swiglu_backward", size, lambda k, g, x: k.swiglu_backward(g, x), (g, halves))
         ids = targets(rows, columns)
         yield Case("cross_entropy_forward", size, _cross_entropy, (x, ids))
         yield Case("cross_entropy_backward", size, _cross_entropy_gradient, (normal(), x, ids))
@@ -179,6 +192,11 @@ def cases() -> Iterator[Case]:
             size = f"B {B}, T {T}, H {H}, D {D}" + (f", dropout {dropout.p}" if dropout.p else "")
             yield Case("attention_forward", size, partial(_attention, dropout=dropout), (qkv,))
             yield Case("attention_backward", size, partial(_attention_gradient, dropout=dropout), (g, qkv))
+        qkv, g = normal(B, T, 8, D), normal(B, T, 4, D)
+        size = f"B {B}, T {T}, H 4 in groups of 2, D {D}"
+        options = {"dropout": NO_DROPOUT, "kv_heads": 2}
+        yield Case("attention_forward", size, partial(_attention, **options), (qkv,))
+        yield Case("attention_backward", size, partial(_attention_gradient, **options), (g, qkv))
     for T, end in ((1, 90), (7, 90), (40, 40)):
         q, keys, values = normal(2, T, 6, 16), normal(2, 3, 100, 16), normal(2, 3, 100, 16)
         size = f"B 2, T {T} of {end}, H 6, G 3, D 16"

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling
@@ -21,14 +23,16 @@ MESSAGE = "{}"  # the place of the user's message in a turn
 class Conversation:
     """One text, written by the user and a model in turns."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, sampling: Sampling, turn: str = MESSAGE):
-        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, sampling: Sampling, turn: str = MESSAGE, limit: int | None = None
+    ):
+        self.model, self.tokenizer, self.sampling, self.limit = model, tokenizer, sampling, limit
         self.turn = turn.replace("\\n", "\n")
         self.reset()
 
     def reset(self) -> None:
         """Forget everything said so far."""
-        self.context, self.answers, self.last = Context(self.model), 0, "\n"
+        self.context, self.answers, self.last = Context(self.model, limit=self.limit), 0, "\n"
 
     def say(self, message: str) -> list[str]:
         """Add a message; returns sentences about anything in it that the model cannot read."""
@@ -39,6 +43,8 @@ class Conversation:
         left_out = [character for character in unseen if character in message]
         notes = [f"unknown to the model and left out: {' '.join(map(repr, left_out))}"] if left_out else []
         ids = self.tokenizer.encode(text)
+        if not self.context.ids.size:
+            ids = np.array([*self.tokenizer.beginning, *ids], dtype=np.int64)
         if len(ids) > self.context.block_size:
             notes.append(
                 f"the message is longer than the model's context: only its last {self.context.block_size} tokens count"
@@ -66,10 +72,19 @@ class Conversation:
         finally:
             self.last = decoder.written[-1:] or self.last
 
+    def recall(self, answer: str) -> None:
+        """Add an answer that the model gave earlier, without its being computed again."""
+        self.answers += 1
+        self._append(answer)
+        self.last = answer[-1:] or self.last
+
     def _replace_newest(self, count: int, written: str) -> None:
         """Put the written text in place of the answer's tokens, the last of which only end it."""
         self.context.drop(count)
-        kept, _ = known_part(self.tokenizer, written)
+        self._append(written)
+
+    def _append(self, answer: str) -> None:
+        kept, _ = known_part(self.tokenizer, answer)
         if kept:
             self.context.append(self.tokenizer.encode(kept))
 

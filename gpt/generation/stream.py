@@ -51,7 +51,7 @@ class StreamDecoder:
         """The text that is certain after `token`; empty while a character or a stop text may be unfinished."""
         if self.ended:
             return ""
-        if token == self.tokenizer.end_of_text:
+        if token in self.tokenizer.stop_ids:
             return self.finish()
         return self._release(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
@@ -80,11 +80,14 @@ class StreamDecoder:
 
 
 def stream(
-    model: Any, tokenizer: Tokenizer, prompt: str, sampling: Sampling, samples: int = 1
+    model: Any, tokenizer: Tokenizer, prompt: str, sampling: Sampling, samples: int = 1, special: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """Yield (i, text) as text i of the batch grows by a piece; all begin with the prompt, which is not repeated."""
+    """Yield (i, text) as text i of the batch grows by a piece; all begin with the prompt, which is not repeated.
+
+    special: whether what looks like a special token in the prompt is one.
+    """
     context = Context(model, samples)
-    context.append(first_ids(tokenizer, prompt))
+    context.append(first_ids(tokenizer, prompt, special))
     decoders = [StreamDecoder(tokenizer, sampling.stop_texts()) for _ in range(samples)]
     for tokens in generate(context, sampling, tokenizer.vocab_size):
         yield from ((i, decoder.add(token)) for i, (decoder, token) in enumerate(zip(decoders, tokens, strict=True)))
@@ -93,10 +96,10 @@ def stream(
     yield from ((i, decoder.finish()) for i, decoder in enumerate(decoders))
 
 
-def first_ids(tokenizer: Tokenizer, prompt: str) -> Sequence[int] | np.ndarray:
+def first_ids(tokenizer: Tokenizer, prompt: str, special: bool = False) -> Sequence[int] | np.ndarray:
     """The tokens to begin with: the prompt's, else the end of a previous document, a newline, or the first token."""
-    if prompt:
-        return tokenizer.encode(prompt)
+    if prompt or tokenizer.beginning:
+        return [*tokenizer.beginning, *tokenizer.encode(prompt, special=special)]
     if tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import tinytensor as tt
+from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.model.layers import Attention, Block
 
@@ -40,11 +41,14 @@ class Trace:
 def trace(model: Any, ids: Any) -> Trace:
     """The Trace of a text ids (T,), 1 to block_size tokens, through a GPT or Bigram in evaluation mode.
 
-    The weights take 4 H T^2 bytes in each layer, the logits 4 T V. Raises ValueError for a text of another size.
+    The weights take 4 H T^2 bytes in each layer, the logits 4 T V. Raises ValueError for a text of another size, and
+    UserError for a model whose blocks are not GPT-2's.
     """
     ids = np.asarray(ids, dtype=np.int64)
     if ids.ndim != 1 or not 0 < len(ids) <= model.config.block_size:
         raise ValueError(f"ids has shape {ids.shape}: must be (T,), T from 1 to {model.config.block_size}")
+    if isinstance(model, GPT) and not model.config.like_gpt2:
+        raise UserError("the model has blocks like Llama's, and only GPT-2's can be looked into; choose another model")
     batch = tt.device(model.parameters()[0].device).put(ids[None])  # (1, T)
     with tt.no_grad():
         if not isinstance(model, GPT):
@@ -92,12 +96,11 @@ def _trace_block(block: Block, x: tt.Tensor) -> tuple[tt.Tensor, LayerTrace]:
 def _attention(attention: Attention, x: tt.Tensor) -> tuple[tt.Tensor, tt.Tensor]:
     """The weights (1, H, T, T) and the output (1, T, C) of `attention(x)`."""
     _, time, channels = x.shape
-    qkv = attention.c_attn(x).reshape(1, time, 3, attention.heads, channels // attention.heads)
-    q, k, v = tt.unbind(qkv, 2)  # (1,T,H,D) each
+    q, k, v = tt.unbind(attention.project(x), 2)  # (1,T,H,D) each
     if attention.rotary_theta is not None:
         q, k = tt.rotary(q, theta=attention.rotary_theta), tt.rotary(k, theta=attention.rotary_theta)
     q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))  # (1,H,T,D) each
-    scores = q @ k.mT * q.shape[-1] ** -0.5  # (1,H,T,D) @ (1,H,D,T) -> (1,H,T,T)
+    scores = q @ k.mT * attention.scale  # (1,H,T,D) @ (1,H,D,T) -> (1,H,T,T)
     hidden = ~tt.array_module(scores.data).tri(time, dtype=bool)  # the causal mask: token i sees tokens 0 ... i
     p = tt.softmax(scores.masked_fill(hidden, -np.inf))
     y = (p @ v).swapaxes(1, 2).reshape(1, time, channels)  # (1,H,T,T) @ (1,H,T,D) -> (1,T,C)

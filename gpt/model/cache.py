@@ -1,13 +1,13 @@
 """The KV cache: the keys and values of earlier tokens are stored, so that a new token does not recompute them.
 
 In causal attention nothing that is computed for a token depends on the tokens after it, so the cache is exact: the
-logits differ from those of `model(ids)` by rounding only. The buffers are allocated once.
+logits differ from those of `model(ids)` by rounding only. The buffers grow with the text, up to the block size.
 
 GPT-2 adds a learned vector for each absolute position, so cached keys and values are valid at their position in the
 window only, and a full window cannot slide: `Context` then drops all but its newest half, which is run through the
 model again from position 0. That is one such pass for every half window of text. With rotary positions keys are stored
 rotated; that a window cannot slide is true of them as well, since what it drops was seen by the tokens that remain.
-Shape letters as in `layers`; S counts the tokens in the cache.
+Shape letters as in `llama.py`; S counts the tokens in the cache.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tinytensor as tt
 from gpt.model.gpt import GPT
 from tinytensor import nn
 
+FIRST_CAPACITY = 1024  # positions that there is room for at first, as many as GPT-2 has
 PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large products, few enough for the memory
 
 
@@ -29,20 +30,38 @@ class Cache:
     """The keys and values of a GPT's layers for texts of equal length, and the forward pass that uses them."""
 
     def __init__(self, model: GPT, batch: int):
-        config, weight = model.config, model.transformer.ln_f.weight
-        self.model, self.length = model, 0
+        config, weight = model.config, model.transformer.ln_f.parameters()[0]  # which is never packed
+        self.model, self.length, self.dtype = model, 0, weight.dtype
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
-        shape = batch, config.n_head, config.block_size, config.n_embd // config.n_head
-        self.layers = [tuple(self.device.xp.empty(shape, weight.dtype) for _ in "kv") for _ in range(config.n_layer)]
+        self.shape = batch, config.kv_heads, min(config.block_size, FIRST_CAPACITY), config.head_size
+        self.layers = [tuple(self._empty() for _ in "kv") for _ in range(config.n_layer)]
 
     def logits(self, ids: np.ndarray) -> Any:
         """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
+        self._reserve(ids.shape[1])
         chunk = max(1, PREFILL_CHUNK // len(ids))
         with tt.no_grad():
             while self.length < ids.shape[1]:
                 x = self._forward(ids[:, self.length : self.length + chunk])
             newest = self.model.transformer.ln_f(x[:, -1])
             return self.model.lm_head(newest).data  # (B,C) -> (B,V)
+
+    def _empty(self) -> Any:
+        return self.device.xp.empty(self.shape, self.dtype)
+
+    def _reserve(self, length: int) -> None:
+        """Make room for texts of that length: twice as much as there is, as often as needed."""
+        batch, heads, capacity, size = self.shape
+        while capacity < length:
+            capacity = min(2 * capacity, self.model.config.block_size)
+        if capacity == self.shape[2]:
+            return
+        self.shape = batch, heads, capacity, size
+        for i, layer in enumerate(self.layers):
+            larger = self._empty(), self._empty()
+            for new, old in zip(larger, layer, strict=True):
+                new[:, :, : self.length] = old[:, :, : self.length]
+            self.layers[i] = larger
 
     def _forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
@@ -55,16 +74,17 @@ class Cache:
         return x
 
     def _attend(self, attention, keys, values, x) -> tt.Tensor:
-        """`Attention.forward` for tokens x (B, T, C); appends to the layer's keys and values (B, H, block_size, D)."""
-        batch, time, channels = x.shape
-        end = self.length + time
-        qkv = attention.c_attn(x).data.reshape(batch, time, 3, attention.heads, -1)  # (B,T,3C) -> (B,T,3,H,D)
-        qk, v = qkv[:, :, :2].swapaxes(1, 2), qkv[:, :, 2]  # (B,2,T,H,D), (B,T,H,D)
+        """The attention's `forward` for tokens x (B, T, C); appends to the keys and values (B, G, capacity, D)."""
+        (batch, groups, _, size), time = self.shape, x.shape[1]
+        end, heads = self.length + time, attention.heads
+        qkv = attention.project(x).data.reshape(batch, time, heads + 2 * groups, size)
+        qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]
         if attention.rotary_theta is not None:
-            qk = tt.rotary(qk, self.length, attention.rotary_theta).data
-        keys[:, :, self.length : end], values[:, :, self.length : end] = qk[:, 1].swapaxes(1, 2), v.swapaxes(1, 2)
-        y = self.kernels.cached_attention_forward(qk[:, 0], keys, values, end, qkv.shape[-1] ** -0.5)  # (B,T,H,D)
-        return attention.c_proj(tt.Tensor(y.reshape(batch, time, channels)))
+            qk = tt.rotary(qk, self.length, attention.rotary_theta, attention.frequencies).data
+        q, k = qk[:, :, :heads], qk[:, :, heads:]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        y = self.kernels.cached_attention_forward(q, keys, values, end, attention.scale)  # (B,T,H,D)
+        return attention.c_proj(tt.Tensor(y.reshape(batch, time, heads * size)))
 
 
 class NoCache:
@@ -81,13 +101,14 @@ class NoCache:
 
 
 class Context:
-    """The newest tokens of a batch of texts that grow together, never more than the model's block size.
+    """The newest tokens of a batch of texts that grow together, never more than the model's block size, or a limit.
 
-    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. The model must be in evaluation mode.
+    reader: `Cache` or `NoCache`; by default, `Cache` if the model supports it. limit: fewer tokens than the block size.
+    The model must be in evaluation mode.
     """
 
-    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None):
-        self.block_size = model.config.block_size
+    def __init__(self, model: Any, batch: int = 1, reader: Callable | None = None, limit: int | None = None):
+        self.block_size = min(limit or model.config.block_size, model.config.block_size)
         self.ids = np.empty((batch, 0), np.int64)
         self.reader = (reader or (Cache if isinstance(model, GPT) else NoCache))(model, batch)
 

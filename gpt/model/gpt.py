@@ -9,13 +9,15 @@ from __future__ import annotations
 import tinytensor as tt
 from gpt.model.config import GPTConfig
 from gpt.model.layers import INIT_STD, Block
+from gpt.model.llama import LlamaBlock, make_norm
 from tinytensor import nn
 
 
 class Transformer(nn.Module):
     """Token and position embeddings, the blocks, and a final layer norm: ids (B, T) -> (B, T, C).
 
-    With rotary positions `wpe` is None: attention rotates queries and keys instead.
+    With rotary positions `wpe` is None: attention rotates queries and keys instead. Options that GPT-2 does not have
+    make the blocks Llama's (`llama.py`).
     """
 
     def __init__(self, config: GPTConfig):
@@ -23,8 +25,9 @@ class Transformer(nn.Module):
         learned = config.positions == "learned"
         self.wpe = nn.Embedding(config.block_size, config.n_embd, INIT_STD) if learned else None
         self.drop = nn.Dropout(config.dropout)
-        self.h = nn.Sequential(*(Block(config) for _ in range(config.n_layer)))
-        self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
+        block = Block if config.like_gpt2 else LlamaBlock
+        self.h = nn.Sequential(*(block(config, layer) for layer in range(config.n_layer)))
+        self.ln_f = make_norm(config)
 
     def embed(self, ids, first_position: int = 0) -> tt.Tensor:
         """What the first block gets for ids (B, T) from `first_position` on: (B, T, C)."""

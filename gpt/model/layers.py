@@ -17,38 +17,50 @@ ROTARY_THETA = 10000.0  # as in the paper on rotary positions (Su et al. 2021)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H heads. rotary_theta: None, or the base of rotary positions."""
+    """Causal self-attention with H heads. rotary_theta: None, or the base of rotary positions.
 
-    def __init__(self, config: GPTConfig):
+    The scores are divided by sqrt(D), and in a configuration of GPT-2's (Mistral) by the number of the layer, too.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int):
         self.heads = config.n_head
+        self.scale = config.head_size**-0.5 / (layer + 1 if config.inverse_layer_scale else 1)
         self.rotary_theta = ROTARY_THETA if config.positions == "rotary" else None
+        self.frequencies = None  # those that follow from theta
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias, INIT_STD)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias, _residual_std(config))
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias, residual_std(config))
         self.dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: tt.Tensor) -> tt.Tensor:
+    def project(self, x: tt.Tensor) -> tt.Tensor:
+        """Queries, keys and values of x (B, T, C), not yet rotated: (B, T, 3, H, D)."""
         batch, time, channels = x.shape
-        qkv = self.c_attn(x).reshape(batch, time, 3, self.heads, channels // self.heads)  # (B,T,3C) -> (B,T,3,H,D)
-        y = tt.packed_causal_attention(qkv, self.dropout if self.training else 0.0, self.rotary_theta)
-        return self.resid_dropout(self.c_proj(y.reshape(batch, time, channels)))  # (B,T,H,D) -> (B,T,C)
+        return self.c_attn(x).reshape(batch, time, 3, self.heads, channels // self.heads)
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        dropout = self.dropout if self.training else 0.0
+        y = tt.packed_causal_attention(self.project(x), dropout, self.rotary_theta, scale=self.scale)
+        return self.resid_dropout(self.c_proj(y.reshape(*x.shape)))  # (B,T,H,D) -> (B,T,C)
 
 
 class MLP(nn.Module):
-    """Two linear layers with a non-linearity between them, at four times the width."""
+    """Two linear layers with a non-linearity between them, at four times the width or another F."""
 
     def __init__(self, config: GPTConfig):
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, INIT_STD)
-        self.use_gelu = config.activation == "gelu"
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, _residual_std(config))
+        self.c_fc = nn.Linear(config.n_embd, config.inner, config.bias, INIT_STD)
+        self.activation = config.activation
+        self.c_proj = nn.Linear(config.inner, config.n_embd, config.bias, residual_std(config))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
-        x = self.c_fc(x)  # (B,T,C) -> (B,T,4C)
-        if self.use_gelu and self.training:  # in less memory
+        x = self.c_fc(x)  # (B,T,C) -> (B,T,F)
+        if self.activation == "gelu" and self.training:  # in less memory
             return self.dropout(tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias))
-        y = tt.gelu(x, approximate="tanh") if self.use_gelu else x.relu()
-        return self.dropout(self.c_proj(y))
+        if self.activation == "relu":
+            y = x.relu()
+        else:
+            y = tt.gelu(x, approximate="tanh" if self.activation == "gelu" else "none")
+        return self.dropout(self.c_proj(y))  # (B,T,F) -> (B,T,C)
 
 
 class Block(nn.Module):
@@ -57,11 +69,11 @@ class Block(nn.Module):
     norm "pre" (GPT-2) normalizes the input of each sublayer; "post" (the original transformer) the sum after each.
     """
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, layer: int):
         self.pre_norm = config.norm == "pre"
-        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
-        self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:
@@ -74,6 +86,6 @@ class Block(nn.Module):
         return self.ln_2(x + self.mlp(x))
 
 
-def _residual_std(config: GPTConfig) -> float:
+def residual_std(config: GPTConfig) -> float:
     """GPT-2 scales the projections into the residual stream, two per layer, so that its variance does not grow."""
     return INIT_STD * (2 * config.n_layer) ** -0.5

@@ -16,7 +16,7 @@ from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
 from gpt.planning.memory import Prediction, generation_memory, preparation_memory, training_memory
 from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
 from gpt.training.recipe import TrainConfig
-from tinytensor.parallel import available_cores
+from tinytensor.parallel import ONE_RANK, Communicator, available_cores
 
 WARN_PERCENT = 80  # of what there is: a prediction is right within about a tenth
 
@@ -58,16 +58,23 @@ def find_limits(device: tt.Device) -> Limits:
 
 
 def check_training(
-    model: GPTConfig, train: TrainConfig, given: Mapping[str, Any], resumed: bool = False, quiet: bool = False
+    model: GPTConfig,
+    train: TrainConfig,
+    given: Mapping[str, Any],
+    resumed: bool = False,
+    quiet: bool = False,
+    ranks: Communicator = ONE_RANK,
 ) -> None:
     """Raise UserError if a training would not fit into memory; a warning on stderr if it would hardly.
 
-    given: the flags that were given, which are the first that advice is about. quiet: no warnings.
+    given: the flags that were given, which are the first that advice is about. quiet: no warnings. ranks: those that
+    share this machine's memory.
     """
     device = tt.device(train.device)
 
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
-        return training_memory(train.model, _changed(model, changes), _changed(train, changes), device.name, resumed)
+        changed = _changed(model, changes), _changed(train, changes)
+        return training_memory(train.model, *changed, device.name, resumed, ranks)
 
     _require(predict, _training_settings(model, train, given, resumed), find_limits(device), quiet)
 
@@ -91,8 +98,13 @@ def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str,
     values = {**vars(model), **vars(train), "processes": train.processes or available_cores()}
     defaults = {**vars(GPTConfig()), **vars(TrainConfig()), "processes": available_cores()}
     units = {"n_embd": model.n_head * (2 if model.positions == "rotary" else 1)}
+    least = {"batch_size": -(-train.shares // train.grad_accum_steps)}  # a window for each share
+    least["grad_accum_steps"] = -(-train.shares // train.batch_size)
     settings = [
-        Setting(name, values[name], max(1, defaults[name]), units.get(name, 1), units.get(name, 1)) for name in names
+        Setting(
+            name, values[name], max(1, defaults[name]), max(1, units.get(name, least.get(name, 1))), units.get(name, 1)
+        )
+        for name in names
     ]
     return _farthest_first(s for s in settings if s.name in given) + [s for s in settings if s.name not in given]
 

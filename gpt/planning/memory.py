@@ -1,15 +1,16 @@
 """The peak memory of a training, a generation and a preparation, from shapes alone and before anything is allocated.
 
-Shape letters: B windows of T tokens in a batch, C channels, H heads, L layers, V vocabulary, P parameters, W processes
-(at most B), n tokens that are worked on at once. All values are float32, ids int64.
+Shape letters: B windows of T tokens in a forward pass, C channels, H heads, L layers, V vocabulary, P parameters, S
+shares of a step, W processes (at most S), n tokens that are worked on at once. All values are float32, ids int64. The
+formulas here are GPT-2's; the code has those of other widths of c_attn and the MLP as well.
 
 **A model** has P = V C (twice if the head is not tied) + T C (unless positions are rotary) + L (12 C^2 + vectors) +
 vectors. Training holds P values of weights, and the optimizer's state: 2 P for AdamW's m and v, of which Muon's
 momentum of the hidden matrices saves 12 L C^2.
 
-**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes B / W windows, which it
-works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the first process alone, as the
-others are forked before. Forward saves for each of the n tokens of a part and for each layer
+**A training step on the CPU** (`tinytensor/parallel/processes.py`) gives each of W processes S / W shares of the step's
+windows, each of which it works through in parts of about PART_TOKENS tokens. Weights are shared, m and v exist in the
+first process alone, as the others are forked before. Forward saves for each of the n tokens of a part and each layer
 
     layer norm 1, layer norm 2    2 C   their results, which the linear layers after them save anyway, and 2 of 1 / std;
                                   2 C   with a bias the normalized values, too
@@ -25,9 +26,13 @@ the highest of the two ends counts:
     n saved + V C + max(block of logits + 2 n C, 10 n C)        at the loss
     P + 3 n C                                                   at the embedding
 
-A process that has more than one part, or the first with micro-batches, adds these to gradients that are there: P more.
-Every process but the first also has P values in shared memory, through which the first one reads its gradients. The
-ids and targets of all micro-batches are made at once, and sent whole to each process.
+If a share has more than one part, these are added to gradients that are there: P more. So are the sums of a process's
+earlier shares that wait for later ones: log2(S / W) times P. Every process but the first also has P values in shared
+memory, through which the first one reads its gradients. The ids and targets of all windows are made at once.
+
+**Ranks** (`tinytensor/parallel/sharded.py`) divide the optimizer's state, and each has two buckets of values that are
+sent and received, and the sums of its part of the gradients. The first gathers the state for each checkpoint, on the
+host. What all ranks of a machine need together must fit into it.
 
 **Muon** needs, besides the gradients, on the CPU 15 C^2 for each core, which works on a matrix of an MLP, its update
 and six products; on a GPU 11 L C^2, as equal matrices of all layers are worked on together.
@@ -61,13 +66,15 @@ from dataclasses import dataclass
 
 from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
 from gpt.model import GPTConfig
-from gpt.model.cache import PREFILL_CHUNK
-from gpt.model.config import parameter_count
+from gpt.model.cache import FIRST_CAPACITY, PREFILL_CHUNK
+from gpt.model.config import matrix_values, parameter_count
 from gpt.planning.limits import resident
-from gpt.training.recipe import TrainConfig
+from gpt.training.recipe import TrainConfig, choose_shares
 from kernels.cpu.cross_entropy import LOGITS_BYTES
 from tinytensor.optim import AdamW, Muon
-from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS, available_cores
+from tinytensor.parallel import ONE_RANK, Communicator, own_cores
+from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS
+from tinytensor.parallel.sharded import BUCKET, MESSAGE
 
 FLOAT, INT = 4, 8
 MIB = 1 << 20
@@ -109,48 +116,82 @@ class Prediction:
 
 def optimizer_values(kind: str, model: GPTConfig, optimizer: str) -> int:
     """How many values the optimizer's state has."""
-    by_muon = 12 * model.n_layer * model.n_embd**2 if optimizer == "muon" else 0
+    by_muon = model.n_layer * matrix_values(model) if optimizer == "muon" else 0
     by_adamw = parameter_count(kind, model) - by_muon
     return len(AdamW.state_names) * by_adamw + len(Muon.state_names) * by_muon
 
 
 def saved_values(model: GPTConfig, on_gpu: bool) -> int:
     """What forward saves of each token of a GPT for backward."""
-    c = model.n_embd
+    c, heads = model.n_embd, model.n_head
+    rms = model.norm_layer == "rms"
+    layer = heads * model.head_size + heads + model.qkv_width + 2 * c + 2
+    layer += model.fc_width * (3 if model.activation == "gelu_erf" else 1)  # its input, Phi of it, and its result
+    if model.qk_norm != "none":  # before they are normalized, and of each norm 1 / root mean square
+        layer += model.qkv_width + (heads + model.kv_heads if model.qk_norm == "head" else 2)
     if on_gpu:
-        return model.n_layer * (12 * c + model.n_head + 4) + 3 * c
-    return model.n_layer * (10 * c + model.n_head + 2 + (2 * c if model.bias else 0)) + c + 1
+        return model.n_layer * (layer + 2 * c + (0 if rms else 2)) + 3 * c
+    norm_inputs = 2 * c if model.bias or rms else 0
+    return model.n_layer * (layer + norm_inputs) + c + 1
 
 
-def training_memory(kind: str, model: GPTConfig, train: TrainConfig, device: str, resumed: bool) -> list[Prediction]:
-    """The peak on the host and, where the device is a GPU, on that."""
+def training_memory(
+    kind: str, model: GPTConfig, train: TrainConfig, device: str, resumed: bool, ranks: Communicator = ONE_RANK
+) -> list[Prediction]:
+    """The peak on the host and, where the device is a GPU, on that; with several ranks, of all on this machine."""
     if device == "cpu":
-        return [_training_on_cpu(kind, model, train, resumed)]
-    arrays = _training_on_gpu(kind, model, train)
+        return [_of_all_ranks(_training_on_cpu(kind, model, train, resumed, ranks), ranks)]
+    arrays = _training_on_gpu(kind, model, train, ranks)
     size = FLOAT * parameter_count(kind, model)
     emulated = device.startswith("emulated")
     context = 0 if emulated else CUDA_HOST
     copies = Item("weights on the host", (4 if resumed else 2) * size)
-    host = (Item("interpreter and libraries", _libraries() + context), copies, _batches(model, train))
+    host = (Item("interpreter and libraries", _libraries() + context), copies, _batches(model, train, ranks))
     if emulated:  # its arrays lie in the host's memory
-        return [Prediction((*host, *arrays))]
-    return [Prediction(host), Prediction((Item("CUDA and its libraries", CUDA_DEVICE), *arrays))]
+        return [_of_all_ranks(Prediction((*host, *arrays)), ranks)]
+    on_gpu = Prediction((Item("CUDA and its libraries", CUDA_DEVICE), *arrays))
+    return [_of_all_ranks(Prediction(host), ranks), on_gpu]
 
 
-def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool) -> Prediction:
+def _of_all_ranks(one: Prediction, ranks: Communicator) -> Prediction:
+    """What all ranks of a machine take, from what one takes; the first also gathers the state for checkpoints."""
+    if ranks.local_size == 1:
+        return one
+    return Prediction((*one.items, Item("another rank", one.total, ranks.local_size - 1, in_first=False)))
+
+
+def _state(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
+    """The optimizer's state, which ranks divide; they need buffers for that, and the first all of it for a while."""
+    values = optimizer_values(kind, model, train.optimizer)
+    if ranks.size == 1:
+        return (Item("optimizer state", FLOAT * values),)
     count = parameter_count(kind, model)
-    cores = train.processes or available_cores()
-    processes = min(cores, train.batch_size) if CAN_FORK else 1
-    share = -(-train.batch_size // processes)
-    parts = -(-share // max(1, PART_TOKENS // model.block_size))
-    tokens = -(-share // parts) * model.block_size
+    exchanged = count // ranks.size + 2 * min(count, max(BUCKET, MESSAGE * ranks.size))
+    gathered = values + count if ranks.rank == 0 else 0  # while gradients are not there
+    return (
+        Item("this rank's part of the optimizer state", FLOAT * -(-values // ranks.size)),
+        Item("what ranks exchange", FLOAT * exchanged),
+        Item("state of all ranks, for a checkpoint", FLOAT * gathered),
+    )
+
+
+def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool, ranks: Communicator) -> Prediction:
+    count = parameter_count(kind, model)
+    cores = own_cores(train.processes, ranks)
+    shares = train.shares or choose_shares(train, False, cores, ranks.size)
+    mine = -(-shares // ranks.size)
+    processes = min(cores, mine) if CAN_FORK else 1
+    rows, waiting = _rows_of_share(train, shares), _waiting_sums(mine, processes)
+    parts = -(-rows // max(1, PART_TOKENS // model.block_size))
+    tokens = -(-rows // parts) * model.block_size
     attention = _attention_scratch(model) * (1 if processes > 1 else cores)
     step = _step_values(kind, model, tokens, False) + attention
-    existing = count if parts > 1 else 0  # gradients of earlier parts
+    existing = count * ((parts > 1) + waiting)  # gradients of earlier parts and shares
     evaluated = train.batch_size * model.block_size
-    orthogonalized = 15 * min(cores, 4 * model.n_layer) * model.n_embd**2 if train.optimizer == "muon" else 0
+    largest = model.n_embd * model.fc_width  # of the matrices that Muon works on, 4 C^2
+    orthogonalized = 15 * min(cores, 4 * model.n_layer) * largest // 4 if train.optimizer == "muon" else 0
     moments = {
-        f"gradients, activations of {tokens:,} tokens": step + (count if train.grad_accum_steps > 1 else existing),
+        f"gradients, activations of {tokens:,} tokens": step + existing,
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
         "gradients, update by Muon": count + orthogonalized,
         "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
@@ -161,28 +202,42 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     items = [
         Item("interpreter and libraries", _libraries()),
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
-        Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
+        *_state(kind, model, train, ranks),
         Item(name, FLOAT * values),
-        _batches(model, train),
+        _batches(model, train, ranks),
     ]
     if processes > 1:
-        received = 2 * 2 * INT * train.batch_size * model.block_size  # as sent, and unpacked
+        received = 2 * 2 * INT * rows * -(-mine // processes) * model.block_size  # as sent, and unpacked
         forked = FLOAT * (step + existing) + received + _libraries(fork=True)
         items.append(Item("a forked process, gradients and activations", forked, processes - 1, in_first=False))
-        items.append(Item("its gradients in shared memory", FLOAT * count, processes - 1))
+        sums = waiting + 1 if mine % processes else 1
+        items.append(Item("its gradients in shared memory", FLOAT * count * sums, processes - 1))
     return Prediction(tuple(items))
 
 
-def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig) -> tuple[Item, ...]:
-    count, tokens = parameter_count(kind, model), train.batch_size * model.block_size
-    step = _step_values(kind, model, tokens, True) + (count if train.grad_accum_steps > 1 else 0)
+def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
+    count, shares = parameter_count(kind, model), train.shares or ranks.size
+    rows = _rows_of_share(train, shares)
+    tokens = min(rows, train.batch_size) * model.block_size
+    existing = count * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
+    step = _step_values(kind, model, tokens, True) + existing
     if train.optimizer == "muon":
-        step = max(step, count + 11 * model.n_layer * model.n_embd**2)
+        step = max(step, count + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
     return (
         Item("weights", FLOAT * count),
-        Item("optimizer state", FLOAT * optimizer_values(kind, model, train.optimizer)),
+        *_state(kind, model, train, ranks),
         Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
     )
+
+
+def _rows_of_share(train: TrainConfig, shares: int) -> int:
+    """The windows of the largest share."""
+    return -(-train.windows // shares)
+
+
+def _waiting_sums(shares: int, workers: int) -> int:
+    """How many gradients a worker keeps that wait for those of its later shares (`tinytensor/parallel/shares.py`)."""
+    return (-(-shares // workers) - 1).bit_length()
 
 
 def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool) -> int:
@@ -192,7 +247,8 @@ def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool) -> int:
         return count + 3 * tokens * model.vocab_size  # logits, their gradient, and that in the order of the ids
     c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1)
     logits = _logits(model, tokens, 2 if on_gpu else 1)
-    at_loss = tokens * saved_values(model, on_gpu) + head + max(logits + 2 * c * tokens, 10 * c * tokens)
+    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
+    at_loss = tokens * saved_values(model, on_gpu) + head + max(logits, in_mlp) + 2 * c * tokens
     return max(at_loss, count + 3 * c * tokens)
 
 
@@ -200,7 +256,7 @@ def _forward_values(kind: str, model: GPTConfig, tokens: int) -> int:
     """What a forward pass without a graph holds at most."""
     if kind == "bigram":
         return tokens * model.vocab_size
-    return 11 * model.n_embd * tokens + _logits(model, tokens) + 4 * tokens
+    return (3 * model.n_embd + 2 * model.fc_width) * tokens + _logits(model, tokens) + 4 * tokens
 
 
 def _logits(model: GPTConfig, tokens: int, blocks: int = 1) -> int:
@@ -210,12 +266,12 @@ def _logits(model: GPTConfig, tokens: int, blocks: int = 1) -> int:
 
 def _attention_scratch(model: GPTConfig) -> int:
     """Transposed keys and values of a head, and scores of a block of queries, twice in backward; for each core."""
-    return 2 * (model.n_embd // model.n_head + 32) * model.block_size
+    return 2 * (model.head_size + 32) * model.block_size
 
 
-def _batches(model: GPTConfig, train: TrainConfig) -> Item:
-    """Ids and targets of all micro-batches, the windows they come from, and where those and the evaluation's begin."""
-    windows = train.batch_size * train.grad_accum_steps
+def _batches(model: GPTConfig, train: TrainConfig, ranks: Communicator) -> Item:
+    """Ids and targets of a rank's windows, what they come from, and where those and the evaluation's begin."""
+    windows = -(-train.windows // ranks.size)
     made = 2 * INT * train.batch_size * (model.block_size + 1) + 2 * INT * train.batch_size * model.block_size
     starts = 4 * INT * (windows + train.batch_size * train.eval_batches)
     return Item("batches of token ids", 2 * INT * windows * model.block_size + made + starts)
@@ -229,9 +285,13 @@ def _libraries(fork: bool = False) -> int:
     return resident() + LIBRARIES + (COMPILED_LOOPS if compiled else 0)
 
 
-def _cache_values(kind: str, model: GPTConfig, texts: int) -> int:
-    """Keys and values of `texts`: of all positions, since NumPy asks for huge pages, of which each text touches all."""
-    return 0 if kind == "bigram" else 2 * model.n_layer * model.n_embd * model.block_size * texts
+def _cache_values(kind: str, model: GPTConfig, texts: int, length: int = 0) -> int:
+    """Keys and values of `texts`: of all positions, since NumPy asks for huge pages, of which each text touches all.
+
+    Of texts of more than FIRST_CAPACITY tokens, up to twice as many as they have, and while they grow the former ones.
+    """
+    positions = min(model.block_size, max(FIRST_CAPACITY, 3 * length if length > FIRST_CAPACITY else 0))
+    return 0 if kind == "bigram" else 2 * model.n_layer * model.kv_heads * model.head_size * positions * texts
 
 
 def _while_made(kind: str, model: GPTConfig) -> int:
@@ -242,7 +302,7 @@ def _while_made(kind: str, model: GPTConfig) -> int:
     embedding = model.vocab_size * (model.vocab_size if kind == "bigram" else model.n_embd)
     if kind == "bigram" or not model.tied:
         return embedding
-    return max(4 * model.n_embd**2, 2 * embedding - parameter_count(kind, model))
+    return max(model.fc_width * model.n_embd, 2 * embedding - parameter_count(kind, model))
 
 
 def generation_memory(
@@ -254,11 +314,13 @@ def generation_memory(
     if kind == "bigram":
         work = texts * length * model.vocab_size
     else:
-        scores = 2 * (1 if device == "cpu" else model.n_head) * chunk * length  # the CPU takes head by head
-        work = texts * (11 * model.n_embd * chunk + scores + model.vocab_size)
+        # the CPU takes the heads that share keys together, and these one by one
+        heads = model.n_head // model.kv_heads if device == "cpu" else model.n_head
+        scores = 2 * heads * chunk * length
+        work = texts * ((3 * model.n_embd + 2 * model.fc_width) * chunk + scores + model.vocab_size)
     arrays = (
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
-        Item("keys and values", FLOAT * _cache_values(kind, model, texts)),
+        Item("keys and values", FLOAT * _cache_values(kind, model, texts, length)),
         Item("work on tokens", FLOAT * max(work, _while_made(kind, model))),
     )
     choice = 5 * 2 * FLOAT * model.vocab_size

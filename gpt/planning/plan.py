@@ -14,8 +14,9 @@ from gpt.planning.check import find_limits
 from gpt.planning.memory import training_memory
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.run import Run
-from gpt.training.trainer import Backward, evaluate, train_step
-from tinytensor.parallel.processes import PART_TOKENS, available_cores
+from gpt.training.trainer import evaluate, train_step
+from tinytensor.parallel import BatchParallel
+from tinytensor.parallel.processes import PART_TOKENS
 
 SAMPLES, SECONDS = 100, 4.0  # timings whose median is taken; fewer if they take longer than that
 
@@ -36,28 +37,27 @@ def memory_table(run: Run, resumed: bool) -> str:
     return "\n".join(lines)
 
 
-def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer: Any) -> str:
+def time_estimate(run: Run, done: int, model: Any, parallel: BatchParallel, optimizer: Any) -> str:
     """The time of a step and of those after the first `done`, measured on as few windows as keep every process busy.
 
     Changes the model.
     """
     config, block_size = run.train, run.model.block_size
     tokens, device = open_tokens(run.directory), tt.device(config.device)
-    windows = config.batch_size
-    if device.name == "cpu":
-        windows = min(windows, (config.processes or available_cores()) * max(1, PART_TOKENS // block_size))
+    at_once = max(1, PART_TOKENS // block_size) if device.name == "cpu" else config.batch_size
+    windows = min(config.windows, config.shares * at_once)
     part = dataclasses.replace(config, batch_size=windows, grad_accum_steps=1)
-    batches = Batches(tokens.train, block_size, windows, config.seed)
+    batches = Batches(tokens.train, block_size, config.seed)
     evaluation = EvalWindows(tokens.val, block_size, windows, 1)
 
     def update() -> None:
-        train_step(backward, optimizer, batches, 0, part)
+        train_step(parallel, optimizer, batches, 0, part)
 
     def gradients() -> None:
         with tt.seeded(config.seed, "dropout", 0):
-            backward(*batches.batch(0), 1.0)
+            parallel.backward(*batches.rows(0, slice(0, windows)))
 
-    parts = config.batch_size * config.grad_accum_steps / windows
+    parts = config.windows / windows
     step = _seconds(update, device)
     if parts > 1:
         step += (parts - 1) * _seconds(gradients, device)
@@ -67,7 +67,7 @@ def time_estimate(run: Run, done: int, model: Any, backward: Backward, optimizer
     evaluations = -(-config.steps // config.eval_interval) - done // config.eval_interval if steps else 0
     evaluations += done == 0  # before the first step
     total = steps * step + evaluations * evaluation_seconds
-    per_step = config.batch_size * config.grad_accum_steps * block_size
+    per_step = config.windows * block_size
     return (
         f"a step of {per_step:,} tokens: {format_seconds(step)}; an evaluation: {format_seconds(evaluation_seconds)}\n"
         f"steps: {steps:,}, evaluations: {evaluations:,}, together about {format_seconds(total)}"

@@ -13,7 +13,8 @@ to t is the merge that produces t: so x, y is that pair, a contradiction.
 """
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import UserError, requires
-from gpt.tokenizers.files import save_files, token_dtype
+from gpt.tokenizers.files import save_files, special_names, stop_ids, token_dtype
 
 END_OF_TEXT = "<|endoftext|>"
 MIN_VOCAB_SIZE = 257  # one for each byte, and the end of text
@@ -72,18 +73,27 @@ class BpeTokenizer:
     question marks.
     """
 
-    def __init__(self, tokenizer: Any):  # a tokenizers.Tokenizer
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, companions: Mapping[str, str] | None = None):  # a tokenizers.Tokenizer
+        self._tokenizer, self.companions = tokenizer, companions or {}
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
         content = json.loads(tokenizer.to_str())
-        require_byte_level(content)
         self._added = [token["content"] for token in content["added_tokens"]]
-        self._bytes = bytes_by_id(content)
+        self._bytes = self.token_table(content)
         self.vocab_size = len(self._bytes)
-        self.end_of_text: int | None = tokenizer.token_to_id(END_OF_TEXT)
+        self._normalizes = (content["normalizer"] or {}).get("type") == "NFC"
+        names = special_names(self.companions)
+        ends = [tokenizer.token_to_id(name) for name in (END_OF_TEXT, names.get("eos_token", END_OF_TEXT))]
+        self.end_of_text: int | None = next((i for i in ends if i is not None), None)
+        self.stop_ids = frozenset(i for i in (*ends, *stop_ids(self.companions)) if i is not None)
+        self.beginning = beginning(tokenizer)
         self._tiktoken = tiktoken_encoding(content) if same_as_tiktoken(content) else None
+
+    def token_table(self, content: dict) -> list[bytes]:
+        """The bytes of each token of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
+        require_byte_level(content)
+        return bytes_by_id(content)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BpeTokenizer":
@@ -106,7 +116,7 @@ class BpeTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, content: dict) -> "BpeTokenizer":
+    def load(cls, content: dict, companions: Mapping[str, str] | None = None) -> "BpeTokenizer":
         """The tokenizer of a parsed `tokenizer.json`; ValueError if it is not a byte-level BPE."""
         tokenizers = import_tokenizers()
         model = content["model"]
@@ -117,7 +127,7 @@ class BpeTokenizer:
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library raises no narrower class
             raise ValueError(str(error)) from None
-        return cls(tokenizer)
+        return cls(tokenizer, companions)
 
     @classmethod
     def from_merges(cls, vocabulary: dict[str, int], merges: str) -> "BpeTokenizer":
@@ -134,9 +144,16 @@ class BpeTokenizer:
         tokenizer.add_special_tokens([END_OF_TEXT])
         return cls(tokenizer)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (count,) of token_dtype(vocab_size)."""
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Token ids (count,) of token_dtype(vocab_size). special: what looks like a special token is one."""
         text = text.encode("utf-8", "replace").decode("utf-8")
+        if special:
+            self._tokenizer.encode_special_tokens = False
+            try:
+                ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = True
+            return np.array(ids, dtype=token_dtype(self.vocab_size))
         if self._tiktoken:
             try:
                 ids = self._tiktoken.encode_to_numpy(text, disallowed_special=())
@@ -155,14 +172,21 @@ class BpeTokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def lost_text(self) -> str | None:
-        """The first of some difficult texts that decoding its tokens does not give back, or None."""
+        """The first of some difficult texts that decoding its tokens does not give back, or None.
+
+        Equivalent spellings of a character count as the same if the tokenizer normalizes them (NFC), as Qwen's does.
+        """
         around_added = [pattern.replace("{}", token) for token in self._added for pattern in ("a {} b", "{}", "\n{}\t")]
-        return next((text for text in (*PROBES, *around_added) if self.decode(self.encode(text)) != text), None)
+        return next((text for text in (*PROBES, *around_added) if self._lost(text)), None)
+
+    def _lost(self, text: str) -> bool:
+        back = self.decode(self.encode(text))
+        return back != text and not (self._normalizes and back == unicodedata.normalize("NFC", text))
 
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `directory`."""
-        end_of_text = None if self.end_of_text is None else END_OF_TEXT
-        save_files(directory, json.loads(self._tokenizer.to_str()), end_of_text)
+        end_of_text = None if self.end_of_text is None else self._tokenizer.id_to_token(self.end_of_text)
+        save_files(directory, json.loads(self._tokenizer.to_str()), end_of_text, self.companions)
 
 
 def add_byte_level(tokenizer: Any) -> None:
@@ -170,6 +194,14 @@ def add_byte_level(tokenizer: Any) -> None:
     tokenizers = import_tokenizers()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The special tokens that a tokenizers.Tokenizer puts before every text, as Llama's does."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    ids = tokenizer.encode("a").ids
+    start = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
+    return ids[:start]
 
 
 def require_ids(ids: Collection[int]) -> None:
@@ -182,7 +214,7 @@ def require_byte_level(content: dict) -> None:
     """Raise ValueError if a parsed `tokenizer.json` is not a byte-level BPE, or can be seen to lose text."""
     if content["model"]["type"] != "BPE":
         raise ValueError(f"its model is {content['model']['type']}, not BPE")
-    if content["normalizer"] is not None:
+    if (content["normalizer"] or {"type": "NFC"})["type"] != "NFC":
         raise ValueError("its normalizer changes the text")
     pre_tokenizer = content["pre_tokenizer"] or {}
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
@@ -211,7 +243,11 @@ def bytes_by_id(content: dict) -> list[bytes]:
 def same_as_tiktoken(content: dict) -> bool:
     """Whether `tiktoken` provably gives the same ids as `tokenizers`; the proof is at the top of this file."""
     model, added = content["model"], content["added_tokens"]
-    if model["dropout"] or not GPT2_PRE_TOKENIZER.items() <= content["pre_tokenizer"].items():
+    if (
+        model["dropout"]
+        or content["normalizer"]
+        or not GPT2_PRE_TOKENIZER.items() <= (content["pre_tokenizer"] or {}).items()
+    ):
         return False
     if not all(token["special"] for token in added):
         return False  # tokens that are not special are matched in every text before the merges

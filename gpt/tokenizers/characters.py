@@ -1,6 +1,6 @@
 """One token for each character: the simplest tokenizer, and a fast one, since encoding is a table look-up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,15 @@ class CharTokenizer:
         self._table = np.full(int(self._points.max(initial=0)) + 2, UNSEEN, dtype=np.uint32)
         self._table[self._points] = np.arange(self.vocab_size, dtype=np.uint32)
         self.end_of_text = int(self.encode(END_OF_TEXT)[0]) if END_OF_TEXT in self.characters else None
+        self.stop_ids = frozenset(() if self.end_of_text is None else (self.end_of_text,))
+        self.beginning: list[int] = []
+        self.companions: Mapping[str, str] = {}
 
-    def encode(self, text: str, unknown: str | None = None) -> np.ndarray:
-        """Token ids (len(text),). Unseen characters become the character `unknown`; without one, UserError."""
+    def encode(self, text: str, unknown: str | None = None, *, special: bool = False) -> np.ndarray:
+        """Token ids (len(text),). Unseen characters become the character `unknown`; without one, UserError.
+
+        special: as for other tokenizers; here each character is its own token anyway.
+        """
         ids = self._table[np.minimum(code_points(text), len(self._table) - 1)]
         unseen = ids == UNSEEN
         if unseen.any():
@@ -81,7 +87,7 @@ class CharTokenizer:
         save_files(directory, content, None if self.end_of_text is None else END_OF_TEXT)
 
     @classmethod
-    def load(cls, content: dict) -> "CharTokenizer":
+    def load(cls, content: dict, companions: Mapping[str, str] | None = None) -> "CharTokenizer":
         """The tokenizer of a parsed `tokenizer.json`; ValueError if it is not one that `save` writes."""
         vocabulary = content["model"]["vocab"]
         tokenizer = cls("".join(vocabulary))

@@ -3,7 +3,7 @@
 `load_tokenizer` chooses the class by the type of the model in `tokenizer.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,11 @@ from gpt.errors import UserError, reaching_hub
 from gpt.files import read_json
 from gpt.tokenizers.bpe import BpeTokenizer
 from gpt.tokenizers.characters import CharTokenizer
-from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.files import TOKENIZER_FILE, read_companions
+from gpt.tokenizers.sentencepiece import SentencePieceTokenizer
 
 KINDS: dict[str, Any] = {"WordLevel": CharTokenizer, "BPE": BpeTokenizer}
+BYTE_FALLBACK = {"BPE": SentencePieceTokenizer}  # of models that fall back to bytes instead of working on them
 GPT2_FILES = ("vocab.json", "merges.txt")
 MAX_SHOWN = 40  # characters of a text in a message
 GPT2_ON_HUB, GPT2_COMMIT = "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"
@@ -26,9 +28,12 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     end_of_text: int | None  # the token between documents, if there is one
+    stop_ids: frozenset[int]  # the tokens that end an answer, end_of_text among them
+    beginning: list[int]  # tokens that come before a prompt
+    companions: Mapping[str, str]  # {name: text} of files from elsewhere, such as a chat template
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (count,) of token_dtype(vocab_size)."""
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Token ids (count,) of token_dtype(vocab_size). special: what looks like a special token is one."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids."""
@@ -52,7 +57,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, written here or by Hugging Face's libraries. Raises UserError."""
     try:
         content = read_json(path)
-        return KINDS[content["model"]["type"]].load(content)
+        kinds = KINDS | (BYTE_FALLBACK if content["model"].get("byte_fallback") else {})
+        return kinds[content["model"]["type"]].load(content, read_companions(path.parent))
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so token ids cannot be turned into text") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Batches of token windows, drawn for training and fixed for evaluation.
 
 Which windows make the batch of a step is a pure function of (seed, step, index): there is no generator state to save,
-and micro-batches see the same windows as one big batch.
+and the parts of a batch see the same windows as the whole.
 """
 
 import mmap
@@ -34,8 +34,8 @@ def require_whole(tokens: np.ndarray) -> None:
 class Batches:
     """Random windows of a token array; window i of a step depends on (seed, step, i) alone."""
 
-    def __init__(self, tokens: np.ndarray, block_size: int, batch_size: int, seed: int):
-        self.tokens, self.block_size, self.batch_size, self.seed = tokens, block_size, batch_size, seed
+    def __init__(self, tokens: np.ndarray, block_size: int, seed: int):
+        self.tokens, self.block_size, self.seed = tokens, block_size, seed
 
     def starts(self, step: int, first: int, count: int) -> np.ndarray:
         """Where windows `first` to `first + count` of a step begin: (count,) int64, uniform."""
@@ -44,9 +44,9 @@ class Batches:
         uniform = (raw >> np.uint64(11)) * 2.0**-53
         return (uniform * (len(self.tokens) - self.block_size)).astype(np.int64)
 
-    def batch(self, step: int, micro: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, (B, T) each, of a micro-batch: the next B windows of the step's sequence."""
-        return windows(self.tokens, self.starts(step, micro * self.batch_size, self.batch_size), self.block_size)
+    def rows(self, step: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets, (B, T) each, of these rows of the step's batch."""
+        return windows(self.tokens, self.starts(step, rows.start, rows.stop - rows.start), self.block_size)
 
 
 class EvalWindows:
@@ -61,4 +61,8 @@ class EvalWindows:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (windows(self.tokens, starts, self.block_size) for starts in self.starts)
+        return self.batches(slice(None))
+
+    def batches(self, numbers: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Those batches of the set, one after the other."""
+        return (windows(self.tokens, starts, self.block_size) for starts in self.starts[numbers])

@@ -15,7 +15,7 @@ from gpt.files import is_sealed, read_json, reading, replace_json, sealed, sha25
 from gpt.options import flag
 from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from gpt.weights.directory import BEST, WEIGHTS_FILE
-from gpt.weights.families import CONFIG_FILE
+from gpt.weights.families.common import CONFIG_FILE
 from gpt.weights.load import find_directory
 
 MANIFEST_FILE = "manifest.json"

@@ -11,6 +11,8 @@ from gpt.errors import UserError
 from gpt.options import DEVICE_HELP, check_options, option
 from tinytensor.optim import SCHEDULES
 
+MOST_SPLITS = 8  # more parts of a product would be too small for BLAS
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -25,7 +27,10 @@ class TrainConfig:
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
-    processes: int = option(0, "CPU processes, 0 for one per core; the same number gives the same bits", at_least=0)
+    processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
+    shares: int = option(
+        0, "parts of a batch, whose number decides how sums are rounded; 0 for one per core", at_least=0
+    )
     seed: int = option(1, "every random choice of the run follows from it", at_least=0)
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
@@ -53,6 +58,33 @@ class TrainConfig:
         check_options(self)
         if self.min_lr > self.lr:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
+        if self.shares > self.windows:
+            raise UserError(f"--shares {self.shares}: must be at most {self.windows}, the windows in a batch")
+
+    @property
+    def splits(self) -> int | None:
+        """Into how many parts primitives divide their work on the CPU, whatever number of cores there are.
+
+        As many as there are shares, up to a limit; with one, on which all threads work, as many as there were threads.
+        """
+        return min(self.shares, MOST_SPLITS) if self.shares > 1 else self.processes or None
+
+    @property
+    def windows(self) -> int:
+        """How many windows an update of the weights is computed from."""
+        return self.batch_size * self.grad_accum_steps
+
+
+def choose_shares(train: TrainConfig, on_gpu: bool, cores: int, ranks: int = 1) -> int:
+    """How many shares a step of a new run has: one for each GPU, or for each core that has a window to work on.
+
+    With several ranks it is a power of two for each, which other numbers of ranks can divide, too.
+    UserError if there are fewer windows than ranks.
+    """
+    if ranks > train.windows:
+        raise UserError(f"--batch-size {train.batch_size}: has fewer windows than the {ranks} ranks: raise it")
+    each = 1 if on_gpu else min(cores, train.windows // ranks)
+    return each if ranks == 1 else ranks << (each.bit_length() - 1)
 
 
 def require_used(train: TrainConfig, given: Mapping[str, Any]) -> None:
@@ -132,7 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "course-v1": COURSE | {"n_layer": 8, "n_head": 8, "block_size": 64},
     "course-v2": COURSE | {"n_layer": 1, "n_head": 1, "block_size": 32},
     "shakespeare": SPEEDRUN
-    | {"n_embd": 192, "block_size": 256, "batch_size": 6, "steps": 2500, "eval_interval": 500, "eval_batches": 200},
+    | {"n_embd": 192, "block_size": 256, "batch_size": 6, "steps": 4000, "eval_interval": 500, "eval_batches": 200},
     "gpt2": {
         "vocab_size": 50257,
         "n_layer": 12,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tinytensor as tt
 from gpt.corpus.tokens import Tokens, open_tokens, verify_tokens
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
@@ -40,14 +41,14 @@ from gpt.training.checkpoint import (
 from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
-from gpt.training.recipe import RENAMED, TrainConfig
+from gpt.training.recipe import RENAMED, TrainConfig, choose_shares
 from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
-from tinytensor.parallel import available_cores
+from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
-# What may change when a run is resumed: where it is computed, for how long, and what is shown of it.
-RESUMABLE = {"device", "processes", "sample_interval", "steps"}
+# What may change when a run is resumed: where it is computed, and how rounded; for how long; and what is shown of it.
+RESUMABLE = {"device", "processes", "sample_interval", "shares", "steps"}
 
 
 @dataclass
@@ -179,7 +180,9 @@ class Run:
 
 
 @contextmanager
-def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> Iterator[Run]:
+def create_run(
+    out: str, preset: str, model: GPTConfig, train: TrainConfig, ranks: Communicator = ONE_RANK
+) -> Iterator[Run]:
     """Yield a new run, complete but beside its place, which it takes once the block has ended.
 
     Without `out`, its place is the first free of runs/PRESET-1, runs/PRESET-2, ... UserError if anything is wrong; if
@@ -187,8 +190,11 @@ def create_run(out: str, preset: str, model: GPTConfig, train: TrainConfig) -> I
     """
     check_free(out)
     write_data = open_data(train.data, train.init_from, train.val_share)
-    # All cores of this machine, even if another one resumes the run: their number determines how sums are rounded.
-    train = dataclasses.replace(train, processes=train.processes or available_cores())
+    # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
+    on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
+    train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))
+    if train.shares == 1:  # threads divide each operation, and their number decides the same
+        train = dataclasses.replace(train, processes=cores)
     place = Path(os.path.realpath(out)) if Path(out).is_symlink() else Path(out)
     numbered = (path for n in itertools.count(1) if not (path := Path("runs", f"{preset}-{n}")).exists())
     with new_directory([place] if out else numbered, place.name or preset) as new:
@@ -237,7 +243,23 @@ def open_run(directory: str | Path, changes: Mapping[str, Any]) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {directory}: its {RUN_FILE} is corrupt ({error})") from None
     run.train = dataclasses.replace(run.train, **changes)
+    if not run.train.shares:
+        run.train = dataclasses.replace(run.train, shares=former_shares(path, run.train))
     return run
+
+
+def former_shares(path: Path, train: TrainConfig) -> int:
+    """The number of shares that gives the bits of an earlier version, which had none; UserError if there is none."""
+    if tt.device(train.device).name != "cpu":
+        return 1
+    # up to three processes were added in today's order; micro-batches were added one by one
+    shares = min(train.processes, train.batch_size)
+    if train.grad_accum_steps > 1 or (shares > 1 and not shares == train.processes <= 3):
+        raise UserError(
+            f"--resume {path}: was begun by a version that added gradients in another order; with --shares {shares} it "
+            "resumes, rounded differently from here on"
+        )
+    return shares
 
 
 def read_run_file(path: Path) -> dict[str, Any]:

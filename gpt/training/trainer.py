@@ -6,8 +6,10 @@ stay on the device until they are read.
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 import tinytensor as tt
 from gpt.errors import UserError
@@ -15,19 +17,23 @@ from gpt.model import MODELS, GPTConfig
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
+from kernels.cpu.threads import split_evenly
 from kernels.shapes import MAX_GPU_HEAD_SIZE
-from tinytensor.parallel import BatchParallel, count_targets
+from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank
 
-Backward = Callable[[Any, Any, float], Any]
+BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that short ones show none
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
     """A new model of the kind on the device, its weights a function of the seed. UserError for too large heads."""
-    head_size = config.n_embd // config.n_head
+    head_size = config.head_size
     if kind == "gpt" and device.name != "cpu" and head_size > MAX_GPU_HEAD_SIZE:
+        given, remedy = (
+            ("--head-dim", "lower it") if config.head_dim else (f"--n-embd {config.n_embd}", "raise --n-head")
+        )
         raise UserError(
-            f"--n-embd {config.n_embd}: makes heads of {head_size} values, and on a GPU they have at most "
-            f"{MAX_GPU_HEAD_SIZE}: raise --n-head, or use --device cpu"
+            f"{given}: makes heads of {head_size} values, and on a GPU they have at most {MAX_GPU_HEAD_SIZE}: "
+            f"{remedy}, or use --device cpu"
         )
     with tt.seeded(seed, "weights"):
         model = MODELS[kind](config)
@@ -35,55 +41,59 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
-def make_backward(model: Any, device: tt.Device, batch_size: int) -> Backward:
-    """A function (ids, targets, scale) that accumulates the gradients of scale * loss and returns the loss.
+def make_parallel(model: Any, device: tt.Device, config: TrainConfig, ranks: Communicator = ONE_RANK) -> BatchParallel:
+    """What divides this rank's shares of a step: on the CPU among the processes that `configure_process` was told.
 
-    ids, targets (B, T); the loss is a raw () array on the device. On the CPU, batches of `batch_size` rows are split
-    over the processes that `configure_process` was told to use.
+    On a GPU a forward pass has `config.batch_size` rows at most; on the CPU, as few as keep it busy. UserError for
+    shares that cannot be divided among the ranks.
     """
-    if device.name == "cpu":
-        return BatchParallel(model, batch_size).backward
-
-    def backward(ids: Any, targets: Any, scale: float) -> Any:
-        loss = model(ids, targets)
-        (loss * scale).backward()
-        return loss.data
-
-    return backward
+    try:
+        shares = shares_of_rank(config.shares or 1, ranks.rank, ranks.size)
+    except ValueError as error:
+        raise UserError(f"--shares: {error}") from None
+    return BatchParallel(model, shares, None if device.name == "cpu" else config.batch_size)
 
 
-def train_step(backward: Backward, optimizer: Any, batches: Batches, step: int, config: TrainConfig) -> tuple[Any, Any]:
+def train_step(
+    parallel: BatchParallel,
+    optimizer: Any,
+    batches: Batches,
+    step: int,
+    config: TrainConfig,
+    ranks: Communicator = ONE_RANK,
+) -> tuple[Any, Any]:
     """One update of the weights; returns the loss and the gradient norm, () device arrays.
 
-    backward: what `make_backward` returns. The loss is the mean over the targets that count, in whichever micro-batch
-    they are, and dropout is keyed by the row of the whole batch: so accumulation changes nothing but rounding.
-    No gradients are left, so that an evaluation has their memory.
+    The loss is the mean over the targets that count in the whole batch, and dropout is keyed by the row of that: so
+    shares and accumulation change nothing but rounding. No gradients are left, so that an evaluation has their memory.
+    With several ranks the optimizer is a ShardedOptimizer.
     """
+    whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
-    micro_batches = [batches.batch(step, micro) for micro in range(config.grad_accum_steps)]
-    counts = [count_targets(targets) for _, targets in micro_batches]
-    total: Any = 0.0
-    for micro, (ids, targets) in enumerate(micro_batches):
-        if not counts[micro]:
-            continue  # its mean over no targets would be NaN
-        weight = counts[micro] / sum(counts)
-        with tt.seeded(config.seed, "dropout", step), tt.batch_rows(micro * config.batch_size):
-            total = total + weight * backward(ids, targets, weight)
-    norm = tt.grad_norm(optimizer.parameters())
+    ids, targets = batches.rows(step, parallel.shares.rows(whole))
+    counts = ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size)
+    with tt.seeded(config.seed, "dropout", step):
+        loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
+    if ranks.size > 1:
+        loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
+    else:
+        norm = tt.grad_norm(optimizer.parameters())
     optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
     optimizer.zero_grad()
-    return total, norm
+    return loss, norm
 
 
-def evaluate(model: Any, eval_windows: EvalWindows) -> float:
-    """Mean loss over the evaluation windows, without dropout and without a graph."""
+def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RANK) -> float:
+    """Mean loss over the evaluation windows, without dropout and without a graph; each rank takes a part of them."""
+    parts = split_evenly(len(eval_windows), ranks.size)
     model.eval()
-    total: Any = 0.0
     with tt.no_grad():
-        for ids, targets in eval_windows:
-            total = total + model(ids, targets).data.astype("float64")
+        batches = eval_windows.batches(parts[ranks.rank])
+        bar = {"desc": "evaluate", "unit": "batch", "leave": False, "delay": BAR_DELAY, "disable": None}
+        own = [model(ids, targets).data for ids, targets in tqdm(batches, total=len(eval_windows) // ranks.size, **bar)]
     model.train()
-    return float(total) / len(eval_windows)
+    losses = np.array([float(loss) for loss in own])
+    return sum(ranks.all_gather(losses, [part.stop - part.start for part in parts]).tolist()) / len(eval_windows)
 
 
 def require_finite(name: str, value: Any, step: int, lr: float) -> float:

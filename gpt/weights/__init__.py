@@ -1,6 +1,5 @@
 """Weights on disk, in the names and layout of GPT-2 and Hugging Face.
 
-`safetensors.py` reads and writes the file format; `families.py` maps Hugging Face's names and configurations to ours
-and back; `directory.py` saves model directories, and `load.py` finds and loads them. A new family of models goes into
-`families.py`.
+`safetensors.py` reads and writes the file format; `families/` maps Hugging Face's names and configurations to ours and
+back; `directory.py` saves model directories, and `load.py` finds and loads them.
 """

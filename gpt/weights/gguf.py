@@ -21,7 +21,7 @@ import numpy as np
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.tokenizers.load import Tokenizer
-from gpt.weights.families import EMBEDDING, HEAD, POSITIONS
+from gpt.weights.families.common import EMBEDDING, HEAD, POSITIONS, differing
 from gpt.weights.gguf_tokens import token_settings
 from gpt.weights.safetensors import Entry, read
 
@@ -32,6 +32,7 @@ KINDS: dict[type, tuple[int, str]] = {int: (UINT32, "<I"), float: (FLOAT32, "<f"
 F32, F16, Q8_0 = 0, 1, 8  # types of tensors
 FILE_TYPES = {"f16": 1, "q8_0": 7}
 QUANTIZATION_VERSION = 2
+NORM_EPS = 1e-5  # of layer norms
 BLOCK = 32  # values of Q8_0 with one scale
 BLOCK_BYTES = 2 + BLOCK
 # llama.cpp's names for GPT-2's tensors
@@ -54,9 +55,12 @@ IN_BLOCKS = {
 
 def why_not_gguf(config: GPTConfig) -> str | None:
     """The reason why llama.cpp's GPT-2 cannot be this model, which is a GPT-2 otherwise; None if it can."""
-    if config.activation != "gelu":
-        return f"--activation {config.activation}: llama.cpp's GPT-2 has GELU"
-    return None
+    if config.inverse_layer_scale:
+        return "--inverse-layer-scale: llama.cpp's GPT-2 does not divide the scores of a layer by its number"
+    needed: dict[str, Any] = {"activation": "gelu", "norm_eps": NORM_EPS}
+    if config.inner != 4 * config.n_embd:
+        needed["n_inner"] = 4 * config.n_embd
+    return differing(config, needed, "llama.cpp's GPT-2")
 
 
 def write_gguf(
@@ -112,7 +116,7 @@ def model_settings(config: GPTConfig, outtype: str, name: str) -> dict[str, Any]
         "gpt2.feed_forward_length": 4 * config.n_embd,
         "gpt2.block_count": config.n_layer,
         "gpt2.attention.head_count": config.n_head,
-        "gpt2.attention.layer_norm_epsilon": 1e-5,
+        "gpt2.attention.layer_norm_epsilon": NORM_EPS,
     }
 
 

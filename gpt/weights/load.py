@@ -15,24 +15,17 @@ from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.model.config import parameter_count
 from gpt.options import COMMIT, HUB, flag, split_revision
-from gpt.tokenizers.files import TOKENIZER_FILE
+from gpt.tokenizers.files import COMPANIONS, TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.directory import BEST, WEIGHTS_FILE
-from gpt.weights.families import (
-    CONFIG_FILE,
-    EMBEDDING,
-    HEAD,
-    POSITIONS,
-    is_ours,
-    our_names,
-    read_config,
-)
+from gpt.weights.families.common import CONFIG_FILE, POSITIONS
+from gpt.weights.families.registry import family_of, read_config
 from gpt.weights.safetensors import Entry, entries, fill, has_values
 
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = "pytorch_model*.bin"
 SPARE_PARAMETERS = 1 << 16  # that a configuration may claim beyond twice those in the file
-HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *GPT2_FILES]
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, *COMPANIONS, *GPT2_FILES]
 
 
 def load_model(name: str | Path, device: tt.Device | str) -> tuple[Any, Tokenizer]:
@@ -83,7 +76,7 @@ def download(name: str) -> Path:
 def model_config(directory: Path) -> tuple[str, GPTConfig]:
     """Kind and GPTConfig of a model directory by its configuration and its weights. Raises UserError.
 
-    A model without biases is saved with zeros in their place. Where they are zeros no longer, it has been trained
+    One of ours without biases is saved with zeros in their place. Where they are zeros no longer, it has been trained
     elsewhere, and has biases.
     """
     kind, config = read_config(directory)
@@ -94,7 +87,8 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
             f"{directory}: its weights do not fit its {CONFIG_FILE} ({stored} parameters instead of {claimed})"
         )
     biases = [entry for name, entry in found.items() if name.endswith(".bias")]
-    if not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):
+    ours = family_of(directory).ours and not config.qkv_bias
+    if ours and not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):
         config = dataclasses.replace(config, bias=True)
     return kind, config
 
@@ -130,40 +124,43 @@ def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
 
     shorten: read only as many positions as the model has.
     """
-    found = weights(directory)
+    found, family = weights(directory), family_of(directory)
     config = model.config
     if shorten:  # the first rows of a matrix come first in the file, too
         positions = found.get(POSITIONS)
         if positions and positions.shape[0] > config.block_size:
             found[POSITIONS] = dataclasses.replace(positions, shape=(config.block_size, *positions.shape[1:]))
+    parameters = family.stored(config, model.state_dict())
     # The second copy of a tied head, and zeros for biases that a model does not have, are ignored.
     wanted = {
         name: entry
         for name, entry in found.items()
-        if not (config.tied and name == HEAD) and (config.bias or not name.endswith(".bias"))
+        if not (config.tied and name == family.head)
+        and (config.bias or not name.endswith(".bias") or name in parameters or not family.ours)
     }
-    parameters = dict(model.named_parameters())
     try:
         fill(parameters, wanted)
     except ValueError as error:
         raise UserError(f"{directory}: its weights do not fit its {CONFIG_FILE} ({error})") from None
-    if config.tied and HEAD in found and not has_values(found[HEAD], parameters[EMBEDDING].data):
+    head, embedding = family.head, family.embedding
+    if config.tied and head in found and not has_values(found[head], parameters[embedding].view):
         raise UserError(
-            f"{directory}: {CONFIG_FILE} ties {HEAD} to {EMBEDDING}, but the file has other values for it: set "
+            f"{directory}: {CONFIG_FILE} ties {head} to {embedding}, but the file has other values for it: set "
             "tie_word_embeddings to false if they are meant"
         )
 
 
 def weights(directory: Path) -> dict[str, Entry]:
-    """{our name: Entry} of the weights in a model directory. UserError if they are missing or corrupt."""
+    """{name in its family: Entry} of the weights in a model directory. UserError if they are missing or corrupt."""
+    family = family_of(directory)
     try:
-        return our_names(weight_entries(directory))
+        return family.normalized_names(weight_entries(directory))
     except FileNotFoundError as error:
         advice = "the first evaluation of a run writes it, so train for longer"
-        if any(directory.glob(PICKLES)) or not is_ours(directory):
+        if any(directory.glob(PICKLES)) or "tinytensor" not in read_json(directory / CONFIG_FILE):
             advice = (
                 f"if the model is in {PICKLES}, a format that can run code when it is read, convert it where you trust "
-                "it, with transformers: GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)"
+                f"it, with transformers: {family.architecture}.from_pretrained(DIR).save_pretrained(DIR)"
             )
         raise UserError(f"{error.filename}: missing; {advice}") from None
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -91,8 +91,20 @@ def entry(path: Path, name: str, content: Mapping[str, Any], data: int, status: 
     return Entry(path, kind, shape, data + begin, version(status))
 
 
-def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
-    """Read the entries `found` {name: Entry} into `parameters` {name: Tensor on the CPU}.
+class Place(Protocol):
+    """Where a tensor is read to: an array, perhaps a view, and the shape that the tensor has in the file."""
+
+    @property
+    def view(self) -> np.ndarray:
+        """With the elements in the file's order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In the file."""
+
+
+def fill(parameters: Mapping[str, Place], found: Mapping[str, Entry]) -> None:
+    """Read the entries `found` {name: Entry} into `parameters` {name: Place}.
 
     Raises ValueError that names what is missing, unexpected or of the wrong shape, and UserError for a dtype that is
     not read here, before anything is changed.
@@ -112,7 +124,21 @@ def fill(parameters: Mapping[str, Any], found: Mapping[str, Entry]) -> None:
             kinds = ", ".join(DTYPES)
             raise UserError(f"{entry.path}: {name} has dtype {entry.kind}, not one of {kinds}: save it as float32")
     for name, parameter in parameters.items():
-        read(found[name], parameter.data.reshape(-1))  # a view: parameters are contiguous
+        read_view(found[name], parameter.view)
+
+
+def read_view(entry: Entry, view: np.ndarray) -> None:
+    """Read a tensor into an array of any strides, as many rows at a time as make a chunk."""
+    if view.flags.c_contiguous:
+        read(entry, view.reshape(-1))
+        return
+    row = math.prod(view.shape[1:])
+    count = max(1, CHUNK // max(1, row))
+    for begin in range(0, len(view), count):
+        rows = view[begin : begin + count]
+        values = np.empty(rows.shape, view.dtype)
+        read(entry, values.reshape(-1), begin * row)
+        rows[...] = values
 
 
 def read(entry: Entry, out: np.ndarray, first: int = 0) -> None:

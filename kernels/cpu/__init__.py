@@ -18,8 +18,10 @@ from kernels.cpu.gelu import gelu_backward, gelu_forward
 from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cpu.linear import linear_backward, linear_forward
 from kernels.cpu.muon import muon_update
+from kernels.cpu.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cpu.rotary import rotary
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
+from kernels.cpu.swiglu import swiglu_backward, swiglu_forward
 
 __all__ = [
     "adamw_update",
@@ -40,7 +42,11 @@ __all__ = [
     "log_softmax_backward",
     "log_softmax_forward",
     "muon_update",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "rotary",
     "softmax_backward",
     "softmax_forward",
+    "swiglu_backward",
+    "swiglu_forward",
 ]

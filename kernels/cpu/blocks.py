@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
+from kernels.cpu.threads import get_splits, parallel_map, split_evenly
 
 BLOCK_BYTES = 2**20  # a block and its temporaries stay in the L2 and L3 caches; smaller ones cost more in calls
 PARALLEL_BYTES = 2**20  # below this, waking a thread costs more than it saves
@@ -44,4 +44,4 @@ def for_blocks(work: Callable, rows: int, row_bytes: int) -> list:
         if rows * row_bytes <= BLOCK_BYTES:
             return [work(slice(0, rows))] if rows else []
         return [work(block) for block in row_blocks(rows, row_bytes, BLOCK_BYTES)]
-    return parallel_map(work, row_blocks(rows, row_bytes, BLOCK_BYTES, get_num_threads()))
+    return parallel_map(work, row_blocks(rows, row_bytes, BLOCK_BYTES, get_splits()))

@@ -25,16 +25,19 @@ def cached_attention_forward(q, keys, values, end, scale):
     keys and values serves H / G neighboring heads of queries.
     """
     shapes.check_cached_attention(q, keys, values, end)
-    batch, time, heads, size = q.shape
-    groups = keys.shape[1]
-    if time == end and heads == groups:
+    (batch, time), groups = q.shape[:2], keys.shape[1]
+    if time == end:
         packed = [q, *(x[:, :, :end].swapaxes(1, 2) for x in (keys, values))]
-        return attention_forward(np.stack(packed, axis=2), scale)[0]
+        return attention_forward(np.concatenate(packed, axis=2), scale, kv_heads=groups)[0]
     y = np.empty(q.shape, q.dtype)
     q = np.ascontiguousarray(q)
-    run = cached_attention_pass if time <= FEW_QUERIES else cached_attention_pass.__wrapped__
-    bytes_read = 2 * keys.itemsize * batch * groups * end * size * time
-    parallel_map(lambda part: run(q, keys, values, part, end, scale, y), _parts(batch, groups, bytes_read))
+    if time <= FEW_QUERIES:
+        run = cached_attention_pass
+        parts = _parts(batch, groups, 2 * time * end * keys.nbytes // keys.shape[2])
+    else:  # one by one, as their scores are large
+        run = cached_attention_pass.__wrapped__
+        parts = [Part(b, b + 1, g, g + 1) for b in range(batch) for g in range(groups)]
+    parallel_map(lambda part: run(q, keys, values, part, end, scale, y), parts)
     return y
 
 

@@ -12,7 +12,7 @@ from kernels import shapes
 from kernels.cpu.blas import has_small_kernels
 from kernels.cpu.blocks import as_rows, row_blocks
 from kernels.cpu.compiled import compiled
-from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
+from kernels.cpu.threads import get_splits, parallel_map, split_evenly
 
 PARALLEL_FLOPS = 2e7  # a product smaller than this is over before another thread is awake
 VECTOR_BYTES = 2**20  # a smaller matrix may still be in the cache, where BLAS is faster
@@ -62,7 +62,7 @@ def matmul(a, b, out, add=False):
 
 def _product(a, b, out, add):
     """The same on this thread; tiled if BLAS has no threads of its own, is good at tiles, and reordering b pays."""
-    tiled = get_num_threads() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
+    tiled = get_splits() > 1 and len(a) >= TILED_ROWS and b.nbytes <= TILED_BYTES and has_small_kernels()
     blas_layout = _is_blas_layout(a) and _is_blas_layout(b) and _has_contiguous_rows(out)
     (product_pass if blas_layout else product_pass.__wrapped__)(a, b, out, add, tiled)
 
@@ -107,4 +107,4 @@ def _vector_product(x, b, out):
 
 def _cut(length, worthwhile):
     """Slices of range(length): one for each thread if that is worthwhile, else one."""
-    return split_evenly(length, get_num_threads() if worthwhile else 1)
+    return split_evenly(length, get_splits() if worthwhile else 1)

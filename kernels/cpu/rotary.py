@@ -21,7 +21,8 @@ from kernels.cpu.compiled import compiled
 def rotary(x, table, count, in_place=False):
     """x (B, T, N, D), of each position's N vectors the first `count` rotated: in a new array, or in x itself.
 
-    table (T, 2, D/2): the cosines and sines of each position's angles.
+    table (T, 2, D/2): the cosines and sines of each position's angles; if it is shorter, the rest of each
+    vector is left as it is.
     """
     shapes.check_rotary(x, table, count, in_place)
     y = x if in_place else np.array(x, order="C")
@@ -38,7 +39,7 @@ def rotary_pass(x, table, count, first):
     """Rotate in place the first `count` vectors of each row of x (n, N, D); row i is at position (first + i) mod T."""
     time, _, half = table.shape
     cos, sin = table[(first + np.arange(len(x))) % time].swapaxes(0, 1)[:, :, None]  # each (n, 1, D/2)
-    x1, x2 = x[:, :count, :half], x[:, :count, half:]
+    x1, x2 = x[:, :count, :half], x[:, :count, half : 2 * half]
     y2 = x2 * cos + x1 * sin
     x1 *= cos
     x1 -= x2 * sin

@@ -20,6 +20,7 @@ class _State:
     """The process's threads."""
 
     count = 1
+    splits = 1  # into how many parts primitives divide their work, which decides how sums are rounded
     pool: ThreadPoolExecutor | None = None  # count - 1 threads; the caller of parallel_map is the last one
     blas_limit = None  # threadpoolctl's, which knows what to restore; None while BLAS uses its own threads
 
@@ -31,9 +32,11 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def set_num_threads(count: int) -> None:
+def set_num_threads(count: int, splits: int | None = None) -> None:
     """Let every primitive of this process use `count` threads from now on, and shut the previous threads down.
 
+    splits: into how many parts they divide their work, by default as many. It decides how sums are rounded: the same
+    number gives the same bits with any number of threads.
     With more than one, BLAS is limited to one thread; with one, it gets back the number it had before.
     Not to be called while a primitive runs. Raises ValueError if count is less than 1.
     """
@@ -46,13 +49,18 @@ def set_num_threads(count: int) -> None:
     elif count == 1 and _State.blas_limit is not None:
         _State.blas_limit.restore_original_limits()
         _State.blas_limit = None
-    _State.count = count
+    _State.count, _State.splits = count, splits or count
     _State.pool = ThreadPoolExecutor(count - 1) if count > 1 else None
 
 
 def get_num_threads() -> int:
     """What `set_num_threads` was last given; 1 to begin with, when BLAS uses its own threads."""
     return _State.count
+
+
+def get_splits() -> int:
+    """Into how many parts primitives divide their work; see `set_num_threads`."""
+    return _State.splits
 
 
 def parallel_map(work: Callable, items: Iterable) -> list:

@@ -19,8 +19,10 @@ from kernels.cuda.gelu import gelu_backward, gelu_forward
 from kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cuda.linear import linear_backward, linear_forward
 from kernels.cuda.muon import muon_update
+from kernels.cuda.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cuda.rotary import rotary
 from kernels.cuda.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
+from kernels.cuda.swiglu import swiglu_backward, swiglu_forward
 
 __all__ = [
     "adamw_update",
@@ -41,7 +43,11 @@ __all__ = [
     "log_softmax_backward",
     "log_softmax_forward",
     "muon_update",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "rotary",
     "softmax_backward",
     "softmax_forward",
+    "swiglu_backward",
+    "swiglu_forward",
 ]

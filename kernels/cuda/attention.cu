@@ -1,9 +1,12 @@
 // Causal self-attention without a T x T array in device memory ("flash attention"; Dao et al. 2022, Dao 2023).
 //
-//     B batch, T time, H heads, D head size; i a query's position, j a key's, j <= i
-//     qkv (B, T, 3, H, D)   the packed output of one linear layer: queries, keys, values
-//     y   (B, T, H, D)      the attention's output, ready for the next linear layer
-//     lse (B, H, T)         log sum_j exp(s_ij), all that backward needs to know of the softmax
+//     B batch, T time, H heads of queries, G of keys and of values, D head size; i a query's position, j a key's, j <= i
+//     qkv (B, T, H + 2 G, D)   the packed output of one linear layer: queries, keys, values
+//     y   (B, T, H, D)         the attention's output, ready for the next linear layer
+//     lse (B, H, T)            log sum_j exp(s_ij), all that backward needs to know of the softmax
+//
+// Grouped queries (Ainslie et al. 2023): R = H / G neighboring heads of queries share a head of keys and one of values.
+// In GPT-2, H = G. Their gradients are computed for each head of queries, and added up by the launcher.
 //
 // Forward, for each query i:
 //     s_ij = scale * q_i . k_j          scores of the visible keys j <= i
@@ -237,35 +240,27 @@ __device__ inline float dropout_factor(const Dropout &dropout, unsigned row, int
 
 // ---- kernels -------------------------------------------------------------------------------------------------------
 
-// The block's head in the packed array: part 0 queries, 1 keys, 2 values.
+// One of the N heads in x (B, T, N, D), which is qkv, y or g.
 template <class Number>
-__device__ inline Matrix<Number> packed(Number *qkv, int part, int T, int H, int D, float factor = 1.0f)
+__device__ inline Matrix<Number> head_of(Number *x, int b, int head, int N, int T, int D, float factor = 1.0f)
 {
-    int b = blockIdx.x / H, h = blockIdx.x % H;
-    long long stride = 3LL * H * D;
-    return {qkv + b * T * stride + (long long)(part * H + h) * D, stride, T, D, rows_aligned(qkv, D), factor};
-}
-
-// The block's head in y or g.
-template <class Number>
-__device__ inline Matrix<Number> unpacked(Number *y, int T, int H, int D)
-{
-    int b = blockIdx.x / H, h = blockIdx.x % H;
-    long long stride = (long long)H * D;
-    return {y + b * T * stride + (long long)h * D, stride, T, D, rows_aligned(y, D), 1.0f};
+    long long stride = (long long)N * D;
+    return {x + b * T * stride + (long long)head * D, stride, T, D, rows_aligned(x, D), factor};
 }
 
 extern "C" __global__ void FORWARD_BOUNDS
-attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *__restrict__ lse, int T, int H, int D,
-                  float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+attention_forward(const float *__restrict__ qkv, float *__restrict__ y, float *__restrict__ lse, int T, int H, int G,
+                  int D, float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
                   unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
     float *queries = reinterpret_cast<float *>(shared_memory);  // (BLOCK_M, HEAD)
     float *stream = queries + BLOCK_M * HEAD;                   // (BLOCK_N, HEAD): keys, then values
     float *weights = stream + BLOCK_N * HEAD;                   // (BLOCK_M, BLOCK_N)
-    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const auto out = unpacked(y, T, H, D);
+    const int b = blockIdx.x / H, h = blockIdx.x % H, N = H + 2 * G, key = H + h / (H / G);  // heads among the N
+    const auto q = head_of(qkv, b, h, N, T, D, scale), k = head_of(qkv, b, key, N, T, D);
+    const auto v = head_of(qkv, b, key + G, N, T, D);
+    const auto out = head_of(y, b, h, H, T, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;           // of this head in lse
     const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;  // blocks with the most keys start first
@@ -334,8 +329,8 @@ attention_delta(const float *__restrict__ g, const float *__restrict__ y, float 
 
 extern "C" __global__ void BACKWARD_BOUNDS
 attention_backward_queries(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
-                           const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
-                           unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+                           const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int G, int D,
+                           float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
                            unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
@@ -343,9 +338,11 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
     float *gradients = queries + BLOCK_M * HEAD;                // (BLOCK_M, HEAD)
     float *stream = gradients + BLOCK_M * HEAD;                 // (BLOCK_N, HEAD): values, then keys
     float *weights = stream + BLOCK_N * HEAD;                   // (BLOCK_M, BLOCK_N): ds
-    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const auto gy = unpacked(g, T, H, D);
-    const auto gq = packed(gqkv, 0, T, H, D);
+    const int b = blockIdx.x / H, h = blockIdx.x % H, N = H + 2 * G, key = H + h / (H / G);  // heads among the N
+    const auto q = head_of(qkv, b, h, N, T, D, scale), k = head_of(qkv, b, key, N, T, D);
+    const auto v = head_of(qkv, b, key + G, N, T, D);
+    const auto gy = head_of(g, b, h, H, T, D);
+    const auto gq = head_of(gqkv, b, h, N, T, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;
     const int first_query = (gridDim.y - 1 - blockIdx.y) * BLOCK_M;
@@ -383,10 +380,11 @@ attention_backward_queries(const float *__restrict__ g, const float *__restrict_
     store_output(gq, first_query, output, factor);
 }
 
+// gk and gv of query head h are heads first + h and first + H + h of the M in gkv, which is gqkv if H = G.
 extern "C" __global__ void BACKWARD_BOUNDS
 attention_backward_keys(const float *__restrict__ g, const float *__restrict__ qkv, const float *__restrict__ lse,
-                        const float *__restrict__ delta, float *__restrict__ gqkv, int T, int H, int D, float scale,
-                        unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
+                        const float *__restrict__ delta, float *__restrict__ gkv, int first, int M, int T, int H,
+                        int G, int D, float scale, unsigned threshold, float keep_scale, unsigned seed_low, unsigned seed_high,
                         unsigned first_row)
 {
     extern __shared__ float4 shared_memory[];
@@ -394,9 +392,11 @@ attention_backward_keys(const float *__restrict__ g, const float *__restrict__ q
     float *values = keys + BLOCK_M * HEAD;                   // (BLOCK_M, HEAD)
     float *stream = values + BLOCK_M * HEAD;                 // (BLOCK_N, HEAD): queries, gradients, queries again
     float *weights = stream + BLOCK_N * HEAD;                // (BLOCK_M, BLOCK_N): p r, then ds, both transposed
-    const auto q = packed(qkv, 0, T, H, D, scale), k = packed(qkv, 1, T, H, D), v = packed(qkv, 2, T, H, D);
-    const auto gy = unpacked(g, T, H, D);
-    const auto gk = packed(gqkv, 1, T, H, D), gv = packed(gqkv, 2, T, H, D);
+    const int b = blockIdx.x / H, h = blockIdx.x % H, N = H + 2 * G, key = H + h / (H / G);  // heads among the N
+    const auto q = head_of(qkv, b, h, N, T, D, scale), k = head_of(qkv, b, key, N, T, D);
+    const auto v = head_of(qkv, b, key + G, N, T, D);
+    const auto gy = head_of(g, b, h, H, T, D);
+    const auto gk = head_of(gkv, b, first + h, M, T, D), gv = head_of(gkv, b, first + H + h, M, T, D);
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     const long long head_row = (long long)blockIdx.x * T;
     const int first_key = blockIdx.y * BLOCK_M;

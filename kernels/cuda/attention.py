@@ -51,24 +51,25 @@ def plan(head_size: int, owned: int, memory: SharedMemory) -> Plan:
     return plans[-1]
 
 
-def attention_forward(qkv, scale, dropout=NO_DROPOUT):
-    """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores."""
-    shapes.check_attention(qkv)
-    B, T, H, D = _sizes(qkv)
+def attention_forward(qkv, scale, dropout=NO_DROPOUT, kv_heads=None):
+    """qkv (B, T, 3, H, D) -> y (B, T, H, D), lse (B, H, T): the log-sum-exp of each row of scaled scores.
+
+    kv_heads: G, of qkv (B, T, H + 2 G, D), which is how the first layout lies in memory, too.
+    """
+    B, T, H, G, D = _supported(shapes.check_attention(qkv, kv_heads))
     xp = device_namespace(qkv)
     (qkv,) = contiguous(qkv)
     y = xp.empty((B, T, H, D), dtype=qkv.dtype)
     lse = xp.empty((B, H, T), dtype=qkv.dtype)
     if y.size:
         tiles = plan(D, 1, shared_memory(xp, qkv.device.id))
-        _launch("attention_forward", tiles, B * H, T, (qkv, y, lse, T, H, D, scale, *dropout_args(dropout)))
+        _launch("attention_forward", tiles, B * H, T, (qkv, y, lse, T, H, G, D, scale, *dropout_args(dropout)))
     return y, lse
 
 
-def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
-    """g (B, T, H, D) -> gqkv (B, T, 3, H, D)."""
-    shapes.check_attention_backward(g, qkv, y, lse)
-    B, T, H, D = _sizes(qkv)
+def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT, kv_heads=None):
+    """g (B, T, H, D) -> gqkv of the shape of qkv, given what `attention_forward` took and returned."""
+    B, T, H, G, D = _supported(shapes.check_attention_backward(g, qkv, y, lse, kv_heads))
     xp = device_namespace(qkv)
     g, qkv, y, lse = contiguous(g, qkv, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)
@@ -77,16 +78,22 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT):
     tiles = plan(D, 2, shared_memory(xp, qkv.device.id))
     rows = B * T * H
     launch("attention.cu", "attention_delta", (-(-rows // 8),), (256,), (g, y, delta, rows, T, H, D), **tiles.defines)
-    args = (g, qkv, lse, delta, gqkv, T, H, D, scale, *dropout_args(dropout))
-    _launch("attention_backward_queries", tiles, B * H, T, args)
-    _launch("attention_backward_keys", tiles, B * H, T, args)
+    sizes = (T, H, G, D, scale, *dropout_args(dropout))
+    _launch("attention_backward_queries", tiles, B * H, T, (g, qkv, lse, delta, gqkv, *sizes))
+    if G == H:
+        _launch("attention_backward_keys", tiles, B * H, T, (g, qkv, lse, delta, gqkv, H, 3 * H, *sizes))
+        return gqkv
+    gkv = xp.empty((B, T, 2 * H, D), dtype=qkv.dtype)
+    _launch("attention_backward_keys", tiles, B * H, T, (g, qkv, lse, delta, gkv, 0, 2 * H, *sizes))
+    gqkv[:, :, H:] = gkv.reshape(B, T, 2 * G, H // G, D).sum(axis=3)
     return gqkv
 
 
-def _sizes(qkv) -> tuple[int, int, int, int]:
-    B, T, _, H, D = qkv.shape
+def _supported(sizes: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
+    """The same B, T, H, G, D, if D is not too large."""
+    D = sizes[-1]
     check(D <= shapes.MAX_GPU_HEAD_SIZE, f"attention: head size {D}: must be at most {shapes.MAX_GPU_HEAD_SIZE}")
-    return B, T, H, D
+    return sizes
 
 
 def _launch(kernel: str, tiles: Plan, heads: int, time: int, args: tuple) -> None:

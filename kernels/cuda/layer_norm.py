@@ -39,11 +39,11 @@ def layer_norm_backward(g, weight, saved):
     rows = x.size // columns
     args = (g, x, weight, mean, rstd, gx, rows, columns)
     launch_rows("layer_norm.cu", "layer_norm_backward", rows, columns, args)
-    return gx, *_sums_over_rows(g, x, mean, rstd)
+    return gx, *sums_over_rows(g, x, mean, rstd)
 
 
-def _sums_over_rows(g, x, mean, rstd):
-    """gweight and gbias (C,)."""
+def sums_over_rows(g, x, mean, rstd):
+    """The sums over rows of g (x - mean) rstd and of g (C,): gweight and gbias."""
     xp, columns = device_namespace(x), x.shape[-1]
     rows = x.size // columns
     strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))

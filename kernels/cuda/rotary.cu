@@ -6,7 +6,8 @@
 // The vector-Jacobian product is the same kernel with a table of the angles -a.
 //
 //     x, y  (B, T, N, D)      of each position's N vectors the first `count` are rotated, the others copied
-//     table (T, 2, D / 2)     cosines, then sines; it is small and stays in the cache
+//     table (T, 2, D / 2)     cosines, then sines; it is small and stays in the cache. If it is shorter, `half` rather
+//                             than D / 2, only the first 2 half numbers of a vector are rotated, the rest copied
 //
 // A row is what one position holds, N D numbers; a thread reads a whole pair before it writes one, so y may be x.
 //
@@ -15,8 +16,8 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-rotary(const float *x, const float *__restrict__ table, float *y, long long rows, int time, int columns, int half,
-       int count)
+rotary(const float *x, const float *__restrict__ table, float *y, long long rows, int time, int columns, int size,
+       int half, int count)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -24,11 +25,12 @@ rotary(const float *x, const float *__restrict__ table, float *y, long long rows
     x += row * columns;
     y += row * columns;
     for (int pair = threadIdx.x; pair < count * half; pair += ROW_THREADS) {
-        int i = pair % half, first = 2 * pair - i;  // vector pair / half starts at 2 * (pair - i)
+        int i = pair % half, first = pair / half * size + i;
         float x1 = x[first], x2 = x[first + half];
         y[first] = x1 * cosines[i] - x2 * sines[i];
         y[first + half] = x2 * cosines[i] + x1 * sines[i];
     }
     if (x == y) return;
-    for (int col = 2 * half * count + threadIdx.x; col < columns; col += ROW_THREADS) y[col] = x[col];
+    for (int col = threadIdx.x; col < columns; col += ROW_THREADS)
+        if (col >= count * size || col % size >= 2 * half) y[col] = x[col];
 }

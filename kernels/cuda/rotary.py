@@ -12,7 +12,8 @@ from kernels.cuda.launch import contiguous, device_namespace, launch_rows
 def rotary(x, table, count, in_place=False):
     """x (B, T, N, D), of each position's N vectors the first `count` rotated: in a new array, or in x itself.
 
-    table (T, 2, D/2): the cosines and sines of each position's angles.
+    table (T, 2, D/2): the cosines and sines of each position's angles; if it is shorter, the rest of each
+    vector is left as it is.
     """
     shapes.check_rotary(x, table, count, in_place)
     x, table = contiguous(x, table)
@@ -20,5 +21,7 @@ def rotary(x, table, count, in_place=False):
     batch, time, vectors, size = x.shape
     if x.size:
         rows, columns = batch * time, vectors * size
-        launch_rows("rotary.cu", "rotary", rows, columns, (x, table, y, rows, time, columns, size // 2, count))
+        launch_rows(
+            "rotary.cu", "rotary", rows, columns, (x, table, y, rows, time, columns, size, table.shape[2], count)
+        )
     return y

@@ -10,6 +10,7 @@ copies (CuPy may use peer access), and fresh memory is poisoned. Read `cupy_like
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import contextmanager
 from numbers import Number
@@ -33,15 +34,27 @@ METHODS = {
     "argsort": "axis kind",
     "astype": "dtype order * copy",
     "copy": "order",
+    "clip": "min max out",
+    "conj": "",
     "cumprod": "axis dtype out",
     "cumsum": "axis dtype out",
+    "diagonal": "offset axis1 axis2",
+    "dot": "b out",
+    "flatten": "order",
     "max": "axis out keepdims",
     "mean": "axis dtype out keepdims",
     "min": "axis out keepdims",
+    "nonzero": "",
     "prod": "axis dtype out keepdims",
     "ravel": "order",
+    "repeat": "repeats axis",
+    "round": "decimals out",
+    "std": "axis dtype out ddof keepdims",
     "sum": "axis dtype out keepdims",
     "swapaxes": "axis1 axis2",
+    "take": "indices axis out",
+    "trace": "offset axis1 axis2 dtype out",
+    "var": "axis dtype out ddof keepdims",
     "view": "dtype",
 }
 OPERATORS = {
@@ -68,6 +81,7 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 KEEPS_ORDER = frozenset(("astype", "copy", "zeros_like", "ones_like", "full_like", "empty_like"))
+MARGIN = 4096  # bytes around an array: a kernel that writes past its end must not reach what keeps the process alive
 NO_CONVERSION = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one explicitly."
 
 
@@ -108,7 +122,8 @@ class ndarray:
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
             raise TypeError("the emulated device makes arrays of its own memory only: memptr and strides must be None")
-        host = np.empty(shape, dtype, order)
+        memory = np.empty(np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN, np.uint8)
+        host = np.ndarray(shape, dtype, memory, MARGIN, order=order)
         host.reshape(-1, order="A").view(np.uint8).fill(0xFF if host.dtype.kind == "f" else 0xCC)
         self._own(host)
         if checks.current_request() is not None:

@@ -18,8 +18,13 @@ from pathlib import Path
 
 from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
+from kernels.emulator.source.declarations import add_checks
+from kernels.emulator.source.launches import end_main, has_main, overloaded_kernels, translate_launches
+from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
 
 HERE = Path(__file__).parent
+SEARCH = [f"-I{HERE / 'include'}", f"-I{HERE / 'runtime'}"]
+RUNTIME = ("runtime", "checker", "order", "access_counts", "hooks")  # the .cpp files, in the order of their use
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-march=native", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
 # Hidden: two modules may each have a kernel `k`, or instances of the same template, and must not meet.
 COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
@@ -28,23 +33,27 @@ COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
 COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g1"]
 LINK = ["-shared", "-pthread", "-o", "built.so"]
 FAST = ["-O3", "-fstack-clash-protection"]
-# The thread sanitizer's pass makes each load and store a call, which checker.cpp answers instead of its own runtime.
-# Likewise the bounds of arrays whose size the source states, and the alignment of vector types.
-# Vectorizing would merge the accesses of several source lines.
+# The thread sanitizer's pass makes each load and store a call, which hooks.cpp answers instead of its own runtime.
+# Likewise the bounds of arrays whose size the source states, the alignment of vector types, and arithmetic that C++
+# leaves undefined. Vectorizing would merge the accesses of several source lines.
 CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-protection"]
-CHECKED += ["-fsanitize=thread,bounds,alignment"]
+CHECKED += ["-fsanitize=thread,bounds,alignment,signed-integer-overflow,shift-exponent,float-cast-overflow"]
+# Else the static variables of a template would be one for all modules of the process.
+GNU_COMMON = ["-fno-gnu-unique"]
+GNU_CHECKED = ["--param=tsan-distinguish-volatile=1"]
 # clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.
-CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write"]
-KINDS = {"fast": FAST, "checked": CHECKED, "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED]}
+CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-distinguish-volatile"]
+# As nvcc: a product and a sum become one fused multiply-add where the source allows; see include/emulator/math.h.
+ROUNDED = ["-DEMULATOR_GPU_ROUNDING", "-ffp-contract=fast"]
+KINDS = {
+    "fast": FAST,
+    "checked": CHECKED,
+    "counted": ["-DEMULATOR_COUNT_FLOPS", *CHECKED],
+    "lines": [*CHECKED, "-fno-tree-sra"],  # replacing structs by their members would split a load of a float4
+    "rounded": [*FAST, *ROUNDED],
+}
 DIGEST_BYTES = 32
 MISSING = "the emulator needs a C++ compiler: install g++ or clang++ (Debian: apt install g++), or set CXX"
-TOOLKIT_INCLUDE = re.compile(r'#[ \t]*include[ \t]*[<"](cuda\w*|device_\w+|math_constants|vector_types)\.(h|hpp)[>"]')
-QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
-PARENTHESES = r"\((?:[^()]|\([^()]*\))*\)"
-ALIGNED = rf"(?:(?:__align__|alignas)\s*{PARENTHESES}\s*)?"
-DYNAMIC_SHARED = re.compile(rf"\bextern\s+{ALIGNED}__shared__\s+{ALIGNED}([\w:\s]+?)\s+{ALIGNED}(\w+)\s*\[\s*\]\s*;")
-LAUNCH_BOUNDS = re.compile(rf"__launch_bounds__\s*({PARENTHESES})")
-UNROLL = re.compile(r"^([ \t]*)#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\d*)[ \t]*\)?[ \t]*$", re.MULTILINE)
 
 
 @functools.cache
@@ -85,45 +94,6 @@ def object_directory():
     return directory
 
 
-def inline_includes(code, name, directories):
-    """`code` of the file `name` with each `#include "file"` found in `directories` replaced by that file's text."""
-
-    def replace(match):
-        path = next((Path(d) / match[1] for d in directories if (Path(d) / match[1]).is_file()), None)
-        if path is None:
-            return match[0]
-        line = code.count("\n", 0, match.start()) + 1
-        text = inline_includes(path.read_text(), path.name, directories)
-        return f'#line 1 "{path.name}"\n{text}\n#line {line + 1} "{name}"'
-
-    return QUOTED_INCLUDE.sub(replace, code)
-
-
-def translate(code):
-    """`code` with the few things that no macro can express rewritten in place, every line where it was."""
-    code = TOOLKIT_INCLUDE.sub("", code)
-    code = UNROLL.sub(lambda m: f"{m[1]}#pragma GCC unroll {min(int(m[2] or 32), 65534)}", code)
-    return DYNAMIC_SHARED.sub(r"\1* const \2 = static_cast<\1*>(emulator_dynamic_shared());", code)
-
-
-def host_options(options):
-    """(macros, include directories): the options of NVRTC that mean something to a host compiler."""
-    macros, directories, words = [], [], iter(options)
-    for word in words:
-        if word in ("-D", "-U", "-I"):
-            word += next(words, "")
-        for long, short in (("--define-macro=", "-D"), ("--undefine-macro=", "-U"), ("--include-path=", "-I")):
-            word = short + word[len(long) :] if word.startswith(long) else word
-        if word.startswith("-D"):
-            name, _, value = word[2:].partition("=")
-            macros.append(f"#define {name} {value or 1}\n")
-        elif word.startswith("-U"):
-            macros.append(f"#undef {word[2:]}\n")
-        elif word.startswith("-I"):
-            directories.append(word[2:])
-    return "".join(macros), directories
-
-
 @functools.cache
 def compiler_version():
     """What the compiler says of itself."""
@@ -137,33 +107,27 @@ def fingerprint():
         processor = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0]
     except (OSError, TypeError):
         processor = platform.processor()
-    sources = "".join(path.read_text() for path in sorted(HERE.glob("*.h")) + sorted(HERE.glob("*.cpp")))
+    sources = "".join(
+        path.read_text() for path in sorted((HERE / "include").rglob("*.h*")) + sorted((HERE / "runtime").iterdir())
+    )
     return "\n".join([find_compiler(), compiler_version(), platform.machine(), processor, sources])
 
 
-def find_kernels(text):
-    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameter names)}."""
-    found = {}
-    for match in re.finditer(r"__global__\s([^{;]*)\{", text):
-        before = text[: match.start()]
-        if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :]:
-            continue  # only an instance can be called: see RawModule's name_expressions
-        bounds = LAUNCH_BOUNDS.search(match[1])
-        head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
-        names = [re.findall(r"\w+", parameter)[-1] for parameter in head[2].split(",") if parameter.strip()]
-        found[head[1]] = (bounds[1] if bounds else "(1024)", names)
-    return found
+def export_kernels(text, name_expressions, program=False):
+    """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python.
 
-
-def export_kernels(text, name_expressions):
-    """C++ lines that make each kernel of `text` callable through emulator_call_N and describe it to Python."""
+    Not those of a program whose name is also that of a function of the host.
+    """
     command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
+    text = ANY_INCLUDE.sub("", text)  # they would define what marks a kernel
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
     kernels = find_kernels(preprocessed)
-    kernels |= {expression: ("(1024)", []) for expression in name_expressions}
+    for name in overloaded_kernels(preprocessed) if program else ():
+        kernels.pop(name, None)
+    kernels |= {expression: ("(1024)", [], []) for expression in name_expressions}
     lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
-    table = "".join(f"{name}|{','.join(names)}\\n" for name, (_, names) in kernels.items())
-    return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{table}";', ""])
+    rows = (f"{name}|{','.join(names)}|{','.join(restricted)}\\n" for name, (_, names, restricted) in kernels.items())
+    return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{"".join(rows)}";', ""])
 
 
 def is_complete(path):
@@ -186,7 +150,7 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
         source, built = Path(scratch) / stem, Path(scratch) / "built.so"
         source.write_text(finish(text))
         # Linking apart from compiling: there the sanitizer's flags would add its own runtime.
-        compile_step = [*flags, f"-I{HERE}", "-x", "c++", "-c", stem, "-o", "built.o"]
+        compile_step = [*flags, *SEARCH, "-x", "c++", "-c", stem, "-o", "built.o"]
         for command in (compile_step, [*LINK, "built.o", *libraries]):
             result = subprocess.run([find_compiler(), *command], cwd=scratch, capture_output=True, text=True)
             if result.returncode:
@@ -203,22 +167,40 @@ def compile_shared(stem, text, flags, libraries=(), finish=str):
 @functools.cache
 def build_runtime():
     """Path of the emulator's own shared object."""
-    text = f'#include "{HERE / "runtime.cpp"}"\n#include "{HERE / "checker.cpp"}"\n'
+    text = "".join(f'#include "{HERE / "runtime" / name}.cpp"\n' for name in RUNTIME)
     return compile_shared("runtime.cpp", text, [*COMMON, "-O2"])
 
 
-def build_module(code, name, options, name_expressions, kind):
-    """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS."""
+def build_module(code, name, options, name_expressions, kind, program=False):
+    """Path of the shared object of one `.cu` text, every kernel in it exported; `kind` is a key of KINDS.
+
+    program: the source has code for the host, with `kernel<<<...>>>(...)` and perhaps a `main`.
+    """
     runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
-    code = translate(inline_includes(code, name, directories))
-    # The macros come after device.h: a -DD=32 must not change the system's headers.
-    text = f'#include "device.h"\n{macros}#line 1 "{name}"\n{code}\n// {" ".join(name_expressions)}\n'
+    code = translate(inline_includes(code, name, directories), name)
+    header, footer = "emulator/device.h", ""
+    if program:
+        code, header = translate_launches(code), "emulator/program.h"
+        if has_main(code):
+            code, footer = end_main(code), "EMULATOR_MAIN\n"
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]
-    if kind != "fast" and "clang" in compiler_version():
-        flags += CLANG_CHECKED
+    watched = kind in ("checked", "counted", "lines")
+    is_clang = "clang" in compiler_version()
+    flags += [] if is_clang else GNU_COMMON
+    if watched:
+        flags += CLANG_CHECKED if is_clang else GNU_CHECKED
 
-    def finish(text):
-        return text + export_kernels(macros + code, name_expressions)
+    def build(code):
+        # The macros come after device.h: a -DD=32 must not change the system's headers.
+        text = f'#include "{header}"\n{macros}#line 1 "{name}"\n{code}\n{footer}// {" ".join(name_expressions)}\n'
+        return compile_shared(
+            name, text, flags, [runtime], lambda text: text + export_kernels(macros + code, name_expressions, program)
+        )
 
-    return compile_shared(name, text, flags, [runtime], finish)
+    if not watched:
+        return build(code)
+    try:
+        return build(add_checks(code))
+    except CompileError:  # a jump past a declaration, say: then without the destructors of announced variables
+        return build(add_checks(code, locals_too=False))

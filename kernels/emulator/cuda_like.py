@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from kernels.emulator.module import SHARED_MEMORY_PER_BLOCK_OPTIN
+from kernels.emulator import module
 
 __all__ = [
     "Device",
@@ -26,9 +26,17 @@ __all__ = [
     "runtime",
 ]
 
+# KiB of a multiprocessor, by compute capability; a block may opt in to all but one of them, on 7.5 to all
+SHARED_MEMORY = {
+    "75": 64,
+    "80": 164,
+    "86": 100,
+    "89": 100,
+    "90": 228,
+}
 ATTRIBUTES = {  # of compute capability 8.6, like the limits in module.py
-    "MaxSharedMemoryPerBlockOptin": SHARED_MEMORY_PER_BLOCK_OPTIN,
-    "MaxSharedMemoryPerMultiprocessor": 100 << 10,
+    "MaxSharedMemoryPerBlockOptin": module.SHARED_MEMORY_PER_BLOCK_OPTIN,
+    "MaxSharedMemoryPerMultiprocessor": SHARED_MEMORY["86"] << 10,
     "MultiProcessorCount": os.cpu_count() or 1,
     "ReservedSharedMemoryPerBlock": 1 << 10,
     "WarpSize": 32,
@@ -84,6 +92,22 @@ class MemoryPool:
 
 
 POOL = MemoryPool()
+
+
+@contextmanager
+def compute_capability(name: str):
+    """Inside, the emulated devices report the shared memory of a GPU of this compute capability, "75" to "90"."""
+    before = dict(ATTRIBUTES)
+    kib = SHARED_MEMORY[name]
+    module.SHARED_MEMORY_PER_BLOCK_OPTIN = (kib if name == "75" else kib - 1) << 10
+    ATTRIBUTES["MaxSharedMemoryPerBlockOptin"] = module.SHARED_MEMORY_PER_BLOCK_OPTIN
+    ATTRIBUTES["MaxSharedMemoryPerMultiprocessor"] = kib << 10
+    ATTRIBUTES["ReservedSharedMemoryPerBlock"] = 0 if name == "75" else 1 << 10
+    try:
+        yield
+    finally:
+        ATTRIBUTES.update(before)
+        module.SHARED_MEMORY_PER_BLOCK_OPTIN = before["MaxSharedMemoryPerBlockOptin"]
 
 
 @contextmanager

@@ -47,3 +47,30 @@ class Crash(EmulatorError):
 
 class AssertionFailed(EmulatorError):
     """An `assert` in device code does not hold, or `__trap()` was called."""
+
+
+class UndefinedArithmetic(EmulatorError):
+    """A signed overflow, a shift by the width of its type or more, a float that its integer type cannot hold."""
+
+
+class ReadOnlyWrite(EmulatorError):
+    """A write through a pointer to const, or to `__constant__` memory."""
+
+
+class RestrictViolation(EmulatorError):
+    """A write to memory that is also used through another parameter, and one of the two is `__restrict__`."""
+
+
+class SameValueRace(DataRace):
+    """Two threads write the same value to the same place, with no barrier between.
+
+    Allowed inside `checked(same_value_writes=True)`.
+    """
+
+
+class NotDeterministic(EmulatorError):
+    """A result that depends on the order of atomic operations; only where `checked(deterministic=True)` asks for it."""
+
+
+class Deadlock(EmulatorError):
+    """Every thread that has not exited waits for another one."""

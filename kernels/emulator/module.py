@@ -18,7 +18,10 @@ import numpy as np
 from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
 from kernels.emulator.errors import LaunchError
+from kernels.emulator.memory.guard import guarded
+from kernels.emulator.memory.sparse import SparseArray
 from kernels.emulator.record import LaunchRecord, Parameter
+from kernels.emulator.symbols import read_symbols
 
 MAX_THREADS_PER_BLOCK = 1024
 MAX_BLOCK = (1024, 1024, 64)
@@ -42,6 +45,8 @@ class RawModule:
     Raises CompileError for a source that does not compile.
     """
 
+    program = False  # tool/programs.py: whether the source has code for the host too
+
     def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name=None):
         if backend != "nvrtc":
             raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
@@ -53,8 +58,7 @@ class RawModule:
 
     def build(self):
         """The compiled module for a launch here and now: fast, or what the `with checked(...)` around it asks for."""
-        request = checks.current_request()
-        kind = request.build if request else "fast"
+        kind = checks.current_build()
         if kind not in self._builds:
             self._builds[kind] = Build(self, kind)
         return self._builds[kind]
@@ -74,35 +78,49 @@ class Build:
     """One shared object of a module, loaded, with what it says of its kernels."""
 
     def __init__(self, module, kind):
-        self.path = build_module(module.code, module.name, module.options, module.name_expressions, kind)
+        self.path = build_module(
+            module.code, module.name, module.options, module.name_expressions, kind, module.program
+        )
         self.shared_object = ctypes.CDLL(str(self.path))
-        self.shared, self._anchor = checks.shared_variables(self.path)
-        self.shared_object.emulator_anchor_address.restype = ctypes.c_void_p
+        self.symbols = read_symbols(self.path)
+        self.anchor = self.shared_object.emulator_anchor_address
+        self.anchor.restype = ctypes.c_void_p
+        shared, anchor = self.symbols.shared, self.symbols.anchor
+        begin, end = min((v.offset for v in shared), default=0), max((v.offset + v.bytes for v in shared), default=0)
+        self.storage = (ctypes.cast(self.anchor, ctypes.c_void_p) if shared else None, begin - anchor, end - begin)
         table = ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")
         rows = ctypes.string_at(ctypes.addressof(table)).decode().splitlines()
-        self.kernels = {name: (i, names) for i, (name, names) in enumerate(row.split("|") for row in rows)}
+        self.kernels = {name: (i, *rest) for i, (name, *rest) in enumerate(row.split("|") for row in rows)}
 
     def thread_storage(self):
         """Where this thread's copy of the module's thread-local storage, so its `__shared__` memory, begins."""
-        return self.shared_object.emulator_anchor_address() - self._anchor
+        return self.anchor() - self.symbols.anchor
+
+    def image(self):
+        """Where the module is loaded: its symbols count from there."""
+        return ctypes.addressof(ctypes.c_char.in_dll(self.shared_object, "emulator_kernels")) - self.symbols.kernels
 
     def shared_of(self, kernel):
         """The static `__shared__` variables that `kernel` may use: its own, and those of functions that it may call."""
-        return [v for v in self.shared if v.function == kernel or v.function not in self.kernels]
+        templates = {name.partition("<")[0] for name in self.kernels}
+        own = kernel.partition("<")[0]
+        return [v for v in self.symbols.shared if v.function == own or v.function not in templates]
 
     def kernel(self, name, expressions):
-        """(entry point, [(name, Parameter)], launch bounds) of one kernel."""
+        """(entry point, [(name, Parameter, whether __restrict__)], launch bounds) of one kernel."""
         if name not in self.kernels or (name not in expressions and not hasattr(self.shared_object, name)):
             raise LaunchError(
                 f'{self.path.stem} has no kernel {name!r}: declare it `extern "C" __global__ void {name}(...)`'
             )
-        index, names = self.kernels[name]
+        index, names, restricted = self.kernels[name]
         integer = functools.partial(ctypes.c_int.in_dll, self.shared_object)
         count = integer(f"emulator_count_{index}").value
         names = names.split(",") if names else [f"argument {i}" for i in range(count)]
         parameters = ctypes.POINTER(Parameter).in_dll(self.shared_object, f"emulator_parameters_{index}")
         entry = getattr(self.shared_object, f"emulator_call_{index}")
-        return entry, list(zip(names, parameters[:count], strict=True)), integer(f"emulator_bounds_{index}").value
+        restricted = [name in restricted.split(",") for name in names]
+        listed = list(zip(names, parameters[:count], restricted, strict=True))
+        return entry, listed, integer(f"emulator_bounds_{index}").value
 
 
 class RawKernel:
@@ -147,7 +165,9 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         request = checks.current_request()
         if request is None:
-            self.run(record, self.module.build(), arguments)
+            record.flush_to_zero = checks.current_build() == "rounded"
+            with guarded(self, arguments):
+                self.run(record, self.module.build(), arguments)
             for argument in arguments:
                 argument.mark_written()
         else:
@@ -158,15 +178,7 @@ class RawKernel:
         values = (ctypes.c_void_p * len(arguments))(*(a.value.ctypes.data for a in arguments))
         record.call = ctypes.cast(self._entry(build)[0], ctypes.c_void_p)
         record.arguments = values
-        record.workers = 1 if record.checked else self._workers(record)
-        runtime().emulator_launch(ctypes.byref(record))
-        if record.fault:
-            raise checks.fault(record, self.name, build.path)
-
-    @staticmethod
-    def _workers(record):
-        blocks = math.prod(record.grid)
-        return max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
+        execute(record, build, self.name)
 
     def _sizes(self, grid, block, shared_mem):
         """Grid and block as three numbers each, within CUDA's limits."""
@@ -187,7 +199,7 @@ class RawKernel:
             )
         return grid, block
 
-    def _argument(self, arg, name, parameter):
+    def _argument(self, arg, name, parameter, restricted):
         """The Argument that `arg` makes for one parameter, which it must fit."""
         memory = arg if isinstance(arg, np.ndarray) else getattr(arg, "host", None)
         value = np.asarray(arg if memory is None else memory.ctypes.data)
@@ -198,15 +210,36 @@ class RawKernel:
             fits = memory.flags.c_contiguous or memory.flags.f_contiguous
             if not fits:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
-            fits = size == 1 or kind == "v" or (KINDS.get(given.kind), given.itemsize) == (kind, size)
+            fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
+            fits |= kind == "B" and given == np.uint16
             wants = f"a pointer to {describe(kind, size)}"
         else:
-            fits = memory is None and (kind == "v" or KINDS.get(given.kind) == kind) and given.itemsize == size
+            fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
             wants = "a pointer" if kind == "p" else describe(kind, size)
         if not fits:
             got = f"a {given} {'scalar' if memory is None else 'array'}"
             raise LaunchError(f"kernel {self.name}: parameter {name!r} is {wants}, the launch gives {got}")
-        return Argument(name, memory, value, getattr(arg, "written", None))
+        return Argument(
+            name,
+            memory,
+            value,
+            getattr(arg, "written", None),
+            constant=bool(parameter.constant),
+            restricted=restricted,
+            sparse=isinstance(arg, SparseArray),
+            margin=memory is not arg,
+        )
+
+
+def execute(record, build, name):
+    """Runs the launch that `record` describes, of the kernel `name`; raises its fault."""
+    record.anchor, record.shared_offset, record.shared_bytes = build.storage
+    blocks = math.prod(record.grid)
+    workers = max(1, min(cores(), blocks, blocks * math.prod(record.block) // THREADS_PER_WORKER))
+    record.workers = 1 if record.checked else workers
+    runtime().emulator_launch(ctypes.byref(record))
+    if record.fault:
+        raise checks.fault(record, name, build.path)
 
 
 @dataclass
@@ -217,6 +250,10 @@ class Argument:
     memory: np.ndarray | None
     value: np.ndarray
     written: np.ndarray | None  # uint8, one per byte of memory: 0 where nobody wrote yet; None where all is written
+    constant: bool = False  # a pointer to const
+    restricted: bool = False  # __restrict__
+    sparse: bool = False  # too large to copy
+    margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
 
     def mark_written(self):
         """After a launch that did not watch, all memory it could reach counts as written."""
@@ -224,9 +261,14 @@ class Argument:
             self.written[...] = 1
 
 
+def kind_of(dtype):
+    """device.h's kind of a dtype; bfloat16 is ml_dtypes'."""
+    return "B" if dtype.name == "bfloat16" else KINDS.get(dtype.kind)
+
+
 def describe(kind, size):
     """C's name for a kind and size, as in "a 4-byte float"."""
-    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct"}
+    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16"}
     return f"a {size}-byte {names[kind]}"
 
 

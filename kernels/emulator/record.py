@@ -10,7 +10,7 @@ from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_uint32, c_uint64
 class Parameter(ctypes.Structure):
     """One parameter of a kernel as the compiler sees it. Kinds are NumPy's, with "i" any integer, "p" a pointer."""
 
-    _fields_ = [("kind", c_char), ("pointee", c_char), ("size", c_int), ("pointee_size", c_int)]
+    _fields_ = [("kind", c_char), ("pointee", c_char), ("size", c_int), ("pointee_size", c_int), ("constant", c_int)]
 
 
 class Region(ctypes.Structure):
@@ -25,6 +25,10 @@ class Region(ctypes.Structure):
         ("written", c_void_p),
         ("shared", c_int32),
         ("stored", c_int32),
+        ("read_only", c_int32),
+        ("part", c_int32),
+        ("group", c_int32),
+        ("host", c_void_p),
     ]
 
 
@@ -58,14 +62,22 @@ class LaunchRecord(ctypes.Structure):
         ("block", c_uint32 * 3),
         ("dynamic_shared", c_int64),
         ("dynamic_shared_memory", c_void_p),
+        ("anchor", c_void_p),
+        ("shared_offset", c_int64),
+        ("shared_bytes", c_int64),
         ("workers", c_int32),
         ("checked", c_int32),
+        ("same_value_writes", c_int32),
+        ("count_lines", c_int32),
+        ("flush_to_zero", c_int32),
         ("seed", c_uint64),
         ("regions", ctypes.POINTER(Region)),
         ("region_count", c_int64),
         ("image_begin", c_void_p),
         ("image_end", c_void_p),
         ("counts", Counts),
+        ("notes", c_void_p),
+        ("notes_size", c_int64),
         ("fault", c_int32),
         ("pcs", c_uint64 * 2),
         ("message", c_char * 1024),

@@ -321,9 +321,9 @@ def multiplied(draw):
 
 
 @st.composite
-def linear_inputs(draw):
+def linear_inputs(draw, halves=1):
     inputs, outputs = draw(st.integers(0, 4)), draw(st.integers(0, 4))
-    x, weight = draw(array((*draw(leading()), inputs))), draw(array((inputs, outputs)))
+    x, weight = draw(array((*draw(leading()), halves * inputs))), draw(array((inputs, outputs)))
     return Call((x, weight, draw(array((outputs,)))) if draw(st.booleans()) else (x, weight))
 
 
@@ -454,6 +454,34 @@ def rotary(x, first_position=0, theta=10000.0):
     positions = first_position + np.arange(time)[:, None, None]
     z = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * positions / theta ** (np.arange(half) / half))
     return np.concatenate([z.real, z.imag], axis=-1)
+
+
+def grouped_attention(qkv, frequencies, kv_heads, scale):
+    """With the keys and values of each group repeated, queries scaled beforehand, and the first pairs rotated."""
+    heads, pairs = qkv.shape[2] - 2 * kv_heads, 2 * len(frequencies)
+    q, k, v = np.split(qkv, [heads, heads + kv_heads], axis=2)
+    z = np.exp(1j * np.arange(qkv.shape[1])[:, None, None] * np.array(frequencies))
+
+    def turned(x):
+        pair = (x[..., : pairs // 2] + 1j * x[..., pairs // 2 : pairs]) * z
+        return np.concatenate([pair.real, pair.imag, x[..., pairs:]], axis=-1)
+
+    q, k = turned(q) * scale * np.sqrt(q.shape[-1]), turned(k)
+    k, v = (np.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
+    return packed_attention(np.stack([q, k, v], axis=2), 0.0)
+
+
+@st.composite
+def grouped(draw):
+    batch, time, groups, shared, size = (draw(st.integers(1, 3)) for _ in range(5))
+    frequencies = tuple(draw(st.lists(st.sampled_from([1.0, 0.3]), max_size=size // 2)))
+    options = {"frequencies": frequencies, "kv_heads": groups, "scale": draw(st.sampled_from([0.5, 0.2]))}
+    return Call((draw(array((batch, time, groups * (shared + 2), size))),), options)
+
+
+def swiglu(x):
+    a, b = np.split(x, 2, axis=-1)
+    return a / (1 + np.exp(-a)) * b
 
 
 def rotary_attention(qkv, rotary_theta):
@@ -727,6 +755,12 @@ CASES = [
     Case("layer_norm", tt.layer_norm, layer_norm, normalized()),
     Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, linear_inputs()),
     Case("gelu_linear", tt.gelu_linear, lambda x, weight, bias=0: gelu(x) @ weight + bias, linear_inputs()),
+    Case(
+        "swiglu_linear",
+        tt.swiglu_linear,
+        lambda x, weight, bias=0: swiglu(x) @ weight + bias,
+        linear_inputs(halves=2),
+    ),
     Case("embedding", tt.embedding, lambda ids, weight: weight[ids], ids_and_weight()),
     Case("dropout", under_key(tt.dropout), dropout, one(p=st.sampled_from([0.0, 0.3, 0.9]))),
     Case("causal_attention", under_key(tt.causal_attention), attention, attended()),
@@ -748,6 +782,7 @@ CASES = [
         rotary_attention,
         st.builds(lambda x, theta: Call((x,), {"rotary_theta": theta}), rotated((3,)), st.sampled_from([10000.0, 2.0])),
     ),
+    Case("packed_causal_attention of grouped queries", tt.packed_causal_attention, grouped_attention, grouped()),
     Case("cross_entropy", tt.cross_entropy, cross_entropy, scored()),
     Case("linear_cross_entropy", tt.linear_cross_entropy, linear_cross_entropy, scored_linear()),
     Case("mse_loss", tt.mse_loss, mean_squared, paired()),

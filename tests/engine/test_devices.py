@@ -12,7 +12,7 @@ from gpt.model import GPTConfig
 from gpt.training.batches import Batches
 from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
-from gpt.training.trainer import build_model, make_backward, train_step
+from gpt.training.trainer import build_model, make_parallel, train_step
 from kernels.emulator import available
 from kernels.emulator.arrays import no_synchronization
 from kernels.emulator.checks import checked
@@ -145,9 +145,10 @@ def _start(device, shape=SHAPE, seed=1):
 
 def _train(model, optimizer, steps, device, batch_size=4):
     """The loss of each step."""
-    batches = Batches(TOKENS, model.config.block_size, batch_size, 1)
-    config, backward = TrainConfig(batch_size=batch_size), make_backward(model, device, batch_size)
-    return [float(train_step(backward, optimizer, batches, step, config)[0]) for step in steps]
+    batches = Batches(TOKENS, model.config.block_size, 1)
+    config = TrainConfig(batch_size=batch_size)
+    parallel = make_parallel(model, device, config)
+    return [float(train_step(parallel, optimizer, batches, step, config)[0]) for step in steps]
 
 
 def test_twenty_steps_of_training_follow_the_cpu(device):
@@ -174,7 +175,7 @@ def test_dropout_draws_the_same_masks_on_every_device(device):
 def _dropped(device):
     """The loss of a model with dropout, and all its gradients."""
     model, _ = _start(device, DROPOUT)
-    ids, targets = (device.put(array) for array in Batches(TOKENS, DROPOUT.block_size, 4, 1).batch(0))
+    ids, targets = (device.put(array) for array in Batches(TOKENS, DROPOUT.block_size, 1).rows(0, slice(0, 4)))
     with tt.seeded("dropout", 7):
         loss = model(ids, targets)
     loss.backward()
@@ -185,9 +186,9 @@ def _dropped(device):
 def test_a_training_step_never_waits_for_the_device():
     device = tt.device("emulated")
     model, optimizer = _start(device)
-    batches, config = Batches(TOKENS, SHAPE.block_size, 4, 1), TrainConfig(batch_size=4, grad_accum_steps=2)
+    batches, config = Batches(TOKENS, SHAPE.block_size, 1), TrainConfig(batch_size=4, grad_accum_steps=2, shares=2)
     with no_synchronization():
-        loss, norm = train_step(make_backward(model, device, 4), optimizer, batches, 0, config)
+        loss, norm = train_step(make_parallel(model, device, config), optimizer, batches, 0, config)
     assert float(loss) > 0
     assert float(norm) > 0
 

@@ -21,6 +21,7 @@ PAIRS = [
     (tt.gelu, composed.gelu, (X,)),
     (tt.linear, composed.linear, (X, W, B)),
     (tt.gelu_linear, composed.gelu_linear, (X, W, B)),
+    (tt.swiglu_linear, composed.swiglu_linear, (np.hstack([X, X[::-1]]), W, B)),
     (tt.embedding, composed.embedding, (np.array([[1, 5], [5, 0]]), X)),
     (tt.causal_attention, composed.causal_attention, tuple(QKV)),
     (tt.packed_causal_attention, composed.packed_causal_attention, (QKV.transpose(1, 3, 0, 2, 4),)),
@@ -92,6 +93,10 @@ OTHER_FORMS = {
     "rotary from a later position": lambda ops: ops.rotary(tt.Tensor(QKV[0]), 7, theta=50.0),
     "attention with rotary positions": lambda ops: ops.packed_causal_attention(
         tt.Tensor(QKV.transpose(1, 3, 0, 2, 4)), rotary_theta=50.0
+    ),
+    "rotary of a part of each head": lambda ops: ops.rotary(tt.Tensor(QKV[0]), 7, frequencies=(0.5, 0.1)),
+    "attention of grouped queries": lambda ops: ops.packed_causal_attention(
+        tt.Tensor(QKV[0].swapaxes(1, 2).repeat(2, 2)), frequencies=(0.5, 0.1), kv_heads=2, scale=0.1
     ),
     "linear without a bias": lambda ops: ops.linear(tt.Tensor(X), tt.Tensor(W)),
     "gelu_linear without a bias": lambda ops: ops.gelu_linear(tt.Tensor(X), tt.Tensor(W)),

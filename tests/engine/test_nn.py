@@ -120,6 +120,9 @@ def test_layers_start_as_documented():
     assert linear.weight.data.std() == pytest.approx(1 / 20, rel=0.02)
     assert not linear.bias.data.any()
     assert nn.Linear(400, 300, std=0.5).weight.data.std() == pytest.approx(0.5, rel=0.02)
+    rms, x = nn.RMSNorm(4, eps=0.1), tt.randn(2, 4)
+    rms.weight.data[...] = [1, 2, 3, 4]
+    np.testing.assert_array_equal(rms(x).data, tt.rms_norm(x, rms.weight, 0.1).data)
     norm = nn.LayerNorm(4, bias=False)
     assert norm.bias is None
     np.testing.assert_array_equal(norm.weight.data, 1)

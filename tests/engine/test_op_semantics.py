@@ -81,6 +81,7 @@ DEFAULTS = {
     "gather": ((X, 1, np.array([[0, 0], [3, 1]])), np.array([[X[0, 0], X[0, 0]], [X[1, 3], X[1, 1]]])),
     "gelu": ((X,), gelu(X)),
     "gelu_linear": ((X, W), gelu(X) @ W),
+    "swiglu_linear": ((X, W[:2]), X[:, :2] / (1 + np.exp(-X[:, :2])) * X[:, 2:] @ W[:2]),
     "getitem": ((X, 1), X[1]),
     "isfinite": ((np.array([1, np.inf, np.nan]),), [True, False, False]),
     "isnan": ((np.array([1, np.inf, np.nan]),), [False, False, True]),

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from kernels.cpu import blocks
+from kernels.cpu import blocks, linear
 from kernels.cpu.threads import parallel_map, set_num_threads
 from tinytensor import nn
-from tinytensor.parallel import BatchParallel
+from tinytensor.parallel import BatchParallel, WholeBatch
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -73,6 +73,27 @@ def test_nested_parallel_map_stays_on_its_thread(threads):
     assert threads == 1 or all(parallel_map(outer, range(threads)))
 
 
+def test_splits_alone_decide_how_sums_are_rounded(monkeypatch):
+    """Any number of threads has the same bits, also those that a rank with fewer cores has."""
+    monkeypatch.setattr(linear, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(blocks, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 12)
+    x = np.random.default_rng(0).standard_normal((3, 300, 96)).astype(np.float32)
+    results = {}
+    try:
+        for count, splits in ((1, 3), (2, 3), (3, 3), (3, 5)):
+            set_num_threads(count, splits)
+            with tt.seeded("weights"):
+                model = nn.Sequential(nn.LayerNorm(96), nn.Linear(96, 200), nn.GELU(), nn.Linear(200, 96))
+            y = model(tt.Tensor(x))
+            (y * y).sum().backward()
+            results[count, splits] = [y.data.tobytes(), *(p.grad.tobytes() for p in model.parameters())]
+    finally:
+        set_num_threads(1)
+    assert results[1, 3] == results[2, 3] == results[3, 3]
+    assert results[1, 3] != results[3, 5]
+
+
 def test_an_error_in_a_thread_comes_out(threads):
     def work(i):
         if i == 3:
@@ -95,13 +116,13 @@ def test_a_batch_over_processes_has_the_gradients_of_the_whole(threads, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_scaled_batches_accumulate(threads):
+def test_parts_of_a_batch_accumulate(threads):
     ids, targets = batch(6)
     whole, parallel = build(), build()
     whole(ids, targets).backward()
-    divided = BatchParallel(parallel, 6)
+    divided = BatchParallel(parallel, 3)
     for part in (slice(0, 3), slice(3, 6)):
-        divided.backward(ids[part], targets[part], scale=0.5)
+        divided.backward(ids[part], targets[part], WholeBatch(3, targets.size))
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -137,16 +158,35 @@ def test_any_number_of_processes_sees_the_same_masks_and_loss(monkeypatch, proce
         drawn_next = tt.random.next_seed()
     loss.backward()
     with tt.seeded("step"):
-        result = BatchParallel(parallel, 9, processes).backward(ids, targets)
+        result = BatchParallel(parallel, 9, processes=processes).backward(ids, targets)
         assert tt.random.next_seed() == drawn_next
     np.testing.assert_allclose(result, loss.item(), rtol=1e-5)
     for a, b in zip(gradients(parallel), gradients(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shares", [3, 4, 6, 8])
+def test_any_number_of_processes_has_the_same_bits(shares):
+    """Also where their blocks of shares are several subtrees, or have rows or shares without targets."""
+    ids, targets = batch(7)
+    targets[2:4] = -100
+    expected = None
+    for processes in (1, 2, 3, 5):
+        model = build(dropout=0.3)
+        parallel = BatchParallel(model, shares, processes=processes)
+        assert len(parallel._workers) == min(processes, shares) - 1
+        losses = []
+        for step in range(2):  # gradients accumulate
+            with tt.seeded("step", step):
+                losses.append(float(parallel.backward(ids, targets)))
+        result = losses, [p.grad.tobytes() for p in model.parameters()]
+        expected = expected or result
+        assert result == expected
+
+
 def test_a_batch_without_a_target_that_counts_has_no_loss():
     ids, targets = batch(3)
-    assert np.isnan(BatchParallel(build(), 3, 2).backward(ids, np.full_like(targets, -100)))
+    assert np.isnan(BatchParallel(build(), 3, processes=2).backward(ids, np.full_like(targets, -100)))
 
 
 def test_the_bits_repeat(threads):

@@ -198,6 +198,7 @@ class Pieces:
 
     def __init__(self, *pieces):
         self.pieces, self.vocab_size, self.end_of_text = pieces, len(pieces), len(pieces) - 1
+        self.stop_ids = {self.end_of_text}
 
     def decode_bytes(self, ids):
         return b"".join(self.pieces[i] for i in ids)

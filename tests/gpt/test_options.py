@@ -34,7 +34,11 @@ def test_nanogpt_preset_is_the_published_recipe():
         (GPTConfig, {"n_layer": -1}, "--n-layer -1: must be at least 1"),
         (GPTConfig, {"n_embd": 100, "n_head": 3}, "--n-embd 100: must be a multiple of --n-head 3"),
         (GPTConfig, {"dropout": 1.0}, "--dropout 1.0: must be below 1"),
-        (GPTConfig, {"activation": "gleu"}, "--activation gleu: must be one of gelu, relu (did you mean gelu?)"),
+        (
+            GPTConfig,
+            {"activation": "gleu"},
+            "--activation gleu: must be one of gelu, gelu_erf, relu, swiglu (did you mean gelu?)",
+        ),
         (TrainConfig, {"lr": 0.0}, "--lr 0.0: must be above 0"),
         (TrainConfig, {"lr": float("nan")}, "--lr nan: must be above 0"),
         (TrainConfig, {"lr": float("inf")}, "--lr inf: must be below inf"),

@@ -20,6 +20,9 @@ VARIANTS = [
     {"bias": False, "tied": False},
     {"norm": "post", "activation": "relu"},
     {"positions": "rotary"},
+    {"activation": "gelu_erf"},
+    {"norm_layer": "rms", "positions": "rotary", "n_kv_head": 1, "activation": "swiglu", "bias": False, "tied": False},
+    {"qk_norm": "full", "norm": "output", "norm_layer": "rms", "qkv_bias": True, "bias": False},
 ]
 IDS = np.random.default_rng(0).integers(0, 11, 21)
 

@@ -76,6 +76,12 @@ ROW_WISE = {
         *forward[1][:2],
         k.layer_norm_backward(g, WEIGHT, forward[1])[0],
     ),
+    "rms_norm": lambda x, g: (
+        (forward := k.rms_norm_forward(x, WEIGHT, 1e-5))[0],
+        forward[1][1],
+        k.rms_norm_backward(g, WEIGHT, forward[1])[0],
+    ),
+    "swiglu": lambda x, g: (k.swiglu_forward(x), k.swiglu_backward(g[:, ::2], x)),
     "cross_entropy": lambda x, g: (
         *(forward := k.cross_entropy_forward(x, (targets := (x[:, 0] > 0).astype(int)), 1)),
         k.cross_entropy_backward(np.asarray(0.5), x, targets, forward[1], 1),
@@ -98,6 +104,13 @@ def test_layer_norm_sums_its_parameters_gradients_over_blocks():
     rstd = saved[1]
     np.testing.assert_allclose(gweight, (g * (MANY - MANY.mean(1, keepdims=True)) * rstd).sum(0), rtol=1e-9)
     np.testing.assert_allclose(gbias, g.sum(0), rtol=1e-9)
+
+
+def test_rms_norm_sums_its_weights_gradient_over_blocks():
+    g = normal(8000, 100)
+    _, (x, rstd) = k.rms_norm_forward(MANY, WEIGHT, 1e-5)
+    _, gweight = k.rms_norm_backward(g, WEIGHT, (x, rstd))
+    np.testing.assert_allclose(gweight, (g * MANY * rstd).sum(0), rtol=1e-9)
 
 
 def test_dropout_counts_rows_across_blocks():
@@ -143,6 +156,25 @@ def test_attention_in_blocks(time, dropout):
     scores = np.where(np.tri(time, dtype=bool), q @ keys.swapaxes(-1, -2) * 0.5, -np.inf)
     np.testing.assert_allclose(lse, np.log(np.exp(scores).sum(-1)), rtol=1e-10)
     gradcheck(lambda qkv: CausalAttention(dropout, seed, 0)(qkv), qkv)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("time", [1, 4, 9])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 2), (3, 1)])
+def test_attention_of_grouped_queries_is_that_of_repeated_keys(heads, groups, time, dropout):
+    qkv, g = normal(3, time, heads + 2 * groups, 4), normal(3, time, heads, 4)
+    repeated = np.repeat(qkv[:, :, heads:].reshape(3, time, 2, groups, 4), heads // groups, axis=3)
+    full = np.concatenate([qkv[:, :, None, :heads], repeated], axis=2)
+    options = DropoutOptions(dropout, 5, first_row=7)
+    y, lse = k.attention_forward(qkv, 0.5, options, groups)
+    expected, expected_lse = k.attention_forward(full, 0.5, options)
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(lse, expected_lse, rtol=1e-10)
+    gqkv = k.attention_backward(g, qkv, y, lse, 0.5, options, groups)
+    gfull = k.attention_backward(g, full, y, lse, 0.5, options)
+    summed = gfull[:, :, 1:].reshape(3, time, 2 * groups, -1, 4).sum(3)
+    np.testing.assert_allclose(gqkv, np.concatenate([gfull[:, :, 0], summed], axis=2), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -6,6 +6,7 @@ Each test runs on the emulator, and on a GPU where there is one (`pytest -m gpu`
 """
 
 import inspect
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,20 +16,25 @@ from hypothesis import strategies as st
 import kernels.cpu
 import kernels.cuda as k
 import tinytensor as tt
-from kernels.cuda.launch import KernelArgumentError
-from kernels.emulator import checks
+from kernels.cuda.launch import KernelArgumentError, shared_memory
+from kernels.emulator import checks, gpu_rounding
+from kernels.emulator.cuda_like import compute_capability
 from kernels.options import AdamWOptions, DropoutOptions
 
 SEED = 0x0123_4567_89AB_CDEF  # both halves of a dropout seed matter
 
 
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["emulated", "rounded", pytest.param("cuda", marks=pytest.mark.gpu)])
 def xp(request):
-    """The array namespace of the device under test."""
+    """The array namespace of the device under test; "rounded": emulated, with a GPU's rounding (with --thorough)."""
+    if request.param == "rounded" and not request.config.getoption("--thorough"):
+        pytest.skip("with --thorough")
     try:
-        return tt.device(request.param).xp
+        device = tt.device("emulated" if request.param == "rounded" else request.param)
     except tt.DeviceError as error:
         pytest.skip(str(error))
+    with gpu_rounding() if request.param == "rounded" else nullcontext():
+        yield device.xp
 
 
 # ---- formulas ------------------------------------------------------------------------------------------------------
@@ -53,6 +59,14 @@ def log_softmax(x):
 
 def log_softmax_backward(g, y):
     return g - np.exp(y) * g.sum(-1, keepdims=True)
+
+
+def ungrouped(qkv, groups):
+    """qkv (B, T, H + 2 G, D) in the layout (B, T, 3, H, D), each head of keys and values for every query it serves."""
+    heads = qkv.shape[2] - 2 * groups
+    kv = qkv[:, :, heads:].reshape(*qkv.shape[:2], 2, groups, 1, -1)
+    kv = np.broadcast_to(kv, (*kv.shape[:4], heads // groups, kv.shape[-1]))
+    return np.concatenate([qkv[:, :, None, :heads], kv.reshape(*kv.shape[:3], heads, -1)], axis=2)
 
 
 def attention_scores(qkv, scale):
@@ -110,6 +124,32 @@ def gelu(x):
     return x / 2 * (1 + np.tanh(a * (x + b * x**3)))
 
 
+def rms_norm(x, weight, eps):
+    rstd = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + x.dtype.type(eps))
+    return x * rstd * weight, rstd
+
+
+def rms_norm_by_kernel(x, weight, eps):
+    y, (_, rstd) = k.rms_norm_forward(x, weight, eps)
+    return y, rstd
+
+
+def rms_norm_backward(g, weight, x, rstd):
+    n, h = x * rstd, g * weight
+    return rstd * (h - n * (h * n).mean(-1, keepdims=True)), (g * n).sum(0)
+
+
+def swiglu(x):
+    a, b = np.split(x, 2, axis=-1)
+    return a / (1 + np.exp(-a)) * b
+
+
+def swiglu_backward(g, x):
+    a, b = np.split(x, 2, axis=-1)
+    s = 1 / (1 + np.exp(-a))
+    return np.concatenate([g * b * s * (1 + a * (1 - s)), g * a * s], axis=-1)
+
+
 def gelu_backward(g, x):
     a, b = x.dtype.type(np.sqrt(2 / np.pi)), x.dtype.type(0.044715)
     t = np.tanh(a * (x + b * x**3))
@@ -139,10 +179,10 @@ def cached_attention(q, keys, values, end, scale):
 
 
 def rotary(x, table, count):
-    half = x.shape[-1] // 2
+    half = table.shape[2]
     cos, sin = table.swapaxes(0, 1)[:, None, :, None]  # (1, T, 1, D/2) each
-    x1, x2 = x[:, :, :count, :half], x[:, :, :count, half:]
-    rotated = np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    x1, x2, rest = np.split(x[:, :, :count], [half, 2 * half], axis=-1)
+    rotated = np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1)
     return np.concatenate([rotated, x[:, :, count:]], axis=2)
 
 
@@ -324,10 +364,59 @@ def test_attention(xp, kind, shape, D, p, seed):
     check(xp, attention_gradient_by_kernels, attention_gradient, [g, qkv], extra, mask, size)
 
 
+@given(st.integers(1, 2), st.integers(1, 140), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40))
+def test_attention_of_grouped_queries(xp, B, T, groups, shared, D):
+    rng = np.random.default_rng(T * D)
+    heads, options = groups * shared, DropoutOptions(0.2, SEED)
+    qkv, g, mask = (
+        normal(rng, B, T, heads + 2 * groups, D),
+        normal(rng, B, T, heads, D),
+        attention_mask(B, T, heads, 0.2),
+    )
+
+    def gradient(g, qkv, scale, mask):
+        full = attention_gradient(g, ungrouped(qkv, groups), scale, mask)  # (B, T, 3, H, D)
+        of_keys = full[:, :, 1:].reshape(B, T, 2 * groups, shared, D).sum(3)
+        return np.concatenate([full[:, :, 0], of_keys], axis=2)
+
+    check(
+        xp,
+        lambda qkv, *extra: k.attention_forward(qkv, *extra, kv_heads=groups),
+        lambda qkv, *extra: attention(ungrouped(qkv, groups), *extra),
+        [qkv],
+        (D**-0.5, options),
+        (D**-0.5, mask),
+    )
+    check(
+        xp,
+        lambda *arrays: attention_gradient_by_kernels(*arrays, groups),
+        gradient,
+        [g, qkv],
+        (D**-0.5, options),
+        (D**-0.5, mask),
+        size=10.0,
+    )
+
+
 @pytest.mark.parametrize("D", [1, 31, 32, 33, 64, 65, 96, 97, 127, 128])
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 129])
 def test_attention_at_the_edges_of_tiles(xp, T, D):
     test_attention.hypothesis.inner_test(xp, "normal", (1, T, 2), D, 0.3, seed=T * D)
+
+
+@pytest.mark.parametrize(
+    ("capability", "D"), [("75", 64), ("80", 64), ("90", 128)] + [(c, d) for c in ("75", "80", "90") for d in (32, 96)]
+)
+def test_attention_in_the_tiles_that_other_gpus_take(emulated, request, capability, D):
+    if D in (32, 96) and not request.config.getoption("--thorough"):
+        pytest.skip("with --thorough")
+    shared_memory.cache_clear()
+    try:
+        with compute_capability(capability):
+            for T in (65, 130):
+                test_attention.hypothesis.inner_test(emulated, "normal", (1, T, 1), D, 0.3, seed=D)
+    finally:
+        shared_memory.cache_clear()
 
 
 def test_attention_reads_arrays_that_are_not_aligned(xp):
@@ -372,6 +461,22 @@ def test_gelu(xp, shape, size, seed):
     x = (normal(rng, *shape, 1) * np.float32(size)).reshape(shape)
     check(xp, k.gelu_forward, gelu, [x])
     check(xp, k.gelu_backward, gelu_backward, [normal(rng, *shape, 1).reshape(shape), x])
+
+
+@given(st.integers(1, 200), LENGTHS, st.integers(0, 2**32))
+def test_rms_norm(xp, rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    x, g, weight = normal(rng, rows, columns), normal(rng, rows, columns), normal(rng, columns)
+    _, rstd = check(xp, rms_norm_by_kernel, rms_norm, [x, weight], (1e-5,))
+    check(xp, lambda g, w, *saved: k.rms_norm_backward(g, w, saved), rms_norm_backward, [g, weight, x, rstd])
+
+
+@given(st.lists(st.integers(1, 9), min_size=0, max_size=3), st.integers(1, 300), st.floats(0.1, 30), st.integers(0, 99))
+def test_swiglu(xp, shape, columns, size, seed):
+    rng = np.random.default_rng(seed)
+    x = normal(rng, *shape, 2 * columns) * np.float32(size)
+    check(xp, k.swiglu_forward, swiglu, [x])
+    check(xp, k.swiglu_backward, swiglu_backward, [normal(rng, *shape, columns), x])
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 300), LENGTHS, st.floats(0, 0.99))
@@ -442,13 +547,14 @@ def test_embedding_backward(xp, tokens, columns, rows, seed):
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9)),
     st.integers(1, 65),
+    st.sampled_from([0, 1, 7, 100]),
     st.integers(0, 9),
     st.integers(0, 2**32),
 )
-def test_rotary(xp, shape, half, count, seed):
-    """Rows of a warp and of a block, all vectors or some, in a new array and in place."""
+def test_rotary(xp, shape, half, rest, count, seed):
+    """Rows of a warp and of a block, all vectors or some, whole or in part, in a new array and in place."""
     rng = np.random.default_rng(seed)
-    x, angles = normal(rng, *shape, 2 * half), rng.uniform(0, 7, (shape[1], half))
+    x, angles = normal(rng, *shape, 2 * half + rest), rng.uniform(0, 7, (shape[1], half))
     table, count = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), min(count, shape[2])
     check(xp, k.rotary, rotary, [x, table], (count,))
     in_place = xp.asarray(x.copy())
@@ -512,6 +618,10 @@ def test_empty_arrays(xp):
     assert (y.shape, lse.shape) == ((2, 0, 2, 4), (2, 2, 0))
     k.embedding_backward(x, xp.zeros(0, dtype=np.int64), x)
     assert k.rotary(xp.zeros((2, 0, 3, 4), dtype=np.float32), x.reshape(0, 2, 2), 2).shape == (2, 0, 3, 4)
+    assert k.swiglu_backward(k.swiglu_forward(x), x).shape == (0, 4)
+    gx, gweight = k.rms_norm_backward(x, weight, k.rms_norm_forward(x, weight, 1e-5)[1])
+    assert gx.shape == (0, 4)
+    assert not xp.asnumpy(gweight).any()
 
 
 def test_gradients_need_not_be_contiguous(xp):
@@ -577,6 +687,11 @@ def every_kernel(xp):
         results += [gweight, k.gelu_forward(x), k.gelu_backward(g, x)]
         vectors, table = draw(2, 3, 5, 2 * columns), draw(3, 2, columns)
         results += [k.rotary(vectors, table, 3), k.rotary(vectors, table, 4, in_place=True)]
+        results += [k.rotary(vectors, table[:, :, : columns // 2], 4)]
+        normed, saved = k.rms_norm_forward(x, weight, 1e-5)
+        results += [normed, *k.rms_norm_backward(g, weight, saved)]
+        halves = draw(5, 2 * columns)
+        results += [k.swiglu_forward(halves), k.swiglu_backward(g, halves)]
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
     for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
         k.adamw_update(param, draw(300), m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
@@ -584,9 +699,12 @@ def every_kernel(xp):
 
 
 def attention_both_ways(draw, T, D):
-    qkv, g = draw(1, T, 3, 2, D), draw(1, T, 2, D)
-    y, lse = k.attention_forward(qkv, 0.5, MASK)
-    return [y, lse, k.attention_backward(g, qkv, y, lse, 0.5, MASK)]
+    """Two heads, and two groups of two."""
+    results = []
+    for qkv, g, groups in ((draw(1, T, 3, 2, D), draw(1, T, 2, D), None), (draw(1, T, 8, D), draw(1, T, 4, D), 2)):
+        y, lse = k.attention_forward(qkv, 0.5, MASK, groups)
+        results += [y, lse, k.attention_backward(g, qkv, y, lse, 0.5, MASK, groups)]
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -605,9 +723,20 @@ def test_the_same_bits_in_ten_orders_of_threads_and_no_fault_in_any(emulated):
     assert results == results[:1] * 10
 
 
+def test_kernels_are_as_accurate_with_a_gpus_rounding(emulated):
+    with gpu_rounding():
+        test_softmax.hypothesis.inner_test(emulated, "normal", 5, 300, seed=1)
+        test_layer_norm.hypothesis.inner_test(emulated, 7, 130, True, seed=1)
+        test_gelu.hypothesis.inner_test(emulated, [3, 5], 3.0, seed=1)
+        test_attention.hypothesis.inner_test(emulated, "normal", (1, 70, 2), 64, 0.3, seed=1)
+        # 9e-39 is a denormal number: a GPU takes it for zero, so the row's weights are equal
+        y = k.softmax_forward(emulated.asarray(np.array([[9e-39, 0.0]], np.float32)), 1e38)
+    assert y.tolist() == [[0.5, 0.5]]
+
+
 @pytest.mark.parametrize("D", [64, 127])
 def test_wide_heads_under_the_checked_build(emulated, D):
     rng = np.random.default_rng(D)
     with checks.checked(D):
-        y, lse, gqkv = attention_both_ways(lambda *shape: emulated.asarray(normal(rng, *shape)), 66, D)
-    assert all(np.isfinite(emulated.asnumpy(a)).all() for a in (y, lse, gqkv))
+        results = attention_both_ways(lambda *shape: emulated.asarray(normal(rng, *shape)), 66, D)
+    assert all(np.isfinite(emulated.asnumpy(a)).all() for a in results)

@@ -152,13 +152,6 @@ FAULTS = {
         }
         y[i] = 0;""",
     ),
-    "a barrier after some left": (
-        DivergentBarrier,
-        "never reaches: it has exited",
-        """if (x[t] < 10) return;
-        __syncthreads();         // HERE
-        y[i] = 0;""",
-    ),
     "two barriers in two branches": (
         DivergentBarrier,
         "waits at that of",

@@ -77,6 +77,26 @@ def layer_norm_backward_arguments(rows, columns, variant):
     return g, weight, stored, inverse if variant else None, rstd, gx
 
 
+def rms_norm_arguments(rows, columns, variant):
+    x, weight, y = random(columns, (rows, columns), columns, (rows, columns))
+    return x + 3 * variant, weight, 1e-5, y
+
+
+def rms_norm_backward_arguments(rows, columns, variant):
+    shape = rows, columns
+    return tuple(random(columns, shape, columns, shape, (rows, 1), shape, positive=[3]))
+
+
+def swiglu_arguments(rows, columns, variant):
+    x, y = random(columns, (rows, 2 * columns), (rows, columns))
+    return 3 * x, y
+
+
+def swiglu_backward_arguments(rows, columns, variant):
+    g, x, gx = random(columns, (rows, columns), *[(rows, 2 * columns)] * 2)
+    return g, 3 * x, gx
+
+
 def adamw_arguments(rows, columns, variant):
     param, grad, m, v = random(columns, *[(rows * columns,)] * 4, positive=[3])
     return param, grad, 0.1 * m, 1e-4 * v, Coefficients(0.5 if variant else 1.0, 0.9, 0.999, 0.99, 1.0, 1e-2)
@@ -92,10 +112,11 @@ def muon_arguments(rows, columns, variant):
 
 
 def attention_arguments(rows, columns, variant):
-    """A part of the batch and of the heads of attention over `rows` tokens, with dropout or without."""
-    qkv, y, lse = random(rows, (3, rows, 3, 2, columns), (3, rows, 2, columns), (3, 2, rows))
+    """A part of the batch and of the heads of attention over `rows` tokens; with dropout, or queries in twos."""
+    heads, groups = (4, 4) if variant else (4, 2)
+    qkv, y, lse = random(rows, (3, rows, heads + 2 * groups, columns), (3, rows, heads, columns), (3, heads, rows))
     options = PassOptions(columns**-0.5, 0.3 * variant, np.uint64(2**63 + rows), 2**32 - 5)
-    return qkv, Part(1, 3, 0, 2 - variant), options, y, lse
+    return qkv, Part(1, 3, 0, 4 - variant), options, y, lse
 
 
 def attention_backward_arguments(rows, columns, variant):
@@ -106,9 +127,9 @@ def attention_backward_arguments(rows, columns, variant):
 
 
 def rotary_arguments(rows, columns, variant):
-    """Some or all of 3 vectors rotated, rows that begin within a text and may go on to the next."""
+    """Some or all of 3 vectors rotated, but for their ends; rows that begin within a text and may go on to the next."""
     half = -(-columns // 2)
-    x, table = random(rows, (rows, 3, 2 * half), (rows // 2 + 1, 2, half))
+    x, table = random(rows, (rows, 3, 2 * half + rows % 3), (rows // 2 + 1, 2, half))
     return x, table, 3 - variant, rows // 3
 
 
@@ -144,6 +165,10 @@ ARGUMENTS = {
     "gelu_backward_pass": gelu_backward_arguments,
     "layer_norm_pass": layer_norm_arguments,
     "layer_norm_backward_pass": layer_norm_backward_arguments,
+    "rms_norm_pass": rms_norm_arguments,
+    "rms_norm_backward_pass": rms_norm_backward_arguments,
+    "swiglu_pass": swiglu_arguments,
+    "swiglu_backward_pass": swiglu_backward_arguments,
     "adamw_pass": adamw_arguments,
     "product_pass": product_arguments,
     "muon_pass": muon_arguments,
@@ -296,7 +321,7 @@ def test_long_sequences_of_wide_heads_take_several_products():
 
 def test_a_score_that_is_not_a_number_spoils_its_row_and_what_follows():
     qkv, *rest, y, lse = attention_arguments(40, 8, False)
-    qkv[1, 35, 0, 0, 3] = np.nan
+    qkv[1, 35, 0, 3] = np.nan
     loops.attention_forward_pass(qkv, *rest, y, lse)
     assert np.isnan(y[1, 35, 0]).all()
     assert np.isnan(lse[1, 0, 35])
@@ -317,7 +342,7 @@ STRANGE = {  # float32 matrices (300, 70) that BLAS could not be told of
 @pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     strange, (b, out) = make(), random(2, (70, 300), (300, 300))
     for x, y in ((strange, b), (b.T, strange.T), (strange, strange.T)):
         result = out.copy()
@@ -331,7 +356,7 @@ def test_products_of_matrices_that_blas_cannot_be_told_of(make, add, monkeypatch
 @pytest.mark.parametrize("rows", [40, 300])  # as one product, and in tiles
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, add, monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     a, b, before = random(rows, (rows + 5, 500), (480, 205), (rows + 9, 210))
     a, b, after = a[2:-3, 7:-13], b[:, 5:-1], before.copy()
     part = slice(4, -5), slice(3, -8)
@@ -344,7 +369,7 @@ def test_products_of_parts_of_matrices_change_nothing_beside_their_part(rows, ad
 
 
 def test_products_with_a_single_row_or_column(monkeypatch):
-    monkeypatch.setattr(linear, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "get_splits", lambda: 2)
     for rows, inner, columns in itertools.product((1, 300), repeat=3):
         column, row = random(1, (inner, rows), (columns, inner))
         for a, b in ((column.T, row.T), (column.T.copy(), row.T.copy())):  # strides say little where there is one row

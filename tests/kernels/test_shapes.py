@@ -70,6 +70,17 @@ CALLS = {
     ),
     "gelu_forward": Call(lambda k, x: k.gelu_forward(x), {"x": normal(*SCORES)}, {"x": (*ANY_SHAPE, "float64")}),
     "gelu_backward": Call(lambda k, g, x: k.gelu_backward(g, x), {"g": normal(*SCORES), "x": normal(*SCORES)}),
+    "swiglu_forward": Call(lambda k, x: k.swiglu_forward(x), {"x": normal(3, 6)}, {"x": (*ROWS, "float64")}),
+    "swiglu_backward": Call(lambda k, g, x: k.swiglu_backward(g, x), {"g": normal(3, 3), "x": normal(3, 6)}),
+    "rms_norm_forward": Call(
+        lambda k, x, weight: k.rms_norm_forward(x, weight, 1e-5),
+        {"x": normal(3, 5), "weight": normal(5)},
+        {"x": ROWS},
+    ),
+    "rms_norm_backward": Call(
+        lambda k, g, weight, x, rstd: k.rms_norm_backward(g, weight, (x, rstd)),
+        {"g": normal(3, 5), "weight": normal(5), "x": normal(3, 5), "rstd": normal(3, 1)},
+    ),
     "dropout": Call(
         lambda k, x: k.dropout(x, DropoutOptions(0.5, 1)), {"x": normal(*SCORES)}, {"x": (*ANY_SHAPE, "float64")}
     ),
@@ -126,10 +137,19 @@ CALLS = {
         {"q": normal(2, 3, 2, 4), "keys": normal(2, 1, 5, 4), "values": normal(2, 1, 5, 4)},
         {"q": ("longer 1", "shorter 1", "longer 2", "shorter 2")},
     ),
+    "attention_forward, grouped": Call(
+        lambda k, qkv: k.attention_forward(qkv, 0.5, kv_heads=2),
+        {"qkv": normal(2, 6, 8, 4)},
+        {"qkv": (*(f"{what} {axis}" for axis in (0, 1, 3) for what in ("longer", "shorter")), "float64")},
+    ),
+    "attention_backward, grouped": Call(
+        lambda k, g, qkv, y, lse: k.attention_backward(g, qkv, y, lse, 0.5, kv_heads=2),
+        {"g": normal(2, 6, 4, 4), "qkv": normal(2, 6, 8, 4), "y": normal(2, 6, 4, 4), "lse": normal(2, 4, 6)},
+    ),
     "rotary": Call(
         lambda k, x, table: k.rotary(x, table, 2),
         {"x": normal(2, 6, 3, 4), "table": normal(6, 2, 2)},
-        {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2")},
+        {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2", "longer 3"), "table": ("shorter 2",)},
     ),
     "adamw_update": Call(
         lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
@@ -166,7 +186,8 @@ def good_arrays(name: str, k, device) -> dict:
 
 
 def test_the_table_has_every_primitive():
-    assert sorted(CALLS) == sorted(kernels.cpu.__all__) == sorted(kernels.cuda.__all__)
+    assert sorted({name.partition(",")[0] for name in CALLS}) == sorted(kernels.cpu.__all__)
+    assert sorted(kernels.cpu.__all__) == sorted(kernels.cuda.__all__)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -246,9 +267,18 @@ MESSAGES = {
         lambda k, z: k.attention_forward(z(1, 2, 3, 1, 0), 1.0),
         "attention: qkv has shape (1, 2, 3, 1, 0): must be (batch, time, 3, heads, head size), head size at least 1",
     ),
-    "an odd size to rotate": (
-        lambda k, z: k.rotary(z(1, 2, 3, 5), z(2, 2, 2), 3),
-        "rotary: x has shape (1, 2, 3, 5): its last axis must be even, for two halves",
+    "groups of different sizes": (
+        lambda k, z: k.attention_forward(z(1, 2, 9, 4), 1.0, kv_heads=2),
+        "attention: qkv has shape (1, 2, 9, 4): with 2 heads of keys, must be (batch, time, heads, head size), with a "
+        "multiple of 2 besides those of keys and values, head size at least 1",
+    ),
+    "more to rotate than there is": (
+        lambda k, z: k.rotary(z(1, 2, 3, 5), z(2, 2, 3), 3),
+        "rotary: table has shape (2, 2, 3): x of shape (1, 2, 3, 5) needs (2, 2, 2)",
+    ),
+    "an odd size for two halves": (
+        lambda k, z: k.swiglu_forward(z(2, 5)),
+        "swiglu: x has shape (2, 5): its last axis must be even, for two halves",
     ),
     "too many to rotate": (
         lambda k, z: k.rotary(z(1, 2, 3, 4), z(2, 2, 2), 4),

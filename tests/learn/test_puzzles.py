@@ -222,6 +222,8 @@ def test_start_leaves_the_learners_files(folder, capsys):
 
 def test_another_folder_is_named_in_what_to_do_next(tmp_path, capsys):
     puzzles = tmp_path / "mine"
+    assert run_command(main, ["list", "--dir", str(puzzles)]) == 0
+    assert f"next: {COMMAND} start {puzzles}\n" in capsys.readouterr().out
     assert run_command(main, ["start", str(puzzles)]) == 0
     assert f"check square --dir {puzzles}\n" in capsys.readouterr().out
     assert run_command(main, ["check", "square", "--dir", str(puzzles)]) == 1
@@ -256,7 +258,7 @@ WRONG_USAGE = [
     (["hint"], "error: the following arguments are required: NAME"),
     (["check", "--dir", "nowhere"], "error: nowhere: there are no puzzles; python -m learn.puzzles start nowhere"),
     (["check", "map"], "error: the emulator needs a C++ compiler: install g++"),
-    (["check", "max"], "08_max.py: does not exist; python -m learn.puzzles start puzzles writes it"),
+    (["check", "max"], "08_max.py: does not exist; python -m learn.puzzles start writes it"),
     (["start", "puzzles/progress.json"], "error: puzzles/progress.json/autograd: cannot be written (Not a directory)"),
 ]
 

@@ -79,7 +79,7 @@ def test_the_wheel_holds_kernels_and_types_but_no_tests(installed):
     kernel_sources = {str(p.relative_to(ROOT)) for p in (ROOT / "kernels").rglob("*") if p.suffix in suffixes}
     assert kernel_sources
     assert kernel_sources <= names
-    assert {"kernels/py.typed", "tinytensor/py.typed", "gpt/py.typed"} <= names
+    assert {"kernels/py.typed", "tinytensor/py.typed", "gpt/py.typed", "gpt/web/page.css", "gpt/web/page.js"} <= names
     top_level = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert top_level == {"kernels", "tinytensor", "gpt", "train.py"}
 
@@ -117,7 +117,7 @@ def test_it_trains_on_the_emulated_device(installed):
     assert "on emulated" in trained.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export", "explain"])
+@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export", "explain", "web"])
 def test_a_mistake_on_a_console_script_is_one_sentence_and_exit_code_2(installed, name):
     done = installed.script(f"tinytensor-{name}", "--no-such-flag")
     assert (done.returncode, done.stdout) == (2, "")

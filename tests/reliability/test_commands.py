@@ -13,6 +13,7 @@ from gpt import chat, export, generate, prepare
 from gpt.cli import LossyStream, run_command, shortened
 from gpt.explain import __main__ as explain
 from gpt.training.metrics import divergence
+from gpt.web import __main__ as web
 from tests.reliability.conftest import contents, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (chat.main, [""], "DIR"),
         (export.main, ["run", ""], "OUT"),
         (explain.main, [""], "RUN"),
+        (web.main, [""], "DIR"),
     ],
 )
 def test_an_empty_value_is_an_error(main, argv, name, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ Read `module.py` first, then `layers.py`; `containers.py` holds modules in lists
 
 from tinytensor.nn import functional, init
 from tinytensor.nn.containers import ModuleDict, ModuleList, Sequential
-from tinytensor.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU
+from tinytensor.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm
 from tinytensor.nn.module import Buffer, Module, Parameter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ModuleDict",
     "ModuleList",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "functional",

@@ -45,6 +45,17 @@ class LayerNorm(Module):
         return fused.layer_norm(x, self.weight, self.bias, self.eps)
 
 
+class RMSNorm(Module):
+    """Divides the last axis, of length `width`, by its root mean square, then scales it by a learned vector."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        self.weight = Parameter(ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused.rms_norm(x, self.weight, self.eps)
+
+
 class Dropout(Module):
     """In training, zeroes each element with probability p (0 <= p < 1) and scales the others by 1 / (1 - p)."""
 

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from kernels.options import DropoutOptions
+from kernels.shapes import check_attention
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
@@ -16,7 +17,7 @@ from tinytensor.ops.elementwise import float16_as_float32, masked_fill, where
 from tinytensor.ops.fused import dropout as drop_out
 from tinytensor.ops.fused import require_probability, softmax
 from tinytensor.ops.linalg import matmul
-from tinytensor.ops.rotary import require_rotary, rotate_packed
+from tinytensor.ops.rotary import rotary_frequencies, rotate_packed
 from tinytensor.ops.shape import stack, swapaxes
 from tinytensor.random import first_row, next_seed
 from tinytensor.tensor import Function, Tensor, TensorLike, as_array
@@ -28,46 +29,66 @@ class CausalAttention(Function):
     gv_j = sum_i p_ij g_i,  ds_ij = p_ij (g_i . v_j - g_i . y_i) / sqrt(D),  gq_i = sum_j ds_ij k_j,
     gk_j = sum_i ds_ij q_i.  p is recomputed from the log-sum-exp of each row rather than saved, so memory grows with T
     and not with T^2 (Dao et al. 2022, arXiv:2205.14135). Dropout multiplies p by m / (1 - p_drop). With rotary
-    positions q and k are those that `Rotary` returns, and gq and gk are rotated back.
+    positions q and k are those that `Rotary` returns, and gq and gk are rotated back. With G heads of keys and values,
+    query head h sees those of number h G / H.
     """
 
-    def __init__(self, dropout, seed, first_row, rotary_theta=None):
-        self.dropout, self.seed, self.first_row, self.rotary_theta = dropout, seed, first_row, rotary_theta
+    def __init__(self, dropout, seed, first_row, frequencies=None, kv_heads=None, scale=None):
+        self.dropout, self.seed, self.first_row = dropout, seed, first_row
+        self.frequencies, self.kv_heads, self.scale = frequencies, kv_heads, scale
 
     def forward(self, qkv):
         qkv = floating(qkv)
-        if self.rotary_theta is not None:
-            qkv = rotate_packed(qkv, self.rotary_theta)
-        _, time, _, heads, size = qkv.shape
-        self.scale = size**-0.5
+        time, heads = qkv.shape[1], _query_heads(qkv, self.kv_heads)
+        self.rotated = heads + (self.kv_heads or heads)
+        if self.frequencies is not None:
+            qkv = rotate_packed(qkv, self.rotated, self.frequencies)
+        if self.scale is None:
+            self.scale = qkv.shape[-1] ** -0.5
         self.options = DropoutOptions(self.dropout, self.seed, self.first_row * heads * time)
-        y, lse = kernels_for(qkv).attention_forward(qkv, self.scale, self.options)
+        y, lse = kernels_for(qkv).attention_forward(qkv, self.scale, self.options, self.kv_heads)
         self.qkv, self.y, self.lse = self.save(qkv, y, lse)
         return y
 
     def vjp(self, g):
-        gqkv = kernels_for(g).attention_backward(g, self.qkv, self.y, self.lse, self.scale, self.options)
-        if self.rotary_theta is not None:
-            gqkv = rotate_packed(gqkv, self.rotary_theta, direction=-1, in_place=True)
+        saved = self.qkv, self.y, self.lse
+        gqkv = kernels_for(g).attention_backward(g, *saved, self.scale, self.options, self.kv_heads)
+        if self.frequencies is not None:
+            gqkv = rotate_packed(gqkv, self.rotated, self.frequencies, direction=-1, in_place=True)
         return (gqkv,)
 
 
+def _query_heads(qkv: Any, kv_heads: int | None) -> int:
+    return qkv.shape[3] if kv_heads is None else qkv.shape[2] - 2 * kv_heads
+
+
 @float16_as_float32
-def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0, rotary_theta: float | None = None) -> Tensor:
+def packed_causal_attention(
+    qkv: TensorLike,
+    dropout: float = 0.0,
+    rotary_theta: float | None = None,
+    frequencies: tuple[float, ...] | None = None,
+    kv_heads: int | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """Causal self-attention of queries, keys and values in one array: qkv (B, T, 3, H, D) -> (B, T, H, D).
 
-    rotary_theta: rotate queries and keys by their positions first, with this base (`rotary`).
-    Composed: `composed.packed_causal_attention`. This is the layout in which GPT-2's `c_attn` produces them, so a model
-    need not copy anything.
+    rotary_theta, frequencies: rotate queries and keys by their positions first, with this base or these frequencies
+    (`rotary`). kv_heads: G, and qkv (B, T, H + 2 G, D) with G heads of keys and then of values, each for H / G
+    neighboring heads of queries (Ainslie et al. 2023, arXiv:2305.13245). scale: of the scores, 1 / sqrt(D) by default.
+    Composed: `composed.packed_causal_attention`. These are the layouts in which one linear layer produces them, so a
+    model need not copy anything.
     """
-    qkv = as_tensor(qkv)
+    name, qkv = "packed_causal_attention", as_tensor(qkv)
     shape = qkv.shape
-    if len(shape) != 5 or shape[2] != 3 or not shape[4]:
-        raise ValueError(f"packed_causal_attention: qkv has shape {shape}: must be (B, T, 3, H, D), D at least 1")
-    require_probability("packed_causal_attention: dropout", dropout)
-    if rotary_theta is not None:
-        require_rotary("packed_causal_attention", shape[4], rotary_theta)
-    return CausalAttention(dropout, next_seed() if dropout else 0, first_row(), rotary_theta)(qkv)
+    if kv_heads is None and (len(shape) != 5 or shape[2] != 3 or not shape[4]):
+        raise ValueError(f"{name}: qkv has shape {shape}: must be (B, T, 3, H, D), D at least 1")
+    if kv_heads is not None:
+        check_attention(qkv.data, kv_heads, name)
+    require_probability(f"{name}: dropout", dropout)
+    if rotary_theta is not None or frequencies is not None:
+        frequencies = rotary_frequencies(name, shape[-1], rotary_theta or 0, frequencies)
+    return CausalAttention(dropout, next_seed() if dropout else 0, first_row(), frequencies, kv_heads, scale)(qkv)
 
 
 @float16_as_float32

@@ -66,6 +66,14 @@ def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> T
     return linear(gelu(x), weight, bias)
 
 
+def swiglu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
+    """silu(a) b of the halves a, b of x (..., 2 I), then `linear`. Fused: `tinytensor.ops.fused.swiglu_linear`."""
+    x = as_tensor(x)
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return linear(a / (1 + exp(-a)) * b, weight, bias)
+
+
 def embedding(ids: TensorLike, weight: TensorLike) -> Tensor:
     """The rows of weight (V, C) for ids (...) -> (..., C). Fused: `tinytensor.ops.fused.embedding`."""
     return getitem(weight, ids)
@@ -91,22 +99,41 @@ def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float
     return matmul(_dropped(p, dropout), v)  # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
 
 
-def rotary(x: TensorLike, first_position: int = 0, theta: float = 10000.0) -> Tensor:
+def rotary(
+    x: TensorLike, first_position: int = 0, theta: float = 10000.0, frequencies: tuple[float, ...] | None = None
+) -> Tensor:
     """Pairs (x_i, x_{i+D/2}) of x (..., T, H, D) rotated by t theta^(-2i/D). Fused: `tinytensor.ops.rotary.rotary`."""
     x = as_tensor(x)
     time, _, size = x.shape[-3:]
-    angles = np.arange(first_position, first_position + time)[:, None] * theta ** (-np.arange(0, size, 2) / size)
+    if frequencies is None:
+        frequencies = tuple(theta ** (-np.arange(0, size, 2) / size))
+    half, angles = len(frequencies), np.arange(first_position, first_position + time)[:, None] * np.array(frequencies)
     xp = array_module(x.data)
-    cosine, sine = (xp.asarray(f(angles)[:, None].astype(x.dtype)) for f in (np.cos, np.sin))  # (T, 1, D/2) each
-    x1, x2 = x[..., : size // 2], x[..., size // 2 :]  # (..., T, H, D/2) each
-    return concat([x1 * cosine - x2 * sine, x2 * cosine + x1 * sine], axis=-1)
+    cosine, sine = (xp.asarray(f(angles)[:, None].astype(x.dtype)) for f in (np.cos, np.sin))  # (T, 1, R/2) each
+    x1, x2, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]  # (..., T, H, R/2) twice, D - R left
+    return concat([x1 * cosine - x2 * sine, x2 * cosine + x1 * sine, rest], axis=-1)
 
 
-def packed_causal_attention(qkv: TensorLike, dropout: float = 0.0, rotary_theta: float | None = None) -> Tensor:
+def packed_causal_attention(
+    qkv: TensorLike,
+    dropout: float = 0.0,
+    rotary_theta: float | None = None,
+    frequencies: tuple[float, ...] | None = None,
+    kv_heads: int | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """`causal_attention` of qkv (B, T, 3, H, D) -> (B, T, H, D). Fused: `attention.packed_causal_attention`."""
-    q, k, v = unbind(as_tensor(qkv), 2)  # (B, T, H, D) each
-    if rotary_theta is not None:
-        q, k = rotary(q, theta=rotary_theta), rotary(k, theta=rotary_theta)
+    qkv = as_tensor(qkv)
+    if kv_heads is None:
+        q, k, v = unbind(qkv, 2)  # (B, T, H, D) each
+    else:
+        heads = qkv.shape[2] - 2 * kv_heads
+        key = heads + np.arange(heads) * kv_heads // heads  # that of each head of queries
+        q, k, v = qkv[:, :, :heads], qkv[:, :, key], qkv[:, :, key + kv_heads]
+    if rotary_theta is not None or frequencies is not None:
+        q, k = (rotary(x, 0, rotary_theta or 0.0, frequencies) for x in (q, k))
+    if scale is not None:
+        q = q * (scale * math.sqrt(q.shape[-1]))
     q, k, v = (swapaxes(x, 1, 2) for x in (q, k, v))  # (B, H, T, D) each
     return swapaxes(causal_attention(q, k, v, dropout), 1, 2)
 

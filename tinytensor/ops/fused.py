@@ -72,16 +72,12 @@ class RMSNorm(Function):
         self.eps = eps
 
     def forward(self, x, weight):
-        x = floating(x)
-        r = 1 / array_module(x).sqrt((x * x).mean(axis=-1, keepdims=True) + self.eps)  # (..., 1)
-        self.x, self.weight, self.r = self.save(x, weight, r)
-        return x * r if weight is None else x * r * weight
+        y, for_backward = kernels_for(x).rms_norm_forward(floating(x), weight, self.eps)
+        self.weight, self.for_backward = self.save(weight, for_backward)
+        return y
 
     def vjp(self, g):
-        n = self.x * self.r
-        h = g if self.weight is None else g * self.weight
-        gx = self.r * (h - n * (h * n).mean(axis=-1, keepdims=True))
-        return gx, None if self.weight is None else g * n
+        return kernels_for(g).rms_norm_backward(g, self.weight, self.for_backward)
 
 
 class Linear(Function):
@@ -111,6 +107,23 @@ class GELULinear(Function):
         k = kernels_for(g)
         gy, *rest = k.linear_backward(g, k.gelu_forward(self.x), self.weight, self.needs_grad[2])
         return k.gelu_backward(gy, self.x), *rest
+
+
+class SwiGLULinear(Function):
+    """y = h w + b with h = a s b, s = sigmoid(a), x = (a, b);  gw = h^T g,  ga = gh b s (1 + a (1 - s)),  gb = gh a s
+
+    gh = g w^T. h is recomputed rather than saved (Shazeer 2020, arXiv:2002.05202).
+    """
+
+    def forward(self, x, weight, bias):
+        self.x, self.weight = self.save(floating(x), floating(weight))
+        k = kernels_for(x)
+        return k.linear_forward(k.swiglu_forward(self.x), self.weight, floating(bias))
+
+    def vjp(self, g):
+        k = kernels_for(g)
+        gh, gw, gb = k.linear_backward(g, k.swiglu_forward(self.x), self.weight, self.needs_grad[2])
+        return k.swiglu_backward(gh, self.x), gw, gb
 
 
 class Embedding(Function):
@@ -184,6 +197,8 @@ def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Ten
     if not x.ndim or (weight is not None and as_tensor(weight).shape != x.shape[-1:]):
         given = "" if weight is None else f" and weight {as_tensor(weight).shape}"
         raise ValueError(f"rms_norm: x has shape {x.shape}{given}: must be (..., C) and (C,)")
+    if weight is None:
+        weight = array_module(x.data).ones(x.shape[-1:], dtype=floating(x.data).dtype)
     return RMSNorm(eps)(x, weight)
 
 
@@ -200,6 +215,18 @@ def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> T
     Composed: `composed.gelu_linear`.
     """
     return GELULinear()(x, as_tensor(weight), bias)
+
+
+@float16_as_float32
+def swiglu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
+    """The gated activation and second layer of Llama's MLP: x (..., 2 I), weight (I, O), bias (O,) -> (..., O).
+
+    The halves a and b of x become silu(a) b. Composed: `composed.swiglu_linear`. Raises ValueError for an odd x.
+    """
+    x = as_tensor(x)
+    if not x.ndim or x.shape[-1] % 2:
+        raise ValueError(f"swiglu_linear: x has shape {x.shape}: must be (..., 2 I)")
+    return SwiGLULinear()(x, as_tensor(weight), bias)
 
 
 def embedding(ids: TensorLike, weight: TensorLike) -> Tensor:

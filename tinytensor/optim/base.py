@@ -26,6 +26,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()  # one array per parameter for each name
+    elementwise = True  # whether parts of a parameter may be updated apart from one another
 
     def __init__(self, params: Iterable, lr: float, **defaults: Any):
         name = type(self).__name__

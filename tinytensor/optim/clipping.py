@@ -9,15 +9,26 @@ from tinytensor.backend import array_module
 from tinytensor.nn import Parameter
 from tinytensor.tensor import Tensor
 
+NORM_CHUNK = 1 << 20  # values, 4 MiB in float32
+
 
 def grad_norm(parameters: Iterable[Parameter]) -> Any:
     """The Euclidean norm of all gradients together, as a 0-d array on their device (does not synchronize it)."""
-    grads = [p.grad.ravel() for p in parameters if p.grad is not None]
-    grads = [g.astype("float32") if g.dtype == "float16" else g for g in grads]  # whose squares overflow
-    if not grads:
+    squares = [square for p in parameters if p.grad is not None for square in squared_norms(p.grad)]
+    if not squares:
         raise ValueError("grad_norm: none of the parameters has a gradient; call backward first")
-    xp = array_module(grads[0])
-    return xp.sqrt(sum(xp.dot(g, g) for g in grads))
+    return array_module(squares[0]).sqrt(sum(squares))
+
+
+def squared_norms(gradient: Any) -> list:
+    """The sums of squares of each chunk of NORM_CHUNK values of a gradient, as 0-d arrays on its device.
+
+    A norm is the root of their sum in order, so a part of the chunks can be summed elsewhere without other rounding.
+    """
+    g = gradient.ravel()
+    g = g.astype("float32") if g.dtype == "float16" else g  # whose squares overflow
+    chunks = [g[start : start + NORM_CHUNK] for start in range(0, g.size, NORM_CHUNK)]
+    return [array_module(g).dot(chunk, chunk) for chunk in chunks]
 
 
 def clip_scale(norm: Any, max_norm: float) -> Any:

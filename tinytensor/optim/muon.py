@@ -28,6 +28,7 @@ class Muon(Optimizer):
     """
 
     state_names = ("momentum",)
+    elementwise = False
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
-"""Divides a training step among the cores of a CPU: a process for each share of the batch.
+"""Divides the shares of a training step among the cores of a CPU: a process for each block of shares.
 
 Threads of one process contend for the GIL outside NumPy's arithmetic; processes synchronize only at the end of a step.
 They are forks of this process, so they begin with a copy of the model, and the parameters lie in
-shared memory. Each puts its gradients into shared memory too, where they are added in a fixed order, so the result for
-a given number of processes is bit-identical every time. Dropout is keyed by the row of the whole batch, and every part
-of the loss is weighted by the targets that count in it, so another number of processes changes only the rounding. Each
-process works through its rows in small parts, which bounds its memory.
+shared memory. Each puts its gradients into shared memory too, where they are added along the tree of `shares.py`, so
+the result is bit-identical for any number of processes. Dropout is keyed by the row of the whole batch, and every part
+of the loss is weighted by the targets that count in it, so another number of shares changes only the rounding. Each
+share is worked through in small parts, which bounds its memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.cpu.memory import return_freed_memory
 from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel_map, split_evenly
+from tinytensor.backend import array_module
 from tinytensor.nn import Module, Parameter
 from tinytensor.ops.losses import IGNORE
+from tinytensor.parallel.shares import Shares, TreeSum, all_shares
 from tinytensor.random import batch_rows, first_row, get_rng_state, set_rng_state
 
 PART_TOKENS = 1024  # enough rows for the matrix products to run at full speed
@@ -39,46 +41,80 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class BatchParallel:
-    """Computes `model(ids, targets)`, a mean over targets, and its gradients, the batch divided among processes.
+class WholeBatch(NamedTuple):
+    """What a rank knows of the batch that it has a part of: all its rows, and how many of its targets count."""
 
-    processes: how many, this one included; by default as many as `set_num_threads` was told. The others are forked
-    here, with the model's layers as they are now (parameters and mode may change), and end with this object. With one
-    row in the batch, and where processes cannot fork, the threads share the work of each operation.
+    rows: int
+    targets: int
+
+
+class BatchParallel:
+    """Computes `model(ids, targets)`, a mean over targets, and its gradients, the batch divided into shares.
+
+    shares: their number, or those of this rank. pass_rows: the most rows of a forward pass; by default as many as have
+    about PART_TOKENS tokens. processes: how many work on the shares, this one included; by default as many as
+    `set_num_threads` was told, on a GPU one. The others are forked here, with the model's layers as they are now
+    (parameters and mode may change), and end with this object. With one share, and where processes cannot fork, the
+    threads share the work of each operation.
     """
 
-    def __init__(self, model: Module, batch_size: int, processes: int | None = None):
+    def __init__(self, model: Module, shares: Shares | int, pass_rows: int | None = None, processes: int | None = None):
         self.model = model
+        self.shares = all_shares(shares) if isinstance(shares, int) else shares
+        self._pass_rows = pass_rows
         self._parameters = model.parameters()
-        others = min(processes or get_num_threads(), batch_size) - 1 if CAN_FORK else 0
-        self._shared = _shared_like(self._parameters) if others else []
+        on_cpu = array_module(self._parameters[0].data) is np
+        count = min(processes or get_num_threads(), len(self.shares)) if CAN_FORK and on_cpu else 1
+        self._shared = _shared_like(self._parameters) if count > 1 else []
         self._share_parameters()
-        if others:
+        if count > 1:
             gc.collect()
             return_freed_memory()
             gc.freeze()  # what is there now stays: collections in the forks need not walk, and copy, its pages
-        self._workers = [_Worker(model, self._parameters) for _ in range(others)]
+        self._own, *others = self.shares.split(count)
+        self._workers = [_Worker(model, self._parameters, block, pass_rows) for block in others]
 
-    def backward(self, ids: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """Add the gradients of scale * loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array.
+    def backward(self, ids: np.ndarray, targets: np.ndarray, whole: WholeBatch | None = None) -> Any:
+        """Add the gradients of the loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array.
 
-        The loss is the mean over the targets that are not ignored (-100), NaN if there is none.
+        The loss is the mean over the targets that are not ignored (-100), NaN if there is none. whole: the batch of
+        which ids and targets are the rows of these shares; the result is then their part of its loss.
         Raises ChildProcessError if a process was killed, and whatever the model raises, in any process.
         """
         self._share_parameters()
-        workers = self._workers[: max(0, len(ids) - 1)]
-        shares = split_evenly(len(ids), len(workers) + 1)
-        options = _Options(scale, get_rng_state(), first_row(), self.model.training, count_targets(targets))
-        for worker, rows in zip(workers, shares[1:], strict=True):
-            worker.send(ids, targets, rows, options)
+        whole = whole or WholeBatch(len(ids), count_targets(targets))
+        xp, dtype = array_module(self._parameters[0].data), self._parameters[0].dtype
+        if not whole.targets:
+            return xp.full((), np.nan, dtype=dtype)
+        options = _Options(whole, get_rng_state(), first_row(), self.model.training)
+        offset = self.shares.rows(whole.rows).start
+
+        def part(shares: Shares) -> tuple[np.ndarray, np.ndarray]:
+            rows = shares.rows(whole.rows)
+            return ids[rows.start - offset : rows.stop - offset], targets[rows.start - offset : rows.stop - offset]
+
+        for worker in self._workers:
+            worker.send(*part(worker.shares), options)
+        before = [p.grad for p in self._parameters]
         try:
-            with no_nested_parallelism() if workers else nullcontext():
-                loss = _backward(self.model, ids, targets, shares[0], options)
+            with no_nested_parallelism() if self._workers else nullcontext():
+                nodes = _backward(self.model, self._parameters, *part(self._own), self._own, self._pass_rows, options)
         finally:
-            replies = [worker.receive() for worker in workers]  # an unread one would be taken for the next step's
-        for worker, reply in zip(workers, replies, strict=True):
-            loss += worker.add_gradients(self._parameters, reply)
-        return loss
+            for p, gradient in zip(self._parameters, before, strict=True):
+                p.grad = gradient
+            replies = [worker.receive() for worker in self._workers]  # an unread one would be the next step's
+        total = TreeSum(self.shares.count, _add_sums)
+        for node in nodes + [node for reply in replies for node in _nodes(reply)]:
+            total.add(*node)
+        ((_, _, value),) = total.nodes
+        if value is None:
+            return xp.zeros((), dtype=dtype)
+        in_shared_memory = all(own is None for _, _, own in nodes)  # where the next step puts its own
+        for p, gradient in zip(self._parameters, value.gradients, strict=True):
+            if gradient is not None:
+                gradient = gradient.copy() if in_shared_memory else gradient
+                p.grad = gradient if p.grad is None else _add(p.grad, gradient)
+        return value.loss
 
     def _share_parameters(self) -> None:
         """Keep the parameters' arrays, which may have been replaced, where other processes, if any, see them."""
@@ -88,18 +124,39 @@ class BatchParallel:
                 p.data = shared
 
 
-class _Worker:
-    """A forked process with a share of the batch, seen from the first process."""
+class _Sum(NamedTuple):
+    """What some shares have computed: their part of the loss, and a gradient, or None, for each parameter."""
 
-    def __init__(self, model, parameters):
-        self._gradients = _shared_like(parameters)
+    loss: Any
+    gradients: list
+
+
+def _add_sums(one: _Sum, other: _Sum) -> _Sum:
+    """Their sum; may use the arrays of the first, and leaves those of the second."""
+    pairs = zip(one.gradients, other.gradients, strict=True)
+    return _Sum(one.loss + other.loss, parallel_map(lambda pair: _add(*pair), pairs))
+
+
+def _add(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return one if other is None else other.copy()
+    one += other
+    return one
+
+
+class _Worker:
+    """A forked process with a block of the shares, seen from the first process."""
+
+    def __init__(self, model: Module, parameters: list[Parameter], shares: Shares, pass_rows: int | None):
+        self.shares = shares
+        self._gradients = [_shared_like(parameters) for _ in shares.nodes()]
         self._connection, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 self._connection.close()
                 with no_nested_parallelism():
-                    _serve(theirs, model, parameters, self._gradients)
+                    _serve(theirs, model, parameters, shares, pass_rows, self._gradients)
             finally:
                 os._exit(0)  # without running what the first process registered for its own exit
         theirs.close()
@@ -109,28 +166,31 @@ class _Worker:
         with suppress(OSError):  # it was killed, as `receive` will find
             self._connection.send(task)
 
-    def receive(self):
+    def receive(self) -> Any:
+        """Its nodes of the tree, or the exception that it ended with."""
         try:
-            return self._connection.recv()
+            reply = self._connection.recv()
         except (EOFError, OSError):
             return ChildProcessError("a process that worked on a share of the batch was killed")
-
-    def add_gradients(self, parameters, reply):
-        """Add what the process has computed to the parameters' gradients; returns its part of the loss."""
         if isinstance(reply, Exception):
-            raise reply
-        loss, present = reply
+            return reply
+        return [(*span, self._sum(i, *value) if value else None) for i, (*span, value) in enumerate(reply)]
 
-        def add(one):
-            p, gradient, there = one
-            if there:
-                p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, out=p.grad)
-
-        parallel_map(add, zip(parameters, self._gradients, present, strict=True))
-        return loss
+    def _sum(self, node: int, loss: Any, present: list[bool]) -> _Sum:
+        gradients = zip(self._gradients[node], present, strict=True)
+        return _Sum(loss, [gradient if there else None for gradient, there in gradients])
 
 
-def _serve(connection: Any, model: Module, parameters: list, gradients: list) -> None:
+def _nodes(reply: Any) -> list:
+    """What a worker has computed; raises what it has raised."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _serve(
+    connection: Any, model: Module, parameters: list, shares: Shares, pass_rows: int | None, gradients: list
+) -> None:
     """The loop of a forked process, until the first one closes the connection or exits."""
     for number in (
         signal.SIGINT,
@@ -140,23 +200,27 @@ def _serve(connection: Any, model: Module, parameters: list, gradients: list) ->
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
-            task = connection.recv()
+            ids, targets, options = connection.recv()
         except EOFError:
             return
-        for p in parameters:
-            p.grad = None
-        reply: tuple | Exception
+        reply: list | Exception
         try:
-            loss = _backward(model, *task)
-            present = [p.grad is not None for p in parameters]
-            for p, gradient in zip(parameters, gradients, strict=True):
-                if p.grad is not None:
-                    np.copyto(gradient, p.grad)
-                    p.grad = None  # the values are in shared memory now
-            reply = loss, present
+            reply = _put_nodes(_backward(model, parameters, ids, targets, shares, pass_rows, options), gradients)
         except Exception as error:
             reply = error
         connection.send(reply)
+
+
+def _put_nodes(nodes: list, places: list) -> list:
+    """Copy the gradients of nodes into shared memory; returns for each its shares, loss, and which gradients it has."""
+    reply = []
+    for (first, stop, value), arrays in zip(nodes, places, strict=True):
+        present = [gradient is not None for gradient in value.gradients] if value else []
+        for there, gradient, place in zip(present, value.gradients if value else [], arrays, strict=False):
+            if there:
+                np.copyto(place, gradient)
+        reply.append((first, stop, (value.loss, present) if value else None))
+    return reply
 
 
 def count_targets(targets: np.ndarray) -> int:
@@ -168,36 +232,53 @@ def count_targets(targets: np.ndarray) -> int:
 class _Options:
     """What is the same for all shares of a step."""
 
-    scale: float
+    whole: WholeBatch
     rng_state: tuple
     first_row: int  # of this batch in a larger one
     training: bool
-    count: int  # of the targets that are not ignored
 
 
-def _backward(model: Module, ids: np.ndarray, targets: np.ndarray, rows: slice, options: _Options) -> Any:
-    """Backpropagate the part of scale * loss that these rows contribute; returns that part of the loss."""
+def _backward(
+    model: Module,
+    parameters: list[Parameter],
+    ids: np.ndarray,
+    targets: np.ndarray,
+    shares: Shares,
+    pass_rows: int | None,
+    options: _Options,
+) -> list:
+    """Backpropagate the rows of these shares, ids and targets (B, T); returns their nodes of the tree of _Sums."""
     if model.training != options.training:
         model.train(options.training)
-    if not options.count:
-        return np.float32(np.nan)
-    total, time = 0.0, ids.shape[1]
-    for part in _parts(rows, time):
-        count = count_targets(targets[part])
-        if not count:
-            continue  # the mean over no targets would be NaN
-        set_rng_state(options.rng_state)  # every part draws what the whole batch would
-        with batch_rows(options.first_row + part.start):
-            loss = model(ids[part], targets[part])
-        share = loss.dtype.type(count / options.count)
-        loss.backward(share * loss.dtype.type(options.scale))
-        total += share * loss.data
-    return total
+    total = TreeSum(shares.count, _add_sums)
+    offset = shares.rows(options.whole.rows).start
+    for share in shares.split(len(shares)):
+        for p in parameters:
+            p.grad = None
+        rows = share.rows(options.whole.rows)
+        loss = None
+        for part in _parts(rows, pass_rows or max(1, PART_TOKENS // max(1, ids.shape[1]))):
+            here = slice(part.start - offset, part.stop - offset)
+            count = count_targets(targets[here])
+            if not count:
+                continue  # the mean over no targets would be NaN
+            set_rng_state(options.rng_state)  # every part draws what the whole batch would
+            with batch_rows(options.first_row + part.start):
+                part_loss = model(ids[here], targets[here])
+            weight = part_loss.dtype.type(count / options.whole.targets)
+            part_loss.backward(weight)
+            loss = part_loss.data * weight + (0 if loss is None else loss)
+        value = None if loss is None else _Sum(loss, [p.grad for p in parameters])
+        total.add(share.first, share.stop, value)
+    for p in parameters:
+        p.grad = None
+    return total.nodes
 
 
-def _parts(rows: slice, time: int) -> list[slice]:
-    """`rows`, of `time` tokens each, split evenly into parts of about PART_TOKENS tokens."""
-    most = max(1, PART_TOKENS // max(1, time))
+def _parts(rows: slice, most: int) -> list[slice]:
+    """`rows` split evenly into parts of at most `most` rows."""
+    if rows.start == rows.stop:
+        return []
     return split_evenly(rows.stop, -(-(rows.stop - rows.start) // most), rows.start)
 
 

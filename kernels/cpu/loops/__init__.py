@@ -16,8 +16,10 @@ from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pa
 from kernels.cpu.loops.muon import muon_pass
 from kernels.cpu.loops.packed import packed_linear_pass
 from kernels.cpu.loops.products import product_pass
+from kernels.cpu.loops.rms_norm import rms_norm_backward_pass, rms_norm_pass
 from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
+from kernels.cpu.loops.swiglu import swiglu_backward_pass, swiglu_pass
 
 __all__ = [
     "adamw_pass",
@@ -32,6 +34,10 @@ __all__ = [
     "muon_pass",
     "packed_linear_pass",
     "product_pass",
+    "rms_norm_backward_pass",
+    "rms_norm_pass",
     "rotary_pass",
     "softmax_pass",
+    "swiglu_backward_pass",
+    "swiglu_pass",
 ]

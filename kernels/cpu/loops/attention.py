@@ -61,17 +61,20 @@ def accumulate_key_gradients(ds, q, gk):
 
 @with_blas(loop)
 def attention_forward_pass(qkv, part, options, y, lse):
-    """qkv (B, T, 3, H, D); part, options: `Part` and `PassOptions` -> written to y (B, T, H, D) and lse (B, H, T)."""
-    time, size = qkv.shape[1], qkv.shape[4]
+    """qkv (B, T, H + 2 G, D); part, options: `Part`, `PassOptions` -> written to y (B, T, H, D) and lse (B, H, T)."""
+    time, size, heads = qkv.shape[1], qkv.shape[3], y.shape[2]
+    groups = (qkv.shape[2] - heads) // 2
     kt, scores = np.empty((size, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
     factors = np.ones(time, np.float32)
     for b in range(part.first_batch, part.end_batch):
         for h in range(part.first_head, part.end_head):
-            scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
+            key = heads + h * groups // heads
+            value = key + groups
+            scaled_copy(qkv[b, :, key].T, f(options.scale), kt)
             for start in range(0, time, BLOCK_M):
                 stop = min(start + BLOCK_M, time)
                 p = scores[: stop - start]  # all columns, so that numba knows that rows are contiguous
-                compute_scores(qkv[b, start:stop, 0, h], kt[:, :stop], p[:, :stop])
+                compute_scores(qkv[b, start:stop, h], kt[:, :stop], p[:, :stop])
                 for i in range(stop - start):
                     t = start + i
                     row_max, total = maximum(p[i, : t + 1]), ZERO
@@ -81,27 +84,30 @@ def attention_forward_pass(qkv, part, options, y, lse):
                         total += p[i, j]
                     lse[b, h, t] = math.log(total) + row_max
                     if options.p:
-                        dropout_factors(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
+                        dropout_factors(options, (b * heads + h) * time + t, factors[:stop])
                     for j in range(stop):
                         p[i, j] *= factors[j] / total
-                accumulate_output(p[:, :stop], qkv[b, :stop, 2, h], y[b, start:stop, h])
+                accumulate_output(p[:, :stop], qkv[b, :stop, value], y[b, start:stop, h])
 
 
 @with_blas(loop)
 def attention_backward_pass(g, qkv, part, options, saved, gqkv):
-    """g (B, T, H, D), qkv (B, T, 3, H, D), saved: y (B, T, H, D), lse (B, H, T) -> written to gqkv (B, T, 3, H, D)."""
+    """g (B, T, H, D), qkv (B, T, H + 2 G, D), saved: y (B, T, H, D), lse (B, H, T) -> written to gqkv, as qkv."""
     y, lse = saved
-    time, size = qkv.shape[1], qkv.shape[4]
+    time, size, heads = qkv.shape[1], qkv.shape[3], y.shape[2]
+    groups = (qkv.shape[2] - heads) // 2
     kt, vt = np.empty((size, time + PADDING), np.float32), np.empty((size, time + PADDING), np.float32)
     p_rows, ds_rows = np.empty((BLOCK_M, time + PADDING), np.float32), np.empty((BLOCK_M, time + PADDING), np.float32)
     factors = np.ones(time, np.float32)
     for b in range(part.first_batch, part.end_batch):
         for h in range(part.first_head, part.end_head):
-            scaled_copy(qkv[b, :, 1, h].T, f(options.scale), kt)
-            scaled_copy(qkv[b, :, 2, h].T, f(options.scale), vt)
+            key = heads + h * groups // heads
+            value, shared = key + groups, h % (heads // groups) > 0  # with heads that were here before
+            scaled_copy(qkv[b, :, key].T, f(options.scale), kt)
+            scaled_copy(qkv[b, :, value].T, f(options.scale), vt)
             for start in range(0, time, BLOCK_M):
                 stop = min(start + BLOCK_M, time)
-                q, g_block = qkv[b, start:stop, 0, h], g[b, start:stop, h]
+                q, g_block = qkv[b, start:stop, h], g[b, start:stop, h]
                 p, ds = p_rows[: stop - start], ds_rows[: stop - start]
                 compute_scores(q, kt[:, :stop], p[:, :stop])
                 compute_scores(g_block, vt[:, :stop], ds[:, :stop])  # dp, to begin with
@@ -111,15 +117,15 @@ def attention_backward_pass(g, qkv, part, options, saved, gqkv):
                         delta += g[b, t, h, d] * y[b, t, h, d]
                     delta *= f(options.scale)
                     if options.p:
-                        dropout_factors(options, (b * qkv.shape[3] + h) * time + t, factors[:stop])
+                        dropout_factors(options, (b * heads + h) * time + t, factors[:stop])
                     for j in range(stop):
                         e = exp(p[i, j] - lse[b, h, t])
                         e = e if j <= t else ZERO  # the causal mask
                         p[i, j] = e * factors[j]
                         ds[i, j] = e * (ds[i, j] * factors[j] - delta)
-                accumulate_output(ds[:, :stop], qkv[b, :stop, 1, h], gqkv[b, start:stop, 0, h])
-                # gk and gv of earlier blocks are added to; those of this block are written for the first time
-                accumulate_key_gradients(ds[:, :start], q, gqkv[b, :start, 1, h])
-                accumulate_key_gradients(p[:, :start], g_block, gqkv[b, :start, 2, h])
-                product(ds[:, start:stop].T, q, gqkv[b, start:stop, 1, h], False)
-                product(p[:, start:stop].T, g_block, gqkv[b, start:stop, 2, h], False)
+                accumulate_output(ds[:, :stop], qkv[b, :stop, key], gqkv[b, start:stop, h])
+                # gk and gv of earlier blocks are added to; those of this block are written by the first head of a group
+                accumulate_key_gradients(ds[:, :start], q, gqkv[b, :start, key])
+                accumulate_key_gradients(p[:, :start], g_block, gqkv[b, :start, value])
+                product(ds[:, start:stop].T, q, gqkv[b, start:stop, key], shared)
+                product(p[:, start:stop].T, g_block, gqkv[b, start:stop, value], shared)

@@ -28,8 +28,8 @@ from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
-ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
-ELEMENT_SOURCES = ("gelu.cu", "adamw.cu", "embedding.cu")
+ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "rms_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
+ELEMENT_SOURCES = ("gelu.cu", "swiglu.cu", "adamw.cu", "embedding.cu")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
 
@@ -149,6 +149,9 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         cuda.softmax_backward(g, cuda.softmax_forward(x))
         cuda.log_softmax_backward(g, cuda.log_softmax_forward(x))
         cuda.layer_norm_backward(g, weight, cuda.layer_norm_forward(x, weight, weight, 1e-5)[1])
+        cuda.rms_norm_backward(g, weight, cuda.rms_norm_forward(x, weight, 1e-5)[1])
+        halves = _draw(rows, 2 * columns)
+        cuda.swiglu_backward(cuda.swiglu_forward(halves), halves)
         cuda.gelu_forward(x)
         cuda.gelu_backward(g, x)
         cuda.dropout(x, NO_DROPOUT)
@@ -159,7 +162,7 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         cuda.rotary(x.reshape(rows, 1, 1, columns), _draw(1, 2, columns // 2), 1)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
     works["embedding_backward"] = traffic.embedding_work(rows, min(rows, columns), rows, columns)
-    by_kernel = {launch.kernel: launch for launch in launches}
+    by_kernel = {launch.kernel: launch for launch in reversed(launches)}
     return [Count(f"{rows} x {columns}", by_kernel[kernel], work) for kernel, work in works.items()]
 
 
@@ -263,7 +266,7 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
     B, T, H, D, C, V = 8, 1024, 12, 64, 768, 50257
     sizes = dict.fromkeys(traffic.ROW_KERNELS, (B * T, C))
     sizes |= dict.fromkeys(("softmax_forward", "softmax_backward"), (B * H * T, T))
-    sizes |= dict.fromkeys(("gelu_forward", "gelu_backward"), (B * T, 4 * C))
+    sizes |= dict.fromkeys(("gelu_forward", "gelu_backward", "swiglu_forward", "swiglu_backward"), (B * T, 4 * C))
     sizes |= {name: (B * T, V) for name in sizes if name.startswith(("log_softmax", "cross_entropy"))}
     sizes["adamw_update"] = (V, C)
     sizes["rotary"] = (B * T, 2 * C)  # queries and keys

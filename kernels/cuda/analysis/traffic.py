@@ -60,6 +60,10 @@ ROW_KERNELS = {
     "layer_norm_forward": (1, 3, 0, 1, 2, 10, 3),
     "layer_norm_backward": (2, 2, 2, 1, 0, 10, 2),
     "layer_norm_strips": (2, 0, 2, 0, 0, 5, 0),
+    "rms_norm_forward": (1, 1, 0, 1, 1, 5, 1),  # one more: what each thread computes of a row
+    "rms_norm_backward": (2, 2, 1, 1, 0, 7, 1),
+    "swiglu_forward": (2, 0, 0, 1, 0, 5, 0),
+    "swiglu_backward": (3, 0, 0, 2, 0, 11, 0),
     "gelu_forward": (1, 0, 0, 1, 0, 9, 0),
     "gelu_backward": (2, 0, 0, 1, 0, 17, 0),
     "dropout": (1, 0, 0, 1, 0, 1, 0),
@@ -98,7 +102,10 @@ ATTENTION_KERNELS = (
 
 
 def attention_work(kernel: str, B: int, T: int, H: int, D: int, plan: Plan) -> Work:
-    """One of ATTENTION_KERNELS as tiled by `plan`: whole tiles are computed, rows beyond T are not moved."""
+    """One of ATTENTION_KERNELS as tiled by `plan`: whole tiles are computed, rows beyond T are not moved.
+
+    Of H heads of queries and as many of keys.
+    """
     if kernel == "attention_delta":
         return _delta_work(B * T * H, D)
     read, written, pairs, products = {

@@ -540,6 +540,6 @@ def test_token_files_larger_than_memory_are_read_from_end_to_end(tmp_path):
     ids, targets = windows(tokens.train, np.array([0, count - 9]), 8)
     assert targets[1, -1] == 7
     assert ids.sum() == 0
-    starts = np.concatenate([Batches(tokens.train, 8, 64, seed=1).starts(step, 0, 64) for step in range(20)])
+    starts = np.concatenate([Batches(tokens.train, 8, seed=1).starts(step, 0, 64) for step in range(20)])
     assert starts.min() < 0.01 * count
     assert starts.max() > 0.99 * count

@@ -82,6 +82,12 @@ def test_a_text_of_another_size_is_refused(ids):
         trace(made("gpt2"), ids)
 
 
+def test_a_model_with_blocks_of_another_kind_is_refused():
+    model = GPT(GPTConfig(**(SMALL | {"positions": "rotary", "norm_layer": "rms"}))).eval()
+    with pytest.raises(UserError, match="only GPT-2's can be looked into"):
+        trace(model, [1, 2, 3])
+
+
 def test_predictions_are_the_softmax_of_the_row_before():
     logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.25, 0.5, 0.25]]).astype(np.float32)
     found = predictions(logits, np.array([2, 1, 0]), top=2)

@@ -6,9 +6,22 @@ import pytest
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import GPT, Bigram, GPTConfig
+from gpt.model.layers import Block
+from gpt.model.llama import LlamaBlock
+from gpt.model.rotary import frequencies, parse_scaling
 
 TINY = {"vocab_size": 7, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 SMALL = {"vocab_size": 65, "block_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}
+
+
+ROTARY = {"positions": "rotary"}
+NEWER = [  # options of the blocks that are not GPT-2's, together as models have them
+    ROTARY | {"norm_layer": "rms", "activation": "swiglu", "n_inner": 5, "bias": False, "n_kv_head": 1, "n_head": 4},
+    ROTARY | {"qkv_bias": True, "bias": False, "rotary_scaling": "llama3:8,1,4,32", "n_kv_head": 1},
+    ROTARY | {"qk_norm": "head", "head_dim": 6, "n_kv_head": 1, "n_head": 3, "activation": "swiglu"},
+    ROTARY | {"qk_norm": "full", "norm": "output", "norm_layer": "rms", "rotary_theta": 50.0},
+    ROTARY | {"parallel": True, "rotary_fraction": 0.5, "activation": "gelu_erf", "tied": False, "dropout": 0.2},
+]
 
 
 def build(model=GPT, seed=0, **options) -> GPT:
@@ -24,9 +37,9 @@ def tokens(config, batch=3, time=None, seed=0):
 # What it computes
 
 
-@pytest.mark.parametrize("options", [{"norm": "pre"}, {"norm": "post"}, {"positions": "rotary"}], ids=str)
+@pytest.mark.parametrize("options", [{"norm": "pre"}, {"norm": "post"}, {"positions": "rotary"}, *NEWER], ids=str)
 def test_a_token_changes_only_the_logits_from_its_position_on(options):
-    model = build(**SMALL, **options)
+    model = build(**{**SMALL, **options}).eval()
     ids, _ = tokens(model.config)
     before = model(ids).data
     for t in (0, 7, 31):
@@ -83,10 +96,15 @@ def test_an_unknown_token_is_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tied": False}, {"norm": "post"}, {"positions": "rotary"}, {"activation": "relu", "bias": False}]
+    "options",
+    [
+        *({}, {"tied": False}, {"norm": "post"}, {"positions": "rotary"}, {"activation": "relu", "bias": False}),
+        *NEWER,
+    ],
+    ids=str,
 )
 def test_the_initial_loss_is_that_of_uniform_guessing(options):
-    model = build(**SMALL, **options)
+    model = build(**{**SMALL, **options})
     ids, targets = tokens(model.config, batch=8)
     assert model(ids, targets).item() == pytest.approx(np.log(65), abs=0.1)
 
@@ -148,11 +166,53 @@ def test_rotary_positions_need_heads_of_an_even_size():
         GPTConfig(n_embd=6, n_head=2, positions="rotary")
 
 
+IMPOSSIBLE = [
+    ({"n_kv_head": 3, "n_head": 4}, "--n-kv-head 3: must divide --n-head 4"),
+    ({"head_dim": 5, "positions": "rotary"}, "--head-dim 5: must be even"),
+    ({"parallel": True, "norm": "output"}, "--parallel: needs --norm pre, not output"),
+    ({"rotary_scaling": "yarn:4"}, "--rotary-scaling yarn:4: must be linear:FACTOR"),
+    ({"rotary_scaling": "llama3:8,4,1,32"}, "--rotary-scaling llama3:8,4,1,32: must be"),
+    ({"rotary_scaling": "linear:0"}, "--rotary-scaling linear:0: must be"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), IMPOSSIBLE, ids=str)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(UserError) as raised:
+        GPTConfig(**options)
+    assert str(raised.value).startswith(message)
+
+
+def test_only_what_gpt2_does_not_have_makes_other_blocks():
+    own = {"activation": "gelu_erf", "n_inner": 3, "norm_eps": 0.1, "inverse_layer_scale": True, "norm": "post"}
+    assert all(type(block) is Block for block in build(**own, tied=False, bias=False, positions="rotary").transformer.h)
+    for option in ({"norm_layer": "rms"}, {"activation": "swiglu"}, {"norm": "output"}, {"rotary_theta": 5.0}):
+        assert all(type(block) is LlamaBlock for block in build(**option).transformer.h)
+
+
+def test_llamas_blocks_with_gpt2s_options_compute_the_same():
+    plain, other = build(**SMALL), build(**SMALL, n_kv_head=4)
+    other.load_state_dict(plain.state_dict())
+    ids, _ = tokens(plain.config)
+    np.testing.assert_array_equal(other(ids).data, plain(ids).data)
+    assert type(other.transformer.h[0]) is LlamaBlock
+
+
+def test_scaled_frequencies_are_those_of_the_papers():
+    plain = frequencies(8, 10000.0)
+    np.testing.assert_allclose(plain, [1, 0.1, 0.01, 0.001])
+    np.testing.assert_allclose(frequencies(8, 10000.0, parse_scaling("linear:4")), [0.25, 0.025, 0.0025, 0.00025])
+    # within 1000 positions the pairs turn 159, 16, 1.6 and 0.16 times: kept, kept, in between, lowered
+    between = (1.5915494 - 1) / 3
+    expected = [1, 0.1, 0.01 * (between + (1 - between) / 8), 0.001 / 8]
+    np.testing.assert_allclose(frequencies(8, 10000.0, parse_scaling("llama3:8,1,4,1000")), expected, rtol=1e-6)
+
+
 def test_gpt2_small_has_as_many_parameters_as_published(monkeypatch):
     def unwritten(*shape, **options):
         return tt.Tensor(np.broadcast_to(np.float32(0), shape))  # a shape without memory
 
-    monkeypatch.setattr("tinytensor.nn.randn", unwritten)
+    monkeypatch.setattr("tinytensor.nn.layers.randn", unwritten)
     monkeypatch.setattr("tinytensor.ops.elementwise.Mul.forward", lambda self, a, b: a)
     monkeypatch.setattr("tinytensor.nn.Parameter.__init__", lambda self, data: tt.Tensor.__init__(self, data.data))
     model = GPT(GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768))
@@ -192,11 +252,13 @@ def in_float64(model):
     [
         *({}, {"norm": "post"}, {"activation": "relu"}, {"tied": False}, {"bias": False}, {"dropout": 0.3}),
         {"positions": "rotary"},
+        {"activation": "gelu_erf", "n_inner": 5, "norm_eps": 0.1, "inverse_layer_scale": True, "n_layer": 2},
+        *NEWER,
     ],
     ids=str,
 )
 def test_every_gradient_of_every_variant(options):
-    model = in_float64(build(**options, n_layer=1))
+    model = in_float64(build(**{"n_layer": 1, **options}))
     ids, targets = tokens(model.config, batch=2)
     parameters = model.parameters()
     owners = [(module, name) for module in model.modules() for name in vars(module)]

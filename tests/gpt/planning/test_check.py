@@ -8,6 +8,7 @@ import pytest
 import train
 from gpt.cli import run_command
 from gpt.corpus.preparation import PrepareOptions
+from gpt.errors import UserError
 from gpt.generate import main as generate
 from gpt.model import GPTConfig
 from gpt.planning import check, memory
@@ -258,8 +259,16 @@ def test_a_check_costs_no_more_than_a_few_evaluations_of_the_formulas(has, monke
 
 def test_processes_are_forked_before_there_is_state_that_each_would_keep(has, tiny, tmp_path, monkeypatch):
     order = []
-    for name in ("make_backward", "build_optimizer"):
+    for name in ("make_parallel", "build_optimizer"):
         made = getattr(train, name)
         monkeypatch.setattr(train, name, lambda *args, made=made, name=name: order.append(name) or made(*args))
     assert run_command(train.main, [*tiny, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
-    assert order == ["make_backward", "build_optimizer"]
+    assert order == ["make_parallel", "build_optimizer"]
+
+
+def test_advice_leaves_a_window_for_each_share(has):
+    has(1 << 28)
+    settings = {"shares": 6, "batch_size": 10**6, "grad_accum_steps": 2, "processes": 1, "device": "cpu"}
+    with pytest.raises(UserError) as refused:
+        check_training(GPTConfig(vocab_size=100, n_embd=1024), TrainConfig(**settings), {"batch_size": 10**6})
+    assert "--batch-size" in str(refused.value)  # and no complaint about more shares than windows

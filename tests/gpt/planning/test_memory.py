@@ -26,10 +26,12 @@ from gpt.planning.memory import (
 from gpt.training.batches import Batches
 from gpt.training.optimizer import build_optimizer
 from gpt.training.recipe import TrainConfig
-from gpt.training.trainer import build_model, make_backward, train_step
+from gpt.training.trainer import build_model, make_parallel, train_step
 from kernels.cpu.threads import set_num_threads
 from kernels.emulator import available as has_compiler
 from kernels.emulator.cuda_like import track_peak
+from tinytensor.parallel import ONE_RANK
+from tinytensor.parallel.ranks import OneRank
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = GPTConfig(vocab_size=300, block_size=32, n_layer=3, n_head=4, n_embd=64)
@@ -41,6 +43,11 @@ VARIANTS = [
     {"dropout": 0.1},
     {"activation": "relu"},
     {"positions": "rotary"},
+    {"activation": "gelu_erf", "n_inner": 100},
+    {"activation": "swiglu", "norm_layer": "rms", "positions": "rotary", "bias": False, "n_kv_head": 2},
+    {"n_kv_head": 1, "head_dim": 24, "qkv_bias": True, "bias": False, "qk_norm": "head"},
+    {"qk_norm": "full", "norm": "output", "norm_layer": "rms"},
+    {"parallel": True, "rotary_fraction": 0.25, "positions": "rotary", "n_inner": 300, "activation": "relu"},
 ]
 CPU = tt.device("cpu")
 
@@ -69,9 +76,9 @@ def test_parameters_and_state_are_counted_exactly(kind, changes):
 def trained(kind, config, train, device):
     """A function that trains for a step, with everything that it needs allocated before."""
     model = build_model(kind, config, 1, device)
-    optimizer, backward = build_optimizer(model, train), make_backward(model, device, train.batch_size)
-    batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, train.batch_size, 1)
-    return lambda: train_step(backward, optimizer, batches, 0, train)
+    optimizer, parallel = build_optimizer(model, train), make_parallel(model, device, train)
+    batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, 1)
+    return lambda: train_step(parallel, optimizer, batches, 0, train)
 
 
 def allocated(kind, config, train):
@@ -184,3 +191,17 @@ def test_the_peak_of_a_small_run_is_as_planned(text_file, tmp_path):
     measured = int(outputs[0].split()[-1])
     planned = int(next(line for line in outputs[1].splitlines() if line.startswith("peak")).split()[1])
     assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_ranks_divide_the_state_and_share_the_machine():
+    class TwoRanks(OneRank):
+        size = local_size = 2
+
+    train = TrainConfig(batch_size=8, shares=4, processes=1, optimizer="muon")
+    (alone,), (both,) = (training_memory("gpt", MODEL, train, "cpu", False, r) for r in (ONE_RANK, TwoRanks()))
+    state = FLOAT * optimizer_values("gpt", MODEL, "muon")
+    assert [item.bytes for item in alone.items if item.name == "optimizer state"] == [state]
+    assert [item.bytes for item in both.items if "part of the optimizer state" in item.name] == [state // 2]
+    another = both.items[-1]
+    assert (another.bytes, another.processes) == (both.process, 1)
+    assert both.total == 2 * both.process

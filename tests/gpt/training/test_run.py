@@ -12,7 +12,7 @@ from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.tokenizers.load import load_tokenizer
 from gpt.training import run as runs
-from gpt.training.recipe import TrainConfig
+from gpt.training.recipe import TrainConfig, choose_shares
 from gpt.training.run import open_run
 from tinytensor.parallel import available_cores
 
@@ -43,9 +43,57 @@ def test_a_new_run_can_be_opened_again(run, text):
     assert len(open_tokens(run.directory).train) == int(0.9 * len(text))
 
 
-def test_the_number_of_processes_is_fixed_by_the_machine_that_starts_the_run(tmp_path, train):
-    run = create_run(str(tmp_path / "run"), "default", MODEL, dataclasses.replace(train, processes=0))
-    assert open_run(run.directory, {}).train.processes == available_cores()
+def test_the_number_of_shares_is_fixed_by_the_machine_that_starts_the_run(tmp_path, train):
+    run = create_run(str(tmp_path / "run"), "default", MODEL, dataclasses.replace(train, device="cpu", processes=0))
+    again = open_run(run.directory, {}).train
+    assert (again.processes, again.shares) == (0, min(available_cores(), train.batch_size))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "expected"),
+    [
+        (1, {"batch_size": 16}, 6),  # one for each of the six cores
+        (1, {"batch_size": 2, "grad_accum_steps": 2}, 4),
+        (4, {"batch_size": 16}, 16),  # a power of two for each rank
+        (8, {"batch_size": 4, "grad_accum_steps": 2}, 8),
+    ],
+)
+def test_there_are_as_many_shares_as_cores_that_find_work(ranks, settings, expected):
+    assert choose_shares(TrainConfig(**settings), on_gpu=False, cores=6, ranks=ranks) == expected
+    assert choose_shares(TrainConfig(**settings), on_gpu=True, cores=6, ranks=ranks) == ranks
+
+
+def test_too_many_shares_or_ranks_are_refused():
+    with pytest.raises(UserError, match="--shares 9: must be at most 8, the windows in a batch"):
+        TrainConfig(batch_size=4, grad_accum_steps=2, shares=9)
+    with pytest.raises(UserError, match="--batch-size 4: has fewer windows than the 16 ranks: raise it"):
+        choose_shares(TrainConfig(batch_size=4, grad_accum_steps=2), False, 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({"processes": 1}, 1),
+        ({"processes": 3}, 3),
+        ({"processes": 8, "batch_size": 1}, 1),
+        ({"processes": 8, "batch_size": 2}, None),
+        ({"processes": 4}, None),
+        ({"processes": 1, "grad_accum_steps": 2}, None),
+    ],
+)
+def test_a_run_from_before_there_were_shares_keeps_its_bits_or_is_refused(run, settings, shares):
+    path = run.directory / "config.json"
+    content = json.loads(path.read_text())
+    content["train"].pop("shares")
+    content["train"] |= settings
+    path.write_text(json.dumps(content))
+    if shares:
+        assert open_run(run.directory, {"device": "cpu"}).train.shares == shares
+    else:
+        number = min(settings["processes"], settings.get("batch_size", 16))
+        with pytest.raises(UserError, match=f"added gradients in another order; with --shares {number} it resumes"):
+            open_run(run.directory, {"device": "cpu"})
+        assert open_run(run.directory, {"device": "cpu", "shares": number}).train.shares == number
 
 
 def test_a_run_saved_under_the_former_names_of_settings_opens(run):
@@ -140,7 +188,7 @@ def test_only_steps_and_where_it_is_computed_change_on_resuming(run):
     assert open_run(run.directory, {}).train.steps == 10  # opening alone changes nothing
     with pytest.raises(
         UserError,
-        match=r"--n-layer: is fixed when a run is created; .* only --device, --processes, --sample-interval, --steps",
+        match=r"--n-layer: is fixed .* only --device, --processes, --sample-interval, --shares, --steps",
     ):
         open_run(run.directory, {"n_layer": 2})
 

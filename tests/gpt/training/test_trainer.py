@@ -16,7 +16,7 @@ from gpt.training.trainer import (
     build_model,
     due,
     evaluate,
-    make_backward,
+    make_parallel,
     require_finite,
     train_step,
 )
@@ -30,9 +30,9 @@ def trained(steps, batch_size, accum_steps, shape=SHAPE, device=CPU, **recipe):
     config = TrainConfig(batch_size=batch_size, grad_accum_steps=accum_steps, **recipe)
     model = build_model("gpt", shape, 1, device)
     optimizer = build_optimizer(model, config)
-    batches = Batches(TOKENS, shape.block_size, batch_size, config.seed)
-    backward = make_backward(model, device, batch_size)
-    read = [train_step(backward, optimizer, batches, step, config) for step in range(steps)]
+    batches = Batches(TOKENS, shape.block_size, config.seed)
+    parallel = make_parallel(model, device, config)
+    read = [train_step(parallel, optimizer, batches, step, config) for step in range(steps)]
     assert all(p.grad is None for p in model.parameters())  # an evaluation has their memory
     return model, np.array([[float(loss), float(norm)] for loss, norm in read])
 

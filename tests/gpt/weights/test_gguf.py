@@ -111,6 +111,11 @@ def test_q8_0_is_within_half_a_step():
     ("options", "flags", "message"),
     [
         ({"activation": "relu"}, [], "cannot be exported for llama.cpp: --activation relu"),
+        ({"activation": "gelu_erf"}, [], "cannot be exported for llama.cpp: --activation gelu_erf"),
+        ({"n_inner": 64}, [], "cannot be exported for llama.cpp: --n-inner 64: llama.cpp's GPT-2 has --n-inner 128"),
+        ({"norm_eps": 1e-6}, [], "cannot be exported for llama.cpp: --norm-eps 1e-06"),
+        ({"inverse_layer_scale": True}, [], "cannot be exported for llama.cpp: --inverse-layer-scale"),
+        ({"norm_layer": "rms"}, [], "cannot be exported as a GPT-2: its blocks have options"),
         ({"positions": "rotary"}, [], "cannot be exported as a GPT-2: --positions rotary"),
         ({}, ["--outtype", "q4"], "--outtype q4: must be one of f16, q8_0"),
     ],

@@ -23,7 +23,7 @@ from gpt.tokenizers.characters import CharTokenizer
 from gpt.training.data import open_data
 from gpt.weights import safetensors as safetensors_format
 from gpt.weights.directory import create_model_directory, save_weights
-from gpt.weights.families import describe, read_config
+from gpt.weights.families.registry import describe, read_config
 from gpt.weights.load import inherit, load_model, start_from
 
 IDS = np.array([[1, 2, 3, 0, 4]])
@@ -148,7 +148,7 @@ def test_what_is_missing_corrupt_or_foreign_is_named(tmp_path):
     with pytest.raises(UserError, match="its weights do not fit"):
         load_model(directory, "cpu")
     config.write_text("{}")
-    with pytest.raises(UserError, match="is neither a model of tinytensor nor a GPT-2"):
+    with pytest.raises(UserError, match="is neither a model of tinytensor nor one of gpt2, llama"):
         load_model(directory, "cpu")
 
 
@@ -240,14 +240,11 @@ def write_safetensors(path, arrays, dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "gelu"}, "activation_function is gelu, not one of gelu_new, gelu_pytorch_tanh, relu"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, here it can only be 1e-05"),
-        ({"n_inner": 16}, "n_inner is 16, here it can only be 32"),
-        (
-            {"scale_attn_by_inverse_layer_idx": True},
-            "scale_attn_by_inverse_layer_idx is True, here it can only be False",
-        ),
-        ({"model_type": "llama"}, r"is neither a model of tinytensor nor a GPT-2 \(model_type llama\)"),
+        ({"activation_function": "silu"}, "activation_function is silu, not one of gelu_new, gelu_pytorch_tanh, gelu"),
+        ({"layer_norm_epsilon": 0.0}, "--norm-eps 0.0: must be above 0"),
+        ({"n_inner": -16}, "--n-inner -16: must be at least 0"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, here it can only be True"),
+        ({"model_type": "bloom"}, r"is neither a model of tinytensor nor one of gpt2, .* \(model_type bloom\)"),
     ],
     ids=str,
 )
@@ -326,15 +323,13 @@ def test_an_exported_model_is_the_same(tmp_path, options):
     np.testing.assert_array_equal(logits_of(load_model(out, "cpu")[0]), logits_of(model))
 
 
-def test_what_gpt2_cannot_express_is_not_exported(tmp_path, capsys):
+def test_what_no_family_can_express_is_not_exported(tmp_path, capsys):
     bigram = saved(tmp_path / "bigram", "bigram", Bigram(GPTConfig(**SHAPE)))
     post = saved(tmp_path / "post", "gpt", lively(norm="post"))
-    rotary = saved(tmp_path / "rotary", "gpt", lively(positions="rotary"))
     good = saved(tmp_path / "good", "gpt", lively())
     cases = [
-        (rotary, "new", "cannot be exported as a GPT-2: --positions rotary: GPT-2 adds a learned vector for each"),
-        (bigram, "new", "cannot be exported as a GPT-2: --model bigram: is not a transformer"),
-        (post, "new", "cannot be exported as a GPT-2: --norm post: GPT-2 has its layer norms before each sublayer"),
+        (bigram, "new", "gpt_neox: --model bigram: is not a transformer"),
+        (post, "new", "gpt_neox: --norm post: GPT-2 has its layer norms before each sublayer"),
         (good, "bigram", "exists and is not an empty directory"),
     ]
     for source, out, message in cases:
@@ -452,8 +447,8 @@ def test_where_our_section_disagrees_with_hugging_faces_keys_those_hold(tmp_path
     edit(directory / "config.json", activation_function="relu", n_head=4)
     config = load_model(directory, "cpu")[0].config
     assert (config.activation, config.n_head) == ("relu", 4)
-    edit(directory / "config.json", layer_norm_epsilon=1e-6)
-    with pytest.raises(UserError, match=r"config\.json: layer_norm_epsilon is 1e-06, here it can only be 1e-05"):
+    edit(directory / "config.json", scale_attn_weights=False)
+    with pytest.raises(UserError, match=r"config\.json: scale_attn_weights is False, here it can only be True"):
         load_model(directory, "cpu")
 
 

@@ -1,0 +1,152 @@
+"""A module that passes for `cupy` in other people's tests: raw kernels run on the emulator, the rest in NumPy.
+
+`cupy_like` has exactly what tinytensor uses, so that code that works there works on a GPU. This one is lenient: a name
+that it does not know is NumPy's function of that name, on arrays that still do not mix with NumPy's by accident.
+Next: plugin.py.
+"""
+
+import types
+
+import numpy as np
+
+from kernels.emulator import arrays, cuda_like, cupy_like, module
+from kernels.emulator.tool.elementwise import ElementwiseKernel
+
+KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
+
+
+class RawModule(module.RawModule):
+    """`cupy.RawModule`, also from a file (`path`)."""
+
+    def __init__(self, code=None, *, path=None, **keywords):
+        if code is None:
+            with open(path) as file:
+                code = file.read()
+        keywords = {name: value for name, value in keywords.items() if name not in KEYWORDS}
+        keywords["backend"] = "nvrtc"  # whatever compiler they ask for
+        super().__init__(code, **keywords)
+
+    def get_function(self, name):
+        return Lenient(super().get_function(name))
+
+
+class Lenient:
+    """A kernel that takes Python integers for 4-byte ones: on a GPU, their first 4 bytes are what it reads."""
+
+    def __init__(self, kernel):
+        self.kernel, self.attributes = kernel, kernel.attributes
+
+    def __call__(self, grid, block, args, *, shared_mem=0, **_):
+        args = [self._cast(a, p) for a, (_, p, _) in zip(args, self.kernel.parameters, strict=False)] + list(
+            args[len(self.kernel.parameters) :]
+        )
+        self.kernel(grid, block, tuple(args), shared_mem=shared_mem)
+
+    @staticmethod
+    def _cast(value, parameter):
+        if type(value) is int and parameter.kind == b"i":
+            return np.int64(value).astype(f"i{parameter.size}")
+        if type(value) is bool:
+            return np.bool_(value)
+        return np.float64(value) if type(value) is float else value
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self.kernel.max_dynamic_shared_size_bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, value):
+        self.kernel.max_dynamic_shared_size_bytes = value
+
+
+class RawKernel:
+    """`cupy.RawKernel(code, name)`, compiled at its first launch."""
+
+    def __init__(self, code, name, options=(), backend="nvrtc", **_):
+        self.code, self.name, self.options, self.backend = code, name, options, backend
+        expressions = (name,) if "<" in name else None
+        self._module = RawModule(code, options=options, name_expressions=expressions)
+        self._function = None
+
+    @property
+    def kernel(self):
+        """The compiled function."""
+        if self._function is None:
+            self._function = self._module.get_function(self.name)
+        return self._function
+
+    def compile(self, log_stream=None):
+        """Compiles now."""
+        self.kernel  # noqa: B018
+
+    def __call__(self, grid, block, args, *, shared_mem=0, **_):
+        self.kernel(grid, block, args, shared_mem=shared_mem)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.kernel, name)
+
+
+def to_numpy(value):
+    """NumPy's form of an argument of cupy.testing."""
+    return value.get() if isinstance(value, arrays.ndarray) else value
+
+
+def _testing():
+    testing = types.ModuleType("cupy.testing")
+    for name in ("allclose", "array_equal", "array_almost_equal", "equal", "almost_equal", "array_less"):
+        check = getattr(np.testing, f"assert_{name}")
+
+        def compare(actual, desired, *args, _check=check, **keywords):
+            _check(to_numpy(actual), to_numpy(desired), *args, **keywords)
+
+        setattr(testing, f"assert_{name}", compare)
+    return testing
+
+
+def _random():
+    random = types.ModuleType("cupy.random")
+
+    def drawn(name):
+        def draw(*args, dtype=None, **keywords):
+            values = np.asarray(getattr(np.random, name)(*args, **keywords))
+            return arrays.from_host(values if dtype is None else values.astype(dtype))
+
+        return draw
+
+    names = "rand randn random randint uniform normal standard_normal random_sample permutation"
+    for name in names.split():
+        setattr(random, name, drawn(name))
+    random.seed = np.random.seed
+    return random
+
+
+class Namespace(types.ModuleType):
+    """The module. Its names are cupy_like's, then those set below, then NumPy's."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in cupy_like.__all__:
+            return getattr(cupy_like, name)
+        found = getattr(np, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+
+        def function(*args, **keywords):
+            return arrays.call(found, name, *args, **keywords)
+
+        return function
+
+
+def make_namespace():
+    """{module name: module}, to be put into sys.modules."""
+    cupy = Namespace("cupy")
+    cupy.__version__, cupy.__path__ = "14.0.0", []
+    cupy.RawModule, cupy.RawKernel, cupy.ElementwiseKernel = RawModule, RawKernel, ElementwiseKernel
+    cupy.testing, cupy.random, cupy.cuda = _testing(), _random(), cuda_like
+    cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
+    cupy.memoize = lambda *_, **__: lambda function: function
+    cupy.is_available = lambda: True
+    return {"cupy": cupy, "cupy.testing": cupy.testing, "cupy.random": cupy.random, "cupy.cuda": cuda_like}

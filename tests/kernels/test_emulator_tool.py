@@ -1,0 +1,242 @@
+"""The emulator as a tool: plain .cu files on the command line, whole programs, other people's CuPy tests."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kernels import emulator
+from kernels.emulator.tool import check
+
+pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.MISSING)
+
+SOURCE = """__global__ void saxpy(const float *__restrict__ x, float *y, float a, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n + EXTRA) y[i] = a * x[i] + y[i];
+}
+__global__ void total(const float *x, float *y, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) atomicAdd(y, x[i]);
+}
+template <typename T> __global__ void transpose(const T *x, T *y) {
+    __shared__ T tile[32][PITCH];
+    for (int r = 0; r < 32; r++) tile[r][threadIdx.x] = x[32 * r + threadIdx.x];
+    __syncthreads();
+    for (int r = 0; r < 32; r++) y[32 * r + threadIdx.x] = tile[threadIdx.x][r];
+}
+__global__ void dynamic(float *y) { extern __shared__ float s[]; s[threadIdx.x] = 1; y[threadIdx.x] = s[threadIdx.x]; }
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tool") / "kernels.cu"
+    path.write_text(SOURCE)
+    return path
+
+
+def run(path, *words, macros=("EXTRA=0", "PITCH=33")):
+    return check.main(["check", str(path), *(f"-D{macro}" for macro in macros), *words])
+
+
+def test_a_right_launch(source, capsys):
+    launches = [
+        "saxpy<<<4, 256>>>(rand(1000), y=zeros(1000), 2.0, 1000)",
+        "transpose<float><<<1, 32>>>(rand(32, 32), empty(32, 32));",
+        "dynamic<<<1, (32, 1), 128>>>(empty(32))",
+    ]
+    assert run(source, *(f"--launch={launch}" for launch in launches)) == 0
+    out = capsys.readouterr().out
+    assert "saxpy(const float32 *__restrict__ x, float32 *y, float32 a, int32 n) compiles" in out
+    assert "saxpy<<<(4,), (256,)>>> ran in 3 orders: read 8,000 bytes, wrote 4,000, passed 0 barriers" in out
+    assert out.endswith("0 findings\n")
+
+
+def test_findings_have_a_line_and_make_the_exit_code(source, capsys):
+    launch = "--launch=saxpy<<<4, 256>>>(rand(1000), rand(1000), 2.0, 1000)"
+    assert run(source, launch, macros=("EXTRA=1", "PITCH=33")) == 1
+    out = capsys.readouterr().out
+    assert "OutOfBounds: kernel saxpy, block (3,0,0), thread (232,0,0)" in out
+    assert "kernels.cu:3" in out
+    assert out.endswith("1 finding\n")
+
+
+def test_results_that_differ_between_orders_are_a_finding(source, capsys):
+    assert run(source, "--launch=total<<<1, 64>>>(rand(1000), sum=zeros(1), 1000)") == 1
+    out = capsys.readouterr().out
+    assert "NotDeterministic: sum differs between orders" in out
+    assert "line kernels.cu:6" in out
+
+
+def test_bank_conflicts_by_line(source, capsys):
+    launch = "--launch=transpose<float><<<1, 32>>>(rand(32, 32), empty(32, 32))"
+    assert run(source, launch, "--count-lines", macros=("EXTRA=0", "PITCH=32")) == 0
+    assert "kernels.cu:12: 992 bank conflicts in 32 accesses by warps" in capsys.readouterr().out
+    assert run(source, launch, "--count-lines") == 0
+    assert "bank conflicts" not in capsys.readouterr().out
+
+
+def test_launches_stand_in_a_file_beside_the_source(source, tmp_path, capsys):
+    path = tmp_path / "kernels.cu"
+    path.write_text(SOURCE)
+    path.with_suffix(".launches").write_text("# a launch a line\n\ndynamic<<<1, 32, 128>>>(empty(32))\n")
+    assert run(path) == 0
+    assert "dynamic<<<(1,), (32,)>>> ran" in capsys.readouterr().out
+
+
+WRONG = {
+    "no launch": ("saxpy(1)", "a launch is written as"),
+    "a grid": ("saxpy<<<a, 4>>>(1)", "a is not a number"),
+    "a missing kernel": ("other<<<1, 1>>>()", "has no kernel 'other'"),
+    "too few arguments": ("total<<<1, 1>>>(rand(4))", "takes 3 arguments, the launch gives 1"),
+    "a number for an array": ("total<<<1, 1>>>(1, rand(4), 4)", "1 is no array"),
+    "an array for a number": ("total<<<1, 1>>>(rand(4), rand(4), rand(4))", "is not a number for that parameter"),
+    "a size": ("total<<<1, 1>>>(rand(n), rand(4), 4)", "its sizes must be numbers"),
+    "a block too large": ("total<<<1, 2048>>>(rand(4), rand(4), 4)", "2048 threads, at most 1024|must lie between"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_command_line_is_one_sentence(case, source, capsys):
+    launch, message = WRONG[case]
+    assert run(source, f"--launch={launch}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert any(part in error for part in message.split("|"))
+
+
+def test_files_that_do_not_exist_or_compile(tmp_path, capsys):
+    assert run(tmp_path / "none.cu") == 2
+    (tmp_path / "bad.cu").write_text("__global__ void k() { nonsense; }\n")
+    assert run(tmp_path / "bad.cu") == 2
+    assert "bad.cu:1" in capsys.readouterr().err
+
+
+PROGRAM = """#include <stdio.h>
+#include <cuda_runtime.h>
+#define CHECK(call) check((call), __LINE__)
+void check(cudaError_t error, int line) {
+    if (error != cudaSuccess) { printf("%s in line %d\\n", cudaGetErrorString(error), line); exit(3); }
+}
+__device__ int launches;
+template <class T> __global__ void add(T *y, const T *x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i == 0) launches++;
+    if (i <= n) y[i] += x[i];
+}
+int main(int argc, char **argv) {
+    const int n = 1000;
+    float *x, *y, *host = (float *)malloc(n * sizeof(float));
+    for (int i = 0; i < n; i++) host[i] = i;
+    CHECK(cudaMalloc(&x, n * sizeof(float)));
+    CHECK(cudaMalloc((void **)&y, n * sizeof(float)));
+    CHECK(cudaMemcpy(x, host, n * sizeof(float), cudaMemcpyHostToDevice));
+    CHECK(cudaMemset(y, 0, n * sizeof(float)));
+    add<float><<<dim3(8), 128>>>(y, x, n - 2);
+    add<<<8, 128, 0, 0>>>(y, (const float *)x, argc > 1 ? n : n - 1);
+    CHECK(cudaGetLastError());
+    CHECK(cudaMemcpy(host, y, n * sizeof(float), cudaMemcpyDeviceToHost));
+    int count;
+    cudaMemcpyFromSymbol(&count, launches, sizeof count);
+    printf("result %g %g %d\\n", host[10], host[999], count);
+    return 0;
+}
+"""
+
+
+def test_a_program_with_a_main_runs_and_its_launches_are_checked(tmp_path, capfd):
+    path = tmp_path / "program.cu"
+    path.write_text(PROGRAM.replace("add<<<8", "add<float><<<8"))
+    assert run(path) == 0
+    out = capfd.readouterr().out
+    assert "result 20 999 2" in out
+    assert "main() returned 0; without a finding ran add<float> 2 times" in out
+    assert run(path, "--main=wrong") == 1
+    out = capfd.readouterr().out
+    assert "reads 4 bytes at byte 4000 of allocation 2 at program.cu:11, past the end" in out
+    assert "main() returned 3; without a finding ran add<float> 1 times" in out
+
+
+SUITE = """
+import cupy as cp
+import numpy as np
+import pytest
+from cupy.testing import assert_allclose
+
+square = cp.ElementwiseKernel("T x, float32 scale", "T y", "y = scale * x * x", "square")
+neighbor = cp.ElementwiseKernel("raw T x, int32 n", "T y", "y = x[(i + 1) % n]", "neighbor")
+fill = cp.RawKernel('extern "C" __global__ void fill(float *y, int n) {'
+                    ' if (threadIdx.x < n) y[threadIdx.x] = n; }', "fill")
+bad = cp.RawKernel('extern "C" __global__ void bad(float *y) { __shared__ float s[32]; s[threadIdx.x] = 1;'
+                   ' y[threadIdx.x] = s[31 - threadIdx.x]; }', "bad")
+
+def test_elementwise():
+    x = cp.arange(12, dtype=cp.float32).reshape(3, 4)
+    assert_allclose(square(x, 2), 2 * np.arange(12).reshape(3, 4) ** 2)
+    assert_allclose(square(x.astype(cp.float64), 1).std(), (np.arange(12.0) ** 2).std())
+    assert cp.asnumpy(neighbor(x.ravel(), 12, size=12))[-1] == 0
+
+def test_raw():
+    y = cp.zeros(8, dtype=cp.float32)
+    fill((1,), (32,), (y, 8))
+    assert float(y.sum()) == 64 and isinstance(cp.median(y), cp.ndarray)
+
+def test_race():
+    bad((1,), (32,), (cp.zeros(32, dtype=cp.float32),))
+"""
+
+
+@pytest.mark.parametrize(("build", "passed"), [("fast", "3 passed"), ("checked", "1 failed, 2 passed")])
+def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    words = [
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "kernels.emulator.tool.plugin",
+        f"--emulated-cupy={build}",
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-c", "/dev/null", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert passed in ran.stdout, ran.stdout + ran.stderr
+    assert ("DataRace: kernel bad" in ran.stdout) == (build == "checked")
+
+
+def test_the_emulator_stands_alone():
+    """Its package imports neither tinytensor nor anything else of this project but `kernels.caches`."""
+    script = (
+        "import sys, kernels.emulator, kernels.emulator.cupy_like, kernels.emulator.tool.plugin\n"
+        "import kernels.emulator.__main__\n"
+        "names = ('tinytensor', 'gpt', 'train', 'cupy', 'kernels')\n"
+        "ours = sorted(m for m in sys.modules if m.split('.')[0] in names)\n"
+        "print([m for m in ours if not m.startswith('kernels.emulator')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "['kernels', 'kernels.caches']\n"
+
+
+FIXTURE = """
+def test_one(emulated_cupy):
+    import cupy
+    assert cupy is emulated_cupy
+    k = cupy.RawKernel('extern "C" __global__ void k(int *y) { y[threadIdx.x] = threadIdx.x; }', "k")
+    y = cupy.empty(4, cupy.int32)
+    k((1,), (4,), (y,))
+    assert y.tolist() == [0, 1, 2, 3]
+"""
+
+
+def test_the_fixture_replaces_cupy_for_one_test(tmp_path):
+    (tmp_path / "test_fixture.py").write_text(FIXTURE)
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "kernels.emulator.tool.plugin", "-c", "/dev/null"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "1 passed" in ran.stdout, ran.stdout
