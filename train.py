@@ -89,9 +89,8 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
                 lead(ranks, run, changes)
                 return train(options, run, *make_model(run, changes, resumed, ranks), exit_requested, ranks)
         settings = configure(options, changes)
-        check_training(
-            *settings, changes, quiet=True, ranks=ranks
-        )  # before the corpus is read, and the vocabulary known
+        # before the corpus is read, so the vocabulary may not be known
+        check_training(*settings, changes, quiet=True, ranks=ranks)
         with create_run(options.out, options.preset, *settings, ranks) as run:
             made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
             if run.train.init_from:

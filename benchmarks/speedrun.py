@@ -111,6 +111,7 @@ def plot(results: dict[str, list[Curve]], path: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
     figure, axes = plt.subplots(figsize=(8, 5))
     for color, (name, curves) in enumerate(results.items()):
@@ -122,6 +123,8 @@ def plot(results: dict[str, list[Curve]], path: str) -> None:
         axes.annotate(f"{target} {name}", (1, target), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                       fontsize=7, color="grey")  # fmt: skip
     axes.set(xscale="log", xlabel="seconds since the start of the process", ylabel="validation loss", ylim=(1.35, 2.6))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -206,7 +206,7 @@ def test_an_export_that_fails_leaves_nothing(uninterrupted, tmp_path, monkeypatc
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfile", fail)
+    monkeypatch.setattr("gpt.weights.directory.write", fail)
     assert run_command(export.main, [str(uninterrupted), str(tmp_path / "out")]) == 2
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -237,11 +237,12 @@ def test_an_empty_directory_and_a_link_to_one_are_filled(flags, tmp_path):
 
 
 CREATE = """
-import os, shutil, sys, time
+import os, sys, time
 import train
 from gpt import export
 from gpt.cli import run_command
 from gpt.corpus.token_files import TokenFiles
+from gpt.weights import directory
 
 def wait(*_):
     os.write(1, b"held\\n")
@@ -250,7 +251,7 @@ def wait(*_):
 owner, name, main = {
     "model": (train, "build_optimizer", train.main),
     "tokens": (TokenFiles, "append", train.main),
-    "export": (shutil, "copyfile", export.main),
+    "export": (directory, "write", export.main),
 }[sys.argv[1]]
 setattr(owner, name, wait)
 sys.exit(run_command(main, sys.argv[2:]))

@@ -143,7 +143,7 @@ def test_a_long_prompt_is_cut_and_unseen_characters_are_left_out(trained, explai
 class Halves:
     """A tokenizer that makes a token of each byte."""
 
-    vocab_size, end_of_text = 256, None
+    vocab_size, end_of_text, stop_ids = 256, None, frozenset()
 
     def encode(self, text):
         return np.frombuffer(text.encode(), np.uint8)

@@ -81,7 +81,8 @@ def opened(browser, address):
         page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        # a reload aborts requests that are under way, which is no failure
+        page.on("pageerror", lambda error: error.name == "AbortError" or complaints.append(str(error)))
         page.on("response", lambda response: response.status < 400 or complaints.append(response.url))
         page.goto(address)
         ready(page)
@@ -106,9 +107,11 @@ def settings(page, **values):
     if not page.locator("#setting-tokens input[type=number]").is_visible():
         page.locator("#settings > button").click()
     for name, value in values.items():
-        field = page.locator(f"#setting-{name.replace('_', '-')} input[type=number]")
-        field.fill(str(value))
-        field.press("Tab")
+        setting = page.locator(f"#setting-{name.replace('_', '-')}")
+        setting.locator("input[type=number]").fill(str(value))
+        setting.locator("input[type=number]").press("Tab")
+        if setting.locator("input[type=range]").count():  # it follows the number once the page has taken that over
+            playwright.expect(setting.locator("input[type=range]")).to_have_value(str(value), timeout=PATIENCE)
 
 
 def send(page, message, wait=True):
