@@ -1,10 +1,12 @@
-"""How fast text is written: milliseconds a token at several positions, against `transformers` where it is installed.
+"""How fast text is written: tokens a second with each kind of weights, against `transformers` where it is installed.
 
     python benchmarks/generate.py [--threads N] [--rounds N] [--json FILE]
 
-The model has random weights and, unless told otherwise, the shape of GPT-2 with 124M parameters. Both sides keep their
-keys and values, write greedily with batch 1, and take turns at all positions, so that whatever else the machine does
-hits all; their logits are compared before anything is timed. Quoted are medians. The cache is `gpt/model/cache.py`.
+The model has random weights and, unless told otherwise, the shape of GPT-2 with 124M parameters. Measured are single
+texts at several positions, a batch of texts, and the reading of a long prompt. All sides keep their keys and values,
+write greedily, and take turns at everything, so that whatever else the machine does hits all; their logits are compared
+before anything is timed. Quoted are medians, and the ratio to `transformers`, whose weights are float32. The cache is
+`gpt/model/cache.py`, the weights are `gpt/generation/packed.py`.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import os
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,98 +31,115 @@ except ImportError:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tinytensor as tt
-from benchmarks.timing import milliseconds, timed
+from benchmarks.timing import timed
+from gpt.generation.packed import WEIGHTS, pack_weights
 from gpt.model import GPT, GPTConfig
 from gpt.model.cache import Context
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.weights.directory import create_model_directory, save_weights
+from gpt.weights.load import load_model
+from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
 
-TOLERANCE = 1e-3  # of logits
+THEIRS = "transformers"
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "int8": 0.5, THEIRS: 1e-3}  # of logits
 
 
 class Ours:
-    """A text that tinytensor writes: `step` adds tokens and returns the logits after them, `rewind` takes them back."""
-
-    name = "tinytensor"
+    """Texts that tinytensor writes: `step` adds tokens (B, T) and returns the logits, `rewind` takes tokens back."""
 
     def __init__(self, model, ids):
-        self.context = Context(model)
+        self.context = Context(model, len(ids))
         self.logits = self.step(ids)
 
     def step(self, ids):
         self.context.append(ids)
-        return self.context.logits()[0]
+        return self.context.logits()
 
     def rewind(self, count):
         self.context.drop(count)
 
 
 class Theirs:
-    """The same text written by `transformers`."""
-
-    name = "transformers"
+    """The same texts written by `transformers`."""
 
     def __init__(self, model, ids):
         self.model, self.past = model, None
         self.logits = self.step(ids)
 
     def step(self, ids):
-        out = self.model(tensor([ids]), past_key_values=self.past, use_cache=True, logits_to_keep=1)
+        out = self.model(tensor(ids), past_key_values=self.past, use_cache=True, logits_to_keep=1)
         self.past = out.past_key_values
-        return out.logits[0, -1].numpy()
+        return out.logits[:, -1].numpy()
 
     def rewind(self, count):
         self.past.crop(-count)
 
 
 def models(args):
-    """[(side, its model)] with the same random weights; `transformers` only if it is installed."""
+    """{name of a side: (its class, its model)}, all with the same random weights; `transformers` if installed."""
     config = GPTConfig(args.vocabulary, args.positions, args.layers, args.heads, args.width)
-    with tt.seeded(1, "weights"):
-        model = GPT(config).eval()
-    if GPT2LMHeadModel is None:
-        return [(Ours, model)]
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as directory:
-        create_model_directory(Path(directory), "gpt", config, CharTokenizer("a"))
-        save_weights(Path(directory), config, model.state_dict())
-        return [(Ours, model), (Theirs, GPT2LMHeadModel.from_pretrained(directory).eval())]
+        path = Path(directory)
+        create_model_directory(path, "gpt", config, CharTokenizer("a"))
+        with tt.seeded(1, "weights"):
+            save_weights(path, config, GPT(config).state_dict())
+        sides = {}
+        for kind in args.weights:
+            model, _ = load_model(path, "cpu")
+            pack_weights(model, kind)
+            sides[kind] = Ours, model
+        if GPT2LMHeadModel is not None:
+            torch.set_num_threads(args.threads)
+            torch.set_grad_enabled(False)
+            sides[THEIRS] = Theirs, GPT2LMHeadModel.from_pretrained(path).eval()
+        return sides
 
 
-def texts(args):
-    """{position: the sides' texts, that many random tokens long}, their logits compared."""
-    sides, started = models(args), {}
-    for position in args.at:
-        prompt = np.random.default_rng(position).integers(0, args.vocabulary, position).tolist()
-        started[position] = [side(model, prompt) for side, model in sides]
-        for text in started[position][1:]:
-            np.testing.assert_allclose(text.logits, started[position][0].logits, atol=TOLERANCE)
+def start(sides, vocabulary, batch, position):
+    """{name: that side's texts}: `batch` of `position` random tokens each, their logits compared."""
+    prompts = np.random.default_rng(position).integers(0, vocabulary, (batch, position)).tolist()
+    started = {name: side(model, prompts) for name, (side, model) in sides.items()}
+    reference = next(reversed(started.values())).logits
+    for name, texts in started.items():
+        np.testing.assert_allclose(texts.logits, reference, atol=TOLERANCE[name])
     return started
 
 
-def race(started, rounds, tokens):
-    """{position: {side: median seconds a token}}; in each round every side takes its turn at every position."""
-    seconds = {position: {side.name: [] for side in sides} for position, sides in started.items()}
-    for _ in tqdm(range(rounds), unit="round", leave=False):
-        for position, sides in started.items():
-            for side in sides:
-                seconds[position][side.name] += turn(side, tokens)
-    return {
-        position: {name: statistics.median(times) for name, times in row.items()} for position, row in seconds.items()
-    }
+def race(sides, args):
+    """{what is measured: {side: median tokens a second}}; in each round every side takes its turn at everything."""
+    tasks = {}
+    for batch, position in [*((1, position) for position in args.at), (args.batch, args.batch_at)]:
+        texts = "a text" if batch == 1 else f"{batch} texts"
+        tasks[f"{texts}, at {position}"] = partial(write, start(sides, args.vocabulary, batch, position), args.tokens)
+    prompt = np.random.default_rng(0).integers(0, args.vocabulary, (1, args.prompt)).tolist()
+    tasks[f"a prompt of {args.prompt}"] = partial(read, sides, prompt)
+    speeds = {task: {name: [] for name in sides} for task in tasks}
+    for _ in tqdm(range(args.rounds), unit="round", leave=False):
+        for task, measure in tasks.items():
+            for name in sides:
+                speeds[task][name] += measure(name)
+    return {task: {name: statistics.median(values) for name, values in row.items()} for task, row in speeds.items()}
 
 
-def turn(side, tokens):
-    """Seconds of each of `tokens` greedy tokens, which are then taken back."""
-    seconds, token = [], 0
+def write(started, tokens, name):
+    """Tokens a second at each of `tokens` greedy steps of a side, which are then taken back."""
+    side, speeds = started[name], []
+    newest = side.logits.argmax(axis=1)
     for _ in range(tokens):
         with timed() as t:
-            token = int(side.step([token]).argmax())
-        seconds.append(t.seconds)
+            newest = side.step(newest[:, None].tolist()).argmax(axis=1)
+        speeds.append(len(newest) / t.seconds)
     side.rewind(tokens)
-    return seconds
+    return speeds
+
+
+def read(sides, prompt, name):
+    """Tokens a second at which a side reads a prompt."""
+    side, model = sides[name]
+    with timed() as t:
+        side(model, prompt)
+    return [len(prompt[0]) / t.seconds]
 
 
 def arguments(argv):
@@ -131,33 +151,38 @@ def arguments(argv):
         "heads": (12, "attention heads"),
         "width": (768, "width of the residual stream"),
         "threads": (len(os.sched_getaffinity(0)), "threads of each side"),
-        "rounds": (5, "turns of each side at each position"),
+        "rounds": (5, "turns of each side at everything"),
         "tokens": (8, "tokens written in each turn"),
+        "batch": (8, "texts written at once"),
+        "batch-at": (250, "their position"),
+        "prompt": (1000, "tokens of the prompt that is read"),
     }
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
-    parser.add_argument("--at", type=int, nargs="+", default=[16, 250, 500, 750, 1000], help="positions to measure at")
+    parser.add_argument("--at", type=int, nargs="+", default=[16, 250, 1000], help="positions to measure at")
+    parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="kinds of weights to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     return parser.parse_args(argv)
 
 
 def report(results):
-    """The table of a race."""
+    """The table of a race: tokens a second, and the ratio to `transformers`."""
     names = list(next(iter(results.values())))
-    yield "position" + "".join(f"{name:>14}" for name in names) + ("   ratio" if len(names) > 1 else "")
-    for position, medians in results.items():
-        row = f"{position:8}" + "".join(f"{milliseconds(seconds):>14}" for seconds in medians.values())
-        yield row + (f"{medians[Theirs.name] / medians[Ours.name]:8.2f}" if len(names) > 1 else "")
-    ours = [medians[Ours.name] for medians in results.values()]
-    yield f"slowest position of {Ours.name} / fastest: {max(ours) / min(ours):.2f}"
+    yield f"{'':20}" + "".join(f"{name:>18}" for name in names)
+    for task, row in results.items():
+        cells = [
+            f"{row[name]:.1f}" + (f" ({row[name] / row[THEIRS]:.2f} x)" if THEIRS in row else "") for name in names
+        ]
+        yield f"{task:20}" + "".join(f"{cell:>18}" for cell in cells)
 
 
 def main(argv=None):
     args = arguments(argv)
+    keep_freed_memory()
     set_num_threads(args.threads)
     load = os.getloadavg()[0]
-    results = race(texts(args), args.rounds, args.tokens)
-    print(f"milliseconds a token, {args.threads} threads, {load:.1f} processes running before")
+    results = race(models(args), args)
+    print(f"tokens a second, {args.threads} threads, {load:.1f} processes running before")
     print(*report(results), sep="\n")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")

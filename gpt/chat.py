@@ -19,6 +19,7 @@ from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_
 from gpt.errors import UserError, did_you_mean
 from gpt.generation.conversation import MESSAGE, Conversation
 from gpt.generation.dialog import Dialog
+from gpt.generation.packed import WEIGHTS, WEIGHTS_HELP, pack_weights
 from gpt.generation.sampling import Sampling
 from gpt.generation.templates import ChatTemplate, template_source
 from gpt.options import DEVICE_HELP, build, check_options, option
@@ -50,6 +51,7 @@ class ChatOptions:
     system: str = option("", "what a model with a chat template is told before everything else")
     context: int = option(4096, "the most tokens that the model sees of all that was said", at_least=1)
     device: str = option("auto", DEVICE_HELP)
+    weights: str = option("float32", WEIGHTS_HELP, choices=WEIGHTS)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -202,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, config = model_config(directory)
     check_generation(kind, config, device, 1, min(config.block_size, options.context), sampling.tokens)
     model, tokenizer = load_model(directory, device)
+    pack_weights(model, options.weights)
     interactive = sys.stdin.isatty()
     talk = start(model, tokenizer, sampling, options)
     if interactive:

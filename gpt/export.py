@@ -3,21 +3,37 @@
 A run's `best` already is such a directory if GPT-2 can express the model. Other models are written with the names and
 in the layouts of the first family that can, or the error says why none can.
 `AutoModelForCausalLM.from_pretrained(OUT)` reads the result.
+If OUT ends in .gguf, it is one file for llama.cpp, and the model must be a GPT-2.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpt.cli import accept_any_text, make_parser, parse, run_command
 from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
-from gpt.files import writing
+from gpt.files import replace_file, writing
 from gpt.model import MODELS
+from gpt.options import build, check_options, option
 from gpt.training.manifest import find_verified
 from gpt.weights.directory import write_export
-from gpt.weights.families.registry import export_format
-from gpt.weights.load import fill_model, model_config, tokenizer_of
+from gpt.weights.families.registry import export_format, why_not_gpt2
+from gpt.weights.gguf import OUT_TYPES, why_not_gguf, write_gguf
+from gpt.weights.load import fill_model, model_config, tokenizer_of, weights
+
+GGUF = ".gguf"
+
+
+@dataclass(frozen=True)
+class GgufOptions:
+    """How to write a file for llama.cpp."""
+
+    outtype: str = option("f16", "how its matrices are stored", choices=OUT_TYPES)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def export(source: Path, out: Path) -> str:
@@ -39,15 +55,37 @@ def export(source: Path, out: Path) -> str:
     return family.architecture
 
 
+def export_gguf(source: Path, out: Path, outtype: str) -> None:
+    """Write the model directory `source` to the new file `out`. UserError if llama.cpp's GPT-2 cannot express it."""
+    kind, config = model_config(source)
+    if reason := why_not_gpt2(kind, config):
+        raise UserError(f"{source}: cannot be exported as a GPT-2: {reason}")
+    if reason := why_not_gguf(config):
+        raise UserError(f"{source}: cannot be exported for llama.cpp: {reason}")
+    if out.exists():
+        raise UserError(f"{out}: exists; choose another name")
+    tokenizer, found = tokenizer_of(source, config), weights(source)
+    replace_file(out, lambda path: write_gguf(path, config, tokenizer, found, outtype, out.stem))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: export, and say how to load the result."""
-    parser = make_parser("python -m gpt.export RUN OUT", "Copy a model for Hugging Face's transformers.", {})
+    groups = {"a file for llama.cpp": GgufOptions}
+    about = "Copy a model for Hugging Face's transformers, or for llama.cpp."
+    parser = make_parser("python -m gpt.export RUN OUT", about, groups)
     parser.add_argument("directory", metavar="RUN", help="a run, or a model directory")
-    parser.add_argument("out", metavar="OUT", help="the directory to make")
-    settings = parse(parser, {}, argv)
+    parser.add_argument("out", metavar="OUT", help="the directory to make, or for llama.cpp a file NAME.gguf")
+    settings = parse(parser, groups, argv)
+    options, out = build(GgufOptions, settings), Path(settings["out"])
+    if out.suffix != GGUF and "outtype" in settings:
+        raise UserError(f"--outtype {options.outtype}: is for files for llama.cpp, whose names end in {GGUF}")
     accept_any_text()
-    architecture = export(find_verified(settings["directory"]), Path(settings["out"]))
-    print(f'written: {settings["out"]}; load it with {architecture}.from_pretrained("{settings["out"]}")')
+    if out.suffix == GGUF:
+        export_gguf(find_verified(settings["directory"]), out, options.outtype)
+        print(f"written: {out}; llama.cpp runs it: llama-completion -m {out} -p TEXT")
+        return 0
+    architecture = export(find_verified(settings["directory"]), out)
+    print(f'written: {out}; load it with {architecture}.from_pretrained("{out}")')
     return 0
 
 

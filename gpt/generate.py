@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tinytensor as tt
 from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command, show
+from gpt.generation.packed import WEIGHTS, WEIGHTS_HELP, pack_weights
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream
 from gpt.options import DEVICE_HELP, build, check_options, option
@@ -22,6 +23,7 @@ class Request:
     special_tokens: bool = option(False, "what looks like a special token in the prompt, such as <|im_end|>, is one")
     samples: int = option(1, "continuations to write, in one batch", at_least=1)
     device: str = option("auto", DEVICE_HELP)
+    weights: str = option("float32", WEIGHTS_HELP, choices=WEIGHTS)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = find_verified(settings["directory"])
     check_generation(*model_config(directory), device, request.samples, len(request.prompt), sampling.tokens)
     model, tokenizer = load_model(directory, device)
+    pack_weights(model, request.weights)
     pieces = stream(model, tokenizer, request.prompt, sampling, request.samples, request.special_tokens)
     show_all(request.prompt, request.samples, pieces)
     return 0

@@ -11,6 +11,8 @@ is expected. All floating-point arrays of one call have one dtype. Functions are
 from __future__ import annotations
 
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
+# of weights that are packed for decoding, by NumPy's character for them
+PACKED_DTYPES = {"f": "float32", "H": "uint16 (bfloat16)", "b": "int8"}
 
 
 def check_softmax(x, causal: bool) -> None:
@@ -118,6 +120,24 @@ def check_linear_backward(g, x, weight) -> None:
     _expect_dtype(where, "g", g, "x", x)
 
 
+def check_packed_linear(x, weight, bias) -> None:
+    """x (..., I) float32, weight.values (O, I), weight.scale (O,) if the values are int8, bias (O,) or None."""
+    where, (values, scale) = "packed_linear", weight
+    _expect_floating(where, "x", x)
+    _expect_axes(where, "x", x, ("inputs",))
+    if values.ndim != 2 or values.shape[1] != x.shape[-1]:
+        raise ValueError(_wrong_shape(where, "weight", values, "x", x, f"(outputs, {x.shape[-1]})"))
+    if values.dtype.char not in PACKED_DTYPES:
+        raise TypeError(f"{where}: weight has dtype {values.dtype}: must be {', '.join(PACKED_DTYPES.values())}")
+    if (scale is None) == (values.dtype.char == "b"):
+        raise ValueError(f"{where}: scale must be given for int8 values, and for no others")
+    for name, array in (("scale", scale), ("bias", bias)):
+        if array is not None:
+            if array.shape != values.shape[:1]:
+                raise ValueError(_wrong_shape(where, name, array, "weight", values, values.shape[:1]))
+            _expect_dtype(where, name, array, "x", x)
+
+
 def check_embedding_backward(g, ids, gweight) -> None:
     """g (..., C), integer ids (...), gweight (V, C)."""
     where = "embedding_backward"
@@ -187,6 +207,23 @@ def check_attention_backward(g, qkv, y, lse, kv_heads: int | None) -> tuple[int,
     _expect_like(where, "y", y, (batch, time, heads, size), "qkv", qkv)
     _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
     return batch, time, heads, groups, size
+
+
+def check_cached_attention(q, keys, values, end: int) -> None:
+    """q (B, T, H, D), keys and values (B, G, S, D), H a multiple of G; end at least T and at most S."""
+    where = "cached_attention"
+    _expect_floating(where, "q", q)
+    _expect_layout(where, "q", q, ("batch", "time", "heads", "size"))
+    _expect_layout(where, "keys", keys, ("batch", "heads", "positions", "size"))
+    batch, time, heads, size = q.shape
+    _, groups, capacity, _ = keys.shape
+    if (keys.shape[0], keys.shape[3]) != (batch, size) or not groups or heads % groups or not size:
+        needed = f"({batch}, a divisor of {heads}, positions, {size}), none of them 0"
+        raise ValueError(_wrong_shape(where, "keys", keys, "q", q, needed))
+    _expect_dtype(where, "keys", keys, "q", q)
+    _expect_like(where, "values", values, keys.shape, "keys", keys)
+    if not 1 <= time <= end <= capacity:
+        raise ValueError(f"{where}: end is {end}: must be at least {time}, the queries, and at most {capacity}")
 
 
 def check_rotary(x, table, count: int, in_place: bool) -> None:

@@ -129,6 +129,10 @@ def _attention_gradient(k, g, qkv, dropout, kv_heads=None):
     return k.attention_backward(g, qkv, y, lse, scale, dropout, kv_heads)
 
 
+def _cached_attention(k, q, keys, values, end):
+    return k.cached_attention_forward(q, keys, values, end, q.shape[-1] ** -0.5)
+
+
 def _rotary(k, x, table, count):
     return k.rotary(x, table, count), k.rotary(x.copy(), table, count, in_place=True)
 
@@ -193,6 +197,10 @@ def cases() -> Iterator[Case]:
         options = {"dropout": NO_DROPOUT, "kv_heads": 2}
         yield Case("attention_forward", size, partial(_attention, **options), (qkv,))
         yield Case("attention_backward", size, partial(_attention_gradient, **options), (g, qkv))
+    for T, end in ((1, 90), (7, 90), (40, 40)):
+        q, keys, values = normal(2, T, 6, 16), normal(2, 3, 100, 16), normal(2, 3, 100, 16)
+        size = f"B 2, T {T} of {end}, H 6, G 3, D 16"
+        yield Case("cached_attention_forward", size, partial(_cached_attention, end=end), (q, keys, values))
     for B, T, N, D in ROTARY_SIZES:
         x, table = normal(B, T, N, D), normal(T, 2, D // 2)
         yield Case("rotary", f"B {B}, T {T}, N {N}, D {D}", partial(_rotary, count=N // 3 * 2), (x, table))
@@ -328,7 +336,7 @@ def describe(device: tt.Device) -> list[str]:
 def format_row(row: Row) -> str:
     """A line of the table."""
     verdict = "ok" if row.problem is None else f"FAILED: {row.problem}"
-    return f"{row.kernel:<24}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
+    return f"{row.kernel:<26}{row.size:<34}{row.error:>9.1e}{row.bound:>10.1e}  {verdict}"
 
 
 def attempt(kernel: str, size: str, check: Callable[..., Iterator[Row]], *args) -> list[Row]:
@@ -353,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.xp is np:
         print(f"error: --device {name}: must be cuda, cuda:N or emulated", file=sys.stderr)
         return 2
-    print(*describe(device), "", f"{'kernel':<24}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
+    print(*describe(device), "", f"{'kernel':<26}{'size':<34}{'error':>9}{'bound':>10}", sep="\n")
     rows = []
     for case in tqdm(list(cases()), unit="case", leave=False, disable=None):
         rows += attempt(case.kernel, case.size, check_kernel, case, device)

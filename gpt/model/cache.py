@@ -23,15 +23,15 @@ from gpt.model.gpt import GPT
 from tinytensor import nn
 
 FIRST_CAPACITY = 1024  # positions that there is room for at first, as many as GPT-2 has
-PREFILL_CHUNK = 128  # tokens per forward pass, so that the scores (B,H,PREFILL_CHUNK,S) of a long prompt stay small
+PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large products, few enough for the memory
 
 
 class Cache:
     """The keys and values of a GPT's layers for texts of equal length, and the forward pass that uses them."""
 
     def __init__(self, model: GPT, batch: int):
-        config, weight = model.config, model.transformer.wte.weight
-        self.model, self.length = model, 0
+        config, weight = model.config, model.transformer.ln_f.parameters()[0]  # which is never packed
+        self.model, self.length, self.dtype = model, 0, weight.dtype
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
         self.shape = batch, config.kv_heads, min(config.block_size, FIRST_CAPACITY), config.head_size
         self.layers = [tuple(self._empty() for _ in "kv") for _ in range(config.n_layer)]
@@ -39,14 +39,15 @@ class Cache:
     def logits(self, ids: np.ndarray) -> Any:
         """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
         self._reserve(ids.shape[1])
+        chunk = max(1, PREFILL_CHUNK // len(ids))
         with tt.no_grad():
             while self.length < ids.shape[1]:
-                x = self._forward(ids[:, self.length : self.length + PREFILL_CHUNK])
-            newest = self.model.transformer.ln_f(x[:, -1]).data
-        return self.kernels.linear_forward(newest, self.model.lm_head.weight.data.T, None)  # (B,C) @ (C,V) -> (B,V)
+                x = self._forward(ids[:, self.length : self.length + chunk])
+            newest = self.model.transformer.ln_f(x[:, -1])
+            return self.model.lm_head(newest).data  # (B,C) -> (B,V)
 
     def _empty(self) -> Any:
-        return self.device.xp.empty(self.shape, self.model.transformer.wte.weight.dtype)
+        return self.device.xp.empty(self.shape, self.dtype)
 
     def _reserve(self, length: int) -> None:
         """Make room for texts of that length: twice as much as there is, as often as needed."""
@@ -74,19 +75,15 @@ class Cache:
 
     def _attend(self, attention, keys, values, x) -> tt.Tensor:
         """The attention's `forward` for tokens x (B, T, C); appends to the keys and values (B, G, capacity, D)."""
-        xp, (batch, groups, _, size), time = self.device.xp, self.shape, x.shape[1]
+        (batch, groups, _, size), time = self.shape, x.shape[1]
         end, heads = self.length + time, attention.heads
         qkv = attention.project(x).data.reshape(batch, time, heads + 2 * groups, size)
         qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]
         if attention.rotary_theta is not None:
             qk = tt.rotary(qk, self.length, attention.rotary_theta, attention.frequencies).data
-        q, k, v = (part.swapaxes(1, 2) for part in (qk[:, :, :heads], qk[:, :, heads:], v))
-        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
-        q = q.reshape(batch, groups, heads // groups * time, size)  # the queries that share keys, one below the other
-        scores = xp.matmul(q, keys[:, :, :end].swapaxes(-1, -2)).reshape(batch, heads, time, end)  # (B,H,T,S)
-        p = self.kernels.softmax_forward(scores, attention.scale, causal=time > 1)
-        y = xp.matmul(p.reshape(batch, groups, -1, end), values[:, :, :end])  # (B,G,RT,S) @ (B,G,S,D) -> (B,G,RT,D)
-        y = xp.ascontiguousarray(y.reshape(batch, heads, time, size).swapaxes(1, 2))
+        q, k = qk[:, :, :heads], qk[:, :, heads:]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        y = self.kernels.cached_attention_forward(q, keys, values, end, attention.scale)  # (B,T,H,D)
         return attention.c_proj(tt.Tensor(y.reshape(batch, time, heads * size)))
 
 

@@ -47,7 +47,7 @@ class LMHead(nn.Module):
         self.weight = weight
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
-        return x @ self.weight.T  # (B,T,C) @ (C,V) -> (B,T,V)
+        return tt.linear(x, self.weight.T)  # (B,T,C) @ (C,V) -> (B,T,V)
 
 
 class GPT(nn.Module):

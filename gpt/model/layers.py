@@ -54,9 +54,12 @@ class MLP(nn.Module):
 
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         x = self.c_fc(x)  # (B,T,C) -> (B,T,F)
-        if self.activation == "gelu":
+        if self.activation == "gelu" and self.training:  # in less memory
             return self.dropout(tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias))
-        y = x.relu() if self.activation == "relu" else tt.gelu(x, approximate="none")
+        if self.activation == "relu":
+            y = x.relu()
+        else:
+            y = tt.gelu(x, approximate="tanh" if self.activation == "gelu" else "none")
         return self.dropout(self.c_proj(y))  # (B,T,F) -> (B,T,C)
 
 

@@ -310,11 +310,13 @@ def generation_memory(
 ) -> list[Prediction]:
     """The peak of a generation: `texts` that begin with `prompt` tokens and get `tokens` more."""
     count, length = parameter_count(kind, model), min(model.block_size, prompt + tokens)
-    chunk = min(PREFILL_CHUNK, prompt if prompt + tokens <= model.block_size else model.block_size)
+    chunk = min(max(1, PREFILL_CHUNK // texts), prompt if prompt + tokens <= model.block_size else model.block_size)
     if kind == "bigram":
         work = texts * length * model.vocab_size
     else:
-        scores = 2 * model.n_head * chunk * length
+        # the CPU takes the heads that share keys together, and these one by one
+        heads = model.n_head // model.kv_heads if device == "cpu" else model.n_head
+        scores = 2 * heads * chunk * length
         work = texts * ((3 * model.n_embd + 2 * model.fc_width) * chunk + scores + model.vocab_size)
     arrays = (
         Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),

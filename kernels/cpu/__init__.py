@@ -10,6 +10,7 @@ Read `softmax.py` first, `attention.py` last, then `loops/`.
 
 from kernels.cpu.adamw import adamw_update
 from kernels.cpu.attention import attention_backward, attention_forward
+from kernels.cpu.cached_attention import cached_attention_forward
 from kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, linear_cross_entropy
 from kernels.cpu.dropout import dropout
 from kernels.cpu.embedding import embedding_backward
@@ -26,6 +27,7 @@ __all__ = [
     "adamw_update",
     "attention_backward",
     "attention_forward",
+    "cached_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout",

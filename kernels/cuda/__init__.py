@@ -11,6 +11,7 @@ there, and a denormal on the CPU and in the emulator; nothing may rely on either
 
 from kernels.cuda.adamw import adamw_update
 from kernels.cuda.attention import attention_backward, attention_forward
+from kernels.cuda.cached_attention import cached_attention_forward
 from kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, linear_cross_entropy
 from kernels.cuda.dropout import dropout
 from kernels.cuda.embedding import embedding_backward
@@ -27,6 +28,7 @@ __all__ = [
     "adamw_update",
     "attention_backward",
     "attention_forward",
+    "cached_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout",

@@ -229,6 +229,20 @@ def test_attention_around_the_real_block(time):
     np.testing.assert_allclose(k.attention_forward(qkv, 8**-0.5)[0], exact, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "groups"), [(1, 4), (3, 2)])
+@pytest.mark.parametrize(("time", "earlier"), [(1, 20), (3, 20), (30, 20), (30, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cached_attention_is_that_of_the_newest_tokens(monkeypatch, batch, groups, time, earlier, dtype):
+    monkeypatch.setattr("kernels.cpu.cached_attention.PARALLEL_BYTES", 1)
+    end, heads = time + earlier, 2 * groups
+    qkv = normal(batch, end, heads + 2 * groups, 8, dtype=dtype)
+    keys, values = (normal(batch, groups, end + 5, 8, dtype=dtype) for _ in range(2))
+    keys[:, :, :end], values[:, :, :end] = np.split(qkv[:, :, heads:].swapaxes(1, 2), 2, axis=1)
+    expected = k.attention_forward(qkv, 0.3, kv_heads=groups)[0][:, earlier:]
+    y = k.cached_attention_forward(qkv[:, earlier:, :heads], keys, values, end, 0.3)
+    np.testing.assert_allclose(y, expected, atol=1e-5 if dtype == np.float32 else 1e-12)
+
+
 def attention_memory(time, dtype):
     """Bytes that attention takes at its peak besides its input, forward and backward, for one sequence of 2 heads.
 

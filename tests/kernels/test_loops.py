@@ -21,6 +21,7 @@ from kernels.cpu import compiled, linear
 from kernels.cpu.adamw import Coefficients
 from kernels.cpu.attention import Part, PassOptions
 from kernels.cpu.muon import Coefficients as MuonCoefficients
+from kernels.cpu.packed import pack
 from kernels.newton_schulz import POLYNOMIALS
 
 loops = pytest.importorskip("kernels.cpu.loops", reason="needs numba: pip install -e '.[fast]'")
@@ -139,6 +140,20 @@ def product_arguments(rows, columns, variant):
     return a.T if rows % 2 else a.T.copy(), b.T if rows % 3 else b.T.copy(), out, variant, columns % 2 == 0
 
 
+def cached_attention_arguments(rows, columns, variant):
+    """The newest of `rows` tokens of three texts, one or some, two heads of queries to each of keys."""
+    time = 1 if variant else -(-rows // 2)
+    q, keys, values, y = random(rows, (3, time, 4, columns), *[(3, 2, rows + 3, columns)] * 2, (3, time, 4, columns))
+    return q, keys, values, Part(1, 3, 1 - variant, 2), rows, columns**-0.5, y
+
+
+def packed_linear_arguments(rows, columns, variant):
+    """Weights of each kind, some of their outputs."""
+    x, weight, y = random(rows, (rows % 11 + 1, columns), (rows + 2, columns), (rows % 11 + 1, rows + 2))
+    packed = pack(weight, ("int8", "bfloat16")[rows % 2] if variant else "float32")
+    return x, *packed, 1, rows + 1, y
+
+
 def keep_arguments(rows, columns, variant):
     key = np.random.default_rng(rows).integers(0, 2**32, rows, dtype=np.uint32)
     return key, np.arange(columns, dtype=np.uint32), np.uint32(2**32 - 1 if variant else 0.2 * 2**32)
@@ -160,6 +175,8 @@ ARGUMENTS = {
     "attention_forward_pass": attention_arguments,
     "attention_backward_pass": attention_backward_arguments,
     "rotary_pass": rotary_arguments,
+    "cached_attention_pass": cached_attention_arguments,
+    "packed_linear_pass": packed_linear_arguments,
     "keep_pass": keep_arguments,
 }
 

@@ -132,6 +132,11 @@ CALLS = {
         lambda k, g, qkv, y, lse: k.attention_backward(g, qkv, y, lse, 0.5),
         {"g": normal(2, 6, 2, 4), "qkv": normal(2, 6, 3, 2, 4), "y": normal(2, 6, 2, 4), "lse": normal(2, 2, 6)},
     ),
+    "cached_attention_forward": Call(
+        lambda k, q, keys, values: k.cached_attention_forward(q, keys, values, 4, 0.5),
+        {"q": normal(2, 3, 2, 4), "keys": normal(2, 1, 5, 4), "values": normal(2, 1, 5, 4)},
+        {"q": ("longer 1", "shorter 1", "longer 2", "shorter 2")},
+    ),
     "attention_forward, grouped": Call(
         lambda k, qkv: k.attention_forward(qkv, 0.5, kv_heads=2),
         {"qkv": normal(2, 6, 8, 4)},

@@ -9,10 +9,12 @@ Read `softmax.py` first, then `fastmath.py`; `products.py` before `attention.py`
 
 from kernels.cpu.loops.adamw import adamw_pass
 from kernels.cpu.loops.attention import attention_backward_pass, attention_forward_pass
+from kernels.cpu.loops.cached_attention import cached_attention_pass
 from kernels.cpu.loops.dropout import keep_pass
 from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
 from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
 from kernels.cpu.loops.muon import muon_pass
+from kernels.cpu.loops.packed import packed_linear_pass
 from kernels.cpu.loops.products import product_pass
 from kernels.cpu.loops.rms_norm import rms_norm_backward_pass, rms_norm_pass
 from kernels.cpu.loops.rotary import rotary_pass
@@ -23,12 +25,14 @@ __all__ = [
     "adamw_pass",
     "attention_backward_pass",
     "attention_forward_pass",
+    "cached_attention_pass",
     "gelu_backward_pass",
     "gelu_pass",
     "keep_pass",
     "layer_norm_backward_pass",
     "layer_norm_pass",
     "muon_pass",
+    "packed_linear_pass",
     "product_pass",
     "rms_norm_backward_pass",
     "rms_norm_pass",

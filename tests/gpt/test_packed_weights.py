@@ -1,0 +1,108 @@
+"""Models with packed weights: their logits, the commands' flag, and what cannot be packed."""
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+from gpt import chat, generate
+from gpt.cli import run_command
+from gpt.errors import UserError
+from gpt.generation.packed import pack_weights
+from gpt.model import GPT, Bigram, GPTConfig
+from gpt.model.cache import Cache, Context, NoCache
+from gpt.tokenizers.characters import CharTokenizer
+from gpt.weights.directory import create_model_directory, save_weights
+from kernels.cpu.packed import pack, unpack
+from tinytensor import nn
+
+VARIANTS = [
+    {},
+    {"bias": False, "tied": False},
+    {"norm": "post", "activation": "relu"},
+    {"positions": "rotary"},
+    {"activation": "gelu_erf"},
+    {"norm_layer": "rms", "positions": "rotary", "n_kv_head": 1, "activation": "swiglu", "bias": False, "tied": False},
+    {"qk_norm": "full", "norm": "output", "norm_layer": "rms", "qkv_bias": True, "bias": False},
+]
+IDS = np.random.default_rng(0).integers(0, 11, 21)
+
+
+def build(**options):
+    config = GPTConfig(11, block_size=24, n_layer=2, n_head=2, n_embd=16, **options)
+    with tt.seeded(1, "weights"):
+        model = GPT(config).eval()
+        for parameter in model.parameters():
+            parameter.data = 5 * parameter.data + 0.1 * tt.randn(*parameter.shape).data
+    return model
+
+
+def rounded(model, kind):
+    """The model with each matrix replaced by what its packed copy stands for, in the place of `pack_weights`."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = unpack(pack(module.weight.data.T, kind)).T.copy()
+    model.lm_head.weight.data = unpack(pack(model.lm_head.weight.data, kind))
+    if not model.config.tied:
+        model.transformer.wte.weight.data = unpack(pack(model.transformer.wte.weight.data, kind))
+    return model
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("reader", [Cache, NoCache])
+def test_logits_are_those_of_the_rounded_weights(options, kind, reader):
+    packed, plain = build(**options), rounded(build(**options), kind)
+    pack_weights(packed, kind)
+    for model in (packed, plain):
+        model.context = Context(model, 2, reader if model is packed else NoCache)
+    for ids in (IDS[:18], IDS[18:19], IDS[19:]):
+        for model in (packed, plain):
+            model.context.append(ids)
+        expected = plain.context.logits()
+        np.testing.assert_allclose(packed.context.logits(), expected, atol=2e-5 * max(1, abs(expected).max()))
+
+
+def test_packing_keeps_no_copy_of_the_matrices():
+    model = build(bias=False)
+    pack_weights(model, "int8")
+    names = [name for name, _ in model.named_parameters()]
+    assert [name for name in names if "ln_" not in name] == ["transformer.wpe.weight"]
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert model.lm_head.weight.nbytes == 11 * 16 + 4 * 11
+
+
+def test_only_a_gpt_on_the_cpu_has_packed_weights(device):
+    bigram = Bigram(GPTConfig(11, block_size=4))
+    pack_weights(bigram, "float32")
+    with pytest.raises(UserError, match="--weights int8: the weights of a bigram model are always float32"):
+        pack_weights(bigram, "int8")
+    model = build().to(device)
+    if model.parameters()[0].device != "cpu":
+        pack_weights(model, "float32")
+        assert isinstance(model.transformer.wte, nn.Embedding)
+        with pytest.raises(UserError, match=r"--weights bfloat16: the weights on .* are always float32"):
+            pack_weights(model, "bfloat16")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    model, tokenizer = build(), CharTokenizer("abcdefghij\n")
+    create_model_directory(tmp_path, "gpt", model.config, tokenizer)
+    save_weights(tmp_path, model.config, model.state_dict())
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_the_commands_take_the_kind_of_weights(directory, kind, capsys, monkeypatch):
+    argv = [directory, "--tokens", "20", "--device", "cpu", "--weights", kind]
+    assert generate.main([*argv, "--prompt", "abc"]) == 0
+    assert len(capsys.readouterr().out) == 3 + 20 + 1
+    monkeypatch.setattr("builtins.input", lambda _: "/quit")
+    assert chat.main(argv) == 0
+
+
+@pytest.mark.parametrize("command", [generate, chat])
+def test_another_kind_is_one_sentence(directory, command, capsys):
+    assert run_command(command.main, [directory, "--weights", "int4"]) == 2
+    message = "error: --weights int4: must be one of float32, bfloat16, int8"
+    assert capsys.readouterr().err.startswith(message)
