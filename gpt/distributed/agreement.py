@@ -1,9 +1,7 @@
 """Makes sure that all ranks are the same program, with the same settings, on the same kind of device."""
 
 import hashlib
-import importlib.util
 import json
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from gpt.errors import UserError
 from gpt.files import sha256
 from gpt.options import flag
 from gpt.training.run import Run
+from kernels.cpu.compiled import expects_loops
 from tinytensor.parallel import Communicator
 
 ROOT = Path(__file__).resolve().parents[2]  # of the packages
@@ -43,7 +42,6 @@ def require_agreement(ranks: Communicator, run: Run, changes: Mapping[str, Any])
 
 def description(run: Run, changes: Mapping[str, Any]) -> dict[str, str]:
     """{what must be the same in all ranks: its value}: settings, versions, kind of device, source files."""
-    compiled = importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT") != "1"
     settings = {**run.config()["model"], **run.config()["train"]}
     return {
         **{flag(name): str(value) for name, value in settings.items() if name != "device"},
@@ -51,7 +49,7 @@ def description(run: Run, changes: Mapping[str, Any]) -> dict[str, str]:
         "device": tt.device(run.train.device).name.partition(":")[0],
         "Python": platform.python_version(),
         "NumPy": np.__version__,
-        "compiled loops": "numba" if compiled else "none",
+        "compiled loops": "numba" if expects_loops() else "none",
         **source_digests(),
     }
 

@@ -4,13 +4,11 @@ Everything said is one text, which the model continues; a `Context` holds as muc
 values, so each answer reads only what is new.
 """
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import StreamDecoder, first_ids, generate
@@ -41,7 +39,7 @@ class Conversation:
         new_line = "" if self.last == "\n" else "\n"
         text, unseen = known_part(self.tokenizer, new_line + self.turn.replace(MESSAGE, message))
         left_out = [character for character in unseen if character in message]
-        notes = [f"unknown to the model and left out: {' '.join(map(repr, left_out))}"] if left_out else []
+        notes = notes_on_unseen(left_out)
         ids = self.tokenizer.encode(text)
         if not self.context.ids.size:
             ids = np.array([*self.tokenizer.beginning, *ids], dtype=np.int64)
@@ -58,8 +56,7 @@ class Conversation:
         if not self.context.ids.size:
             self.context.append(first_ids(self.tokenizer, ""))
         self.answers += 1
-        seed = tt.fold(self.sampling.seed, "answer", self.answers) >> 1  # to the 63 bits that a seed may have
-        sampling = dataclasses.replace(self.sampling, seed=seed)
+        sampling = self.sampling.reseeded("answer", self.answers)
         decoder, count = StreamDecoder(self.tokenizer, sampling.stop_texts()), 0
         try:
             for (token,) in generate(self.context, sampling, self.tokenizer.vocab_size):
@@ -87,6 +84,11 @@ class Conversation:
         kept, _ = known_part(self.tokenizer, answer)
         if kept:
             self.context.append(self.tokenizer.encode(kept))
+
+
+def notes_on_unseen(characters: Sequence[str]) -> list[str]:
+    """A sentence about characters that the model does not know, if there are any."""
+    return [f"unknown to the model and left out: {' '.join(map(repr, characters))}"] if characters else []
 
 
 def known_part(tokenizer: Tokenizer, text: str) -> tuple[str, list[str]]:

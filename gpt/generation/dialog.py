@@ -4,13 +4,11 @@ The whole dialog is written anew for each answer, as templates may depend on all
 tokens in the context, which is nearly all, is not run through the model again.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import StreamDecoder, generate
@@ -75,8 +73,7 @@ class Dialog:
         self.context.drop(self.context.ids.shape[1] - common)
         self.context.append(ids[common:])
         self.answers += 1
-        seed = tt.fold(self.sampling.seed, "answer", self.answers) >> 1  # to the 63 bits that a seed may have
-        sampling = dataclasses.replace(self.sampling, seed=seed)
+        sampling = self.sampling.reseeded("answer", self.answers)
         decoder = StreamDecoder(self.tokenizer, sampling.stop_texts())
         try:
             for (token,) in generate(self.context, sampling, self.tokenizer.vocab_size):

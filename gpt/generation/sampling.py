@@ -1,10 +1,12 @@
 """Choosing the next token: probabilities from logits, and a draw from them. Pure functions."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+import tinytensor as tt
 from gpt.errors import UserError
 from gpt.options import check_options, option
 
@@ -28,6 +30,11 @@ class Sampling:
     def stop_texts(self) -> list[str]:
         """The texts that `stop` names."""
         return [text for text in self.stop.replace("\\n", "\n").split("|") if text]
+
+    def reseeded(self, purpose: str, number: int) -> "Sampling":
+        """The same with another seed for each purpose and number, such as the answers of a conversation."""
+        seed = tt.fold(self.seed, purpose, number) >> 1  # to the 63 bits that a seed may have
+        return dataclasses.replace(self, seed=seed)
 
 
 def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:

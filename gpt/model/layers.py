@@ -17,14 +17,11 @@ ROTARY_THETA = 10000.0  # as in the paper on rotary positions (Su et al. 2021)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H heads. rotary_theta: None, or the base of rotary positions.
-
-    The scores are divided by sqrt(D), and in a configuration of GPT-2's (Mistral) by the number of the layer, too.
-    """
+    """Causal self-attention with H heads. rotary_theta: None, or the base of rotary positions."""
 
     def __init__(self, config: GPTConfig, layer: int):
         self.heads = config.n_head
-        self.scale = config.head_size**-0.5 / (layer + 1 if config.inverse_layer_scale else 1)
+        self.scale = attention_scale(config, layer)
         self.rotary_theta = ROTARY_THETA if config.positions == "rotary" else None
         self.frequencies = None  # those that follow from theta
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias, INIT_STD)
@@ -84,6 +81,11 @@ class Block(nn.Module):
             return x + self.mlp(self.ln_2(x))
         x = self.ln_1(x + attend(x))
         return self.ln_2(x + self.mlp(x))
+
+
+def attention_scale(config: GPTConfig, layer: int) -> float:
+    """Scores are divided by sqrt(D), and in a configuration of GPT-2's (Mistral) by the number of the layer, too."""
+    return config.head_size**-0.5 / (layer + 1 if config.inverse_layer_scale else 1)
 
 
 def residual_std(config: GPTConfig) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tinytensor as tt
 from gpt.model.config import GATED, GPTConfig
-from gpt.model.layers import INIT_STD, MLP, residual_std
+from gpt.model.layers import INIT_STD, MLP, attention_scale, residual_std
 from gpt.model.rotary import frequencies, parse_scaling
 from tinytensor import nn
 
@@ -29,7 +29,7 @@ class GroupedAttention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         self.heads, self.kv_heads, self.size = config.n_head, config.kv_heads, config.head_size
-        self.scale = self.size**-0.5 / (layer + 1 if config.inverse_layer_scale else 1)
+        self.scale = attention_scale(config, layer)
         self.rotary_theta = config.rotary_theta if config.positions == "rotary" else None
         rotated = int(config.rotary_fraction * self.size)
         self.frequencies = frequencies(rotated, config.rotary_theta, parse_scaling(config.rotary_scaling))

@@ -60,8 +60,6 @@ moments do not add up. Memory-mapped token files are not counted, as the system 
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from dataclasses import dataclass
 
 from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
@@ -70,6 +68,7 @@ from gpt.model.cache import FIRST_CAPACITY, PREFILL_CHUNK
 from gpt.model.config import matrix_values, parameter_count
 from gpt.planning.limits import resident
 from gpt.training.recipe import TrainConfig, choose_shares
+from kernels.cpu.compiled import expects_loops
 from kernels.cpu.cross_entropy import LOGITS_BYTES
 from tinytensor.optim import AdamW, Muon
 from tinytensor.parallel import ONE_RANK, Communicator, own_cores
@@ -279,7 +278,7 @@ def _batches(model: GPTConfig, train: TrainConfig, ranks: Communicator) -> Item:
 
 def _libraries(fork: bool = False) -> int:
     """What the interpreter and its libraries take: in this process, or additionally in one that is forked."""
-    compiled = importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT") != "1"
+    compiled = expects_loops()
     if fork:
         return LIBRARIES_OF_FORK + (COMPILED_LOOPS_OF_FORK if compiled else 0)
     return resident() + LIBRARIES + (COMPILED_LOOPS if compiled else 0)

@@ -86,14 +86,15 @@ def train_step(
 def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RANK) -> float:
     """Mean loss over the evaluation windows, without dropout and without a graph; each rank takes a part of them."""
     parts = split_evenly(len(eval_windows), ranks.size)
+    counts = [part.stop - part.start for part in parts]
     model.eval()
     with tt.no_grad():
         batches = eval_windows.batches(parts[ranks.rank])
         bar = {"desc": "evaluate", "unit": "batch", "leave": False, "delay": BAR_DELAY, "disable": None}
-        own = [model(ids, targets).data for ids, targets in tqdm(batches, total=len(eval_windows) // ranks.size, **bar)]
+        own = [model(ids, targets).data for ids, targets in tqdm(batches, total=counts[ranks.rank], **bar)]
     model.train()
     losses = np.array([float(loss) for loss in own])
-    return sum(ranks.all_gather(losses, [part.stop - part.start for part in parts]).tolist()) / len(eval_windows)
+    return sum(ranks.all_gather(losses, counts).tolist()) / len(eval_windows)
 
 
 def require_finite(name: str, value: Any, step: int, lr: float) -> float:

@@ -5,15 +5,13 @@ Both are plain values that the browser keeps, as JSON, so the server holds nobod
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import tinytensor as tt
-from gpt.generation.conversation import Conversation, known_part
+from gpt.generation.conversation import Conversation, known_part, notes_on_unseen
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream
 from gpt.web.models import LoadedModel
@@ -112,8 +110,7 @@ class Draft:
         """
         self.earlier = [*self.earlier, self.text][-MAX_TURNS:]
         if self.retries:
-            seed = tt.fold(sampling.seed, "retry", self.retries) >> 1  # to the 63 bits that a seed may have
-            sampling = dataclasses.replace(sampling, seed=seed)
+            sampling = sampling.reseeded("retry", self.retries)
         prompt, notes = readable(self.text, loaded)
         yield notes
         pieces = (piece for _, piece in stream(loaded.model, loaded.tokenizer, prompt, sampling))
@@ -125,7 +122,7 @@ class Draft:
 def readable(text: str, loaded: LoadedModel) -> tuple[str, list[str]]:
     """What of a text a model can read, and sentences about the rest."""
     known, unseen = known_part(loaded.tokenizer, text)
-    notes = [f"unknown to the model and left out: {' '.join(map(repr, unseen))}"] if unseen else []
+    notes = notes_on_unseen(unseen)
     count = len(loaded.tokenizer.encode(known))
     if count > loaded.block_size:
         notes.append(

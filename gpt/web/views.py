@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt.errors import UserError
+from gpt.explain.content import lower_triangle
 from gpt.inspection.labels import SIGNS, token_label
 from gpt.inspection.predictions import Predictions, predictions
 from gpt.inspection.trace import Trace, trace
@@ -94,8 +95,7 @@ def attention_view(reading: Reading, layer: int, head: int) -> str:
     """The text with the weights of a head: their lower triangle in thousandths, of which `page.js` shows a row."""
     if not reading.trace.layers:
         return '<p class="tt-hint">A bigram has no attention.</p>'
-    weights = np.rint(1000 * reading.trace.layers[layer].weights[head]).astype(int)  # (T, T)
-    content = json.dumps(weights[np.tril_indices(len(weights))].tolist(), separators=(",", ":"))
+    content = json.dumps(lower_triangle(reading.trace.layers[layer].weights[head]), separators=(",", ":"))
     tokens = "".join(
         f'<span class="tt-token" tabindex="0" aria-label="{html.escape(label)}">{html.escape(visible(label))}</span>'
         for label in reading.labels

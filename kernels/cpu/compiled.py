@@ -9,6 +9,8 @@ loop is tested against.
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 
 import numpy as np
 
@@ -24,6 +26,11 @@ def compiled(numpy_pass):
         return (own or numpy_pass)(x, *rest)
 
     return run
+
+
+def expects_loops() -> bool:
+    """Whether loops will be used, as far as can be told without importing numba."""
+    return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT") != "1"
 
 
 @functools.cache

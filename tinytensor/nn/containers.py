@@ -17,8 +17,7 @@ class ModuleList(Module):
 
     def append(self, module: Module) -> None:
         """Add a Module at the end. Raises TypeError for anything else."""
-        if not isinstance(module, Module):
-            raise TypeError(f"{type(self).__name__}: {module!r:.40} is a {type(module).__name__}, must be a Module")
+        _require_module(self, module)
         setattr(self, str(len(self)), module)
 
     def __len__(self) -> int:
@@ -41,8 +40,7 @@ class ModuleDict(Module):
 
     def __setitem__(self, name: str, module: Module) -> None:
         """Add a Module. Raises KeyError for a name that a ModuleDict has already, TypeError for anything else."""
-        if not isinstance(module, Module):
-            raise TypeError(f"{type(self).__name__}: {module!r:.40} is a {type(module).__name__}, must be a Module")
+        _require_module(self, module)
         if hasattr(self, name) and name not in self:
             raise KeyError(f"{type(self).__name__}: {name!r} is a method of it: choose another name")
         setattr(self, name, module)
@@ -82,3 +80,8 @@ class Sequential(ModuleList):
         for module in self:
             x = module(x)
         return x
+
+
+def _require_module(container: Module, module: object) -> None:
+    if not isinstance(module, Module):
+        raise TypeError(f"{type(container).__name__}: {module!r:.40} is a {type(module).__name__}, must be a Module")

@@ -13,6 +13,15 @@ CONFIG_FILE = "config.json"
 EMBEDDING, POSITIONS, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 EMBEDDINGS = (EMBEDDING, POSITIONS, HEAD, "table.weight")
 BLOCK = "transformer.h."  # begins the names of a block's parameters, before its number
+# our names for the sizes of a model, and those of all families but GPT-2
+SIZES = {
+    "vocab_size": "vocab_size",
+    "block_size": "max_position_embeddings",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+}
 MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -37,6 +46,25 @@ def with_biases(arrays: Mapping[str, np.ndarray], config: GPTConfig) -> dict[str
             if name.endswith(".weight") and name not in EMBEDDINGS:
                 filled.setdefault(name.removesuffix("weight") + "bias", np.zeros(weight.shape[-1], weight.dtype))
     return filled
+
+
+def read_sizes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Our SIZES of a parsed `config.json`. UserError if one is missing."""
+    if missing := [name for name in SIZES.values() if name not in content]:
+        raise UserError(f"{missing[0]} is missing")
+    return {ours: content[theirs] for ours, theirs in SIZES.items()}
+
+
+def describe_sizes(config: GPTConfig) -> dict[str, Any]:
+    """A family's names and values of the SIZES of a model."""
+    return {theirs: getattr(config, ours) for ours, theirs in SIZES.items()} | {"intermediate_size": config.inner}
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Layer, module and parameter that a name in a block consists of, such as "0", "attn.c_attn" and "weight"."""
+    layer, _, rest = name.removeprefix(BLOCK).partition(".")
+    module, _, parameter = rest.rpartition(".")
+    return layer, module, parameter
 
 
 def require(found: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:

@@ -12,16 +12,18 @@ import numpy as np
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.weights.families.common import (
-    BLOCK,
     EMBEDDING,
     HEAD,
     MAX_SHOWN,
     Stored,
     describe_scaling,
+    describe_sizes,
     differing,
     parts,
     read_rotary,
+    read_sizes,
     require,
+    split_name,
 )
 
 
@@ -51,14 +53,6 @@ KINDS = {
     "qwen3": Kind("Qwen3ForCausalLM", COMMON | {"bias": False, "qk_norm": "head"}, 1e-6, head_dim=True),
     "olmo2": Kind("Olmo2ForCausalLM", COMMON | {"bias": False, "qk_norm": "full", "norm": "output"}, 1e-5),
 }
-KEYS = {
-    "vocab_size": "vocab_size",
-    "block_size": "max_position_embeddings",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_embd": "hidden_size",
-    "n_inner": "intermediate_size",
-}
 # Settings of which only these values are supported here
 ALLOWED = {"hidden_act": "silu", "use_sliding_window": False, "clip_qkv": None}
 OUTSIDE = {EMBEDDING: "model.embed_tokens.weight", "transformer.ln_f.weight": "model.norm.weight", HEAD: HEAD}
@@ -79,8 +73,7 @@ NORMS = {  # by the setting `norm`
 def parse(content: Mapping[str, Any]) -> GPTConfig:
     """The GPTConfig that a `config.json` describes; UserError for a setting that is not supported here."""
     kind = KINDS[content["model_type"]]
-    if missing := [name for name in KEYS.values() if name not in content]:
-        raise UserError(f"{missing[0]} is missing")
+    settings = read_sizes(content)
     require(content, ALLOWED)
     if others := set(content.get("layer_types") or []) - {"full_attention"}:
         raise UserError(f"layer_types contains {min(others)!s:.{MAX_SHOWN}}, here it can only be full_attention")
@@ -88,7 +81,6 @@ def parse(content: Mapping[str, Any]) -> GPTConfig:
     bias = kind.fixed.get("bias", content.get("mlp_bias", False))
     if attention_bias != bias and content["model_type"] != "qwen2":
         raise UserError(f"attention_bias is {attention_bias!r:.{MAX_SHOWN}}, here it can only be {bias}, as in the MLP")
-    settings = {ours: content[theirs] for ours, theirs in KEYS.items()}
     settings["n_kv_head"] = content.get("num_key_value_heads") or content["num_attention_heads"]
     if kind.head_dim:
         settings["head_dim"] = content.get("head_dim") or 0
@@ -103,8 +95,7 @@ def describe(config: GPTConfig, model_type: str) -> dict[str, Any]:
     described = {
         "model_type": model_type,
         "architectures": [kind.architecture],
-        **{theirs: getattr(config, ours) for ours, theirs in KEYS.items()},
-        "intermediate_size": config.inner,
+        **describe_sizes(config),
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_size,
         "hidden_act": "silu",
@@ -139,8 +130,7 @@ def stored(config: GPTConfig, arrays: Mapping[str, np.ndarray]) -> dict[str, Sto
         if name in OUTSIDE:
             found[OUTSIDE[name]] = Stored(array, array.shape)
             continue
-        layer, _, rest = name.removeprefix(BLOCK).partition(".")
-        module, _, parameter = rest.rpartition(".")
+        layer, module, parameter = split_name(name)
         pieces = parts(array, sizes.get(module, [array.shape[-1]]))
         for target, piece in zip(names[module], pieces, strict=True):
             found[f"model.layers.{layer}.{target}.{parameter}"] = piece

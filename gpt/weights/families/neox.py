@@ -12,27 +12,21 @@ import numpy as np
 from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.weights.families.common import (
-    BLOCK,
     EMBEDDING,
     HEAD,
     MAX_SHOWN,
     Stored,
     describe_scaling,
+    describe_sizes,
     differing,
     parts,
     read_rotary,
+    read_sizes,
     require,
+    split_name,
     with_biases,
 )
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "block_size": "max_position_embeddings",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_embd": "hidden_size",
-    "n_inner": "intermediate_size",
-}
 ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "relu": "relu"}
 FIXED = {
     "positions": "rotary",
@@ -60,13 +54,11 @@ IN_BLOCK = {
 
 def parse(content: Mapping[str, Any]) -> GPTConfig:
     """The GPTConfig that a `config.json` describes; UserError for a setting that is not supported here."""
-    if missing := [name for name in KEYS.values() if name not in content]:
-        raise UserError(f"{missing[0]} is missing")
+    settings = read_sizes(content)
     require(content, {"attention_bias": True})
     activation = content.get("hidden_act", "gelu")
     if activation not in list(ACTIVATIONS):
         raise UserError(f"hidden_act is {activation!s:.{MAX_SHOWN}}, not one of {', '.join(ACTIVATIONS)}")
-    settings = {ours: content[theirs] for ours, theirs in KEYS.items()}
     return GPTConfig(
         **settings,
         activation=ACTIVATIONS[activation],
@@ -82,8 +74,7 @@ def describe(config: GPTConfig) -> dict[str, Any]:
     return {
         "model_type": "gpt_neox",
         "architectures": ["GPTNeoXForCausalLM"],
-        **{theirs: getattr(config, ours) for ours, theirs in KEYS.items()},
-        "intermediate_size": config.inner,
+        **describe_sizes(config),
         "hidden_act": {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu"}[config.activation],
         "use_parallel_residual": config.parallel,
         "layer_norm_eps": config.norm_eps,
@@ -110,8 +101,7 @@ def stored(config: GPTConfig, arrays: Mapping[str, np.ndarray]) -> dict[str, Sto
         if name in OUTSIDE:
             found[OUTSIDE[name]] = Stored(array, array.shape)
             continue
-        layer, _, rest = name.removeprefix(BLOCK).partition(".")
-        module, _, parameter = rest.rpartition(".")
+        layer, module, parameter = split_name(name)
         (piece,) = parts(array, [array.shape[-1]])
         if module == "attn.c_attn":
             by_part = piece.view.reshape(3, config.n_head, config.head_size, *piece.shape[1:])

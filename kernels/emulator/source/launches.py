@@ -2,7 +2,7 @@
 
 import re
 
-from kernels.emulator.source.scan import blank
+from kernels.emulator.source.scan import blank, closing_parenthesis
 
 MAIN = re.compile(r"\bmain\s*\(")
 
@@ -43,7 +43,7 @@ def translate_launches(code):
         start, stop = _kernel_start(text, at), text.index(">>>", at)
         kernel, settings = code[start:at].strip(), code[at + 3 : stop]
         opening = text.index("(", stop)
-        empty = not text[opening + 1 : _closing(text, opening)].strip()
+        empty = not text[opening + 1 : closing_parenthesis(text, opening)].strip()
         name = re.sub(r"\s+", " ", kernel)
         callee = f"run({kernel}"
         if re.sub(r"<.*", "", name).split("::")[-1] in overloaded:  # then the arguments decide
@@ -70,13 +70,3 @@ def _kernel_start(text, end):
     while at > 0 and (text[at - 1].isalnum() or text[at - 1] in "_:"):
         at -= 1
     return at
-
-
-def _closing(text, opening):
-    """The position of the parenthesis that closes the one at `opening`."""
-    depth = 0
-    for i in range(opening, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
-        if depth == 0:
-            return i
-    return len(text)

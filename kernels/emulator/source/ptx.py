@@ -7,7 +7,7 @@ A template may hold several instructions. Registers of its own, predicates and l
 import re
 
 from kernels.emulator.errors import CompileError
-from kernels.emulator.source.scan import blank, split
+from kernels.emulator.source.scan import blank, closing_parenthesis, split
 
 ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:volatile|__volatile__)?\s*\(")
 STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
@@ -22,21 +22,14 @@ def translate_asm(code, name):
     text = blank(code)
     for match in reversed(list(ASM.finditer(text))):
         opening = match.end() - 1
-        closing = _closing(text, opening)
+        closing = closing_parenthesis(text, opening)
+        if closing is None:
+            raise CompileError("an asm statement does not end")
         line = code.count("\n", 0, match.start()) + 1
         calls = _calls(code[opening + 1 : closing], f"{name}:{line}")
         lost = code.count("\n", match.start(), closing + 1)
         code = code[: match.start()] + "do { " + calls + " } while (0)" + "\n" * lost + code[closing + 1 :]
     return code
-
-
-def _closing(text, opening):
-    depth = 0
-    for i in range(opening, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
-        if depth == 0:
-            return i
-    raise CompileError("an asm statement does not end")
 
 
 def _calls(body, place):

@@ -97,3 +97,13 @@ def split(text):
             parts.append(text[start:i])
             start = i + 1
     return [*parts, text[start:]]
+
+
+def closing_parenthesis(text, opening):
+    """The position of the parenthesis that closes the one at `opening`, or None."""
+    depth = 0
+    for i in range(opening, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i
+    return None
