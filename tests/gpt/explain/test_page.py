@@ -1,7 +1,6 @@
 """The page in a real browser: it loads nothing, shows the model's numbers, fits a phone, answers to the keyboard."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,23 +11,18 @@ from gpt.inspection.predictions import predictions
 from gpt.inspection.trace import trace
 from gpt.model import Bigram
 from gpt.weights.load import load_model
+from tests.gpt.chromium import launched, needs_chromium
 from tests.gpt.explain.conftest import HOSTILE, KNOWN, built
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
-# no sandbox: in a container, where tests run as root, it cannot start; the pages are our own. The others: no requests
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ARGUMENTS += ["--disable-sync", "--no-first-run"]
+pytestmark = needs_chromium
 PROMPT = "to be or not"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, headless=True)
+    with launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

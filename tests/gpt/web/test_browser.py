@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 from urllib.parse import urlsplit
 
@@ -11,18 +10,15 @@ import pytest
 import tinytensor as tt
 from gpt.web.folder import Folder
 from gpt.web.models import Models
+from tests.gpt.chromium import launched, needs_chromium
 from tests.gpt.web.conftest import fill
 
 pytest.importorskip("gradio", reason="needs gradio: pip install -e '.[web]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH"),
+    needs_chromium,
     pytest.mark.filterwarnings("ignore::Warning:gradio.queueing"),  # about pandas
 ]
-# no sandbox: in a container, where tests run as root, it cannot start; the page is our own. The others: no requests
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ARGUMENTS += ["--disable-sync", "--no-first-run"]
 PATIENCE = 20_000  # milliseconds; reached only when something hangs
 
 # notes when the conversation grows, and when Stop is clicked
@@ -63,10 +59,8 @@ def address(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, headless=True)
+    with launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
