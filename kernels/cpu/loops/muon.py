@@ -49,7 +49,7 @@ def orthogonalize(x, polynomials, y):
     gram, square, fourth = np.empty((n, n), np.float32), np.empty((n, n), np.float32), np.empty((n, n), np.float32)
     factor, q, spare = np.empty((n, n), np.float32), np.empty((n, n), np.float32), np.empty((n, n), np.float32)
     self_product(x, gram)
-    bound = math.sqrt(sum_of_squares(gram))
+    bound = math.sqrt(sum_of_squares(gram, spare[0]))
     scale(gram, ONE / bound if bound > ZERO else ONE)
     for step in range(len(polynomials)):
         if step:
@@ -75,12 +75,15 @@ def orthogonalize(x, polynomials, y):
 
 
 @helper  # as a loop of its own, its order of addition would differ between a compiled and a cached `muon_pass`
-def sum_of_squares(x):
-    """The sum of the squares of x (N, N)."""
-    total = ZERO
+def sum_of_squares(x, of_columns):
+    """The sum of the squares of x (N, N); first of each column, which vectorizes, in the scratch array (N,)."""
+    of_columns[:] = ZERO
     for i in range(len(x)):
         for j in range(len(x)):
-            total += x[i, j] * x[i, j]
+            of_columns[j] += x[i, j] * x[i, j]
+    total = ZERO
+    for j in range(len(x)):
+        total += of_columns[j]
     return total
 
 

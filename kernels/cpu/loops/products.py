@@ -19,6 +19,7 @@ MAX_SMALL_PRODUCT = 10**6
 BLOCK_M, BLOCK_N = 32, 64  # rows and columns of a tile of the result
 BLOCK_K = MAX_SMALL_PRODUCT // (BLOCK_M * BLOCK_N) // 16 * 16  # the longest inner side of a tile, in whole vectors
 GROUP_M = 8 * BLOCK_M  # rows that are worked on at a time: few enough for a and out to stay in the cache
+SMALL_SQUARE = 64  # rows of a symmetric product up to which computing all of it is faster than one half
 PADDING = 16  # unused columns of scratch arrays: rows a power of two apart would alias to the same sets of the cache
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, LOWER = np.int32(101), np.int32(111), np.int32(112), np.int32(122)  # from cblas.h
@@ -70,7 +71,10 @@ def product(a, b, out, add):
 
 @helper
 def self_product(x, out):
-    """out = x @ x.T (M, K) -> (M, M), of which BLAS computes one half; x is as in `product`."""
+    """out = x @ x.T (M, K) -> (M, M), of which BLAS computes one half if that pays; x is as in `product`."""
+    if len(x) <= SMALL_SQUARE:
+        product(x, x.T, out, False)
+        return
     rows = x.strides[1] == 4
     ssyrk(
         ROW_MAJOR,
