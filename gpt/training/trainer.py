@@ -71,7 +71,7 @@ def train_step(
     whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
     ids, targets = batches.rows(step, parallel.shares.rows(whole))
-    counts = ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size)
+    counts = np.concatenate(ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size))
     with tt.seeded(config.seed, "dropout", step):
         loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
     if ranks.size > 1:
@@ -94,7 +94,7 @@ def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RA
         own = [model(ids, targets).data for ids, targets in tqdm(batches, total=counts[ranks.rank], **bar)]
     model.train()
     losses = np.array([float(loss) for loss in own])
-    return sum(ranks.all_gather(losses, counts).tolist()) / len(eval_windows)
+    return sum(np.concatenate(ranks.all_gather(losses, counts)).tolist()) / len(eval_windows)
 
 
 def require_finite(name: str, value: Any, step: int, lr: float) -> float:

@@ -30,12 +30,12 @@ class ThreadRanks(Communicator):
         parts = [to_numpy(x)[start : start + count].copy() for start, count in zip(starts, send, strict=False)]
         received = [messages[self.rank] for messages in self._post(parts)]
         assert [part.size for part in received] == list(receive)
-        return device_of(x).put(np.concatenate(received))
+        return [device_of(x).put(part) for part in received]
 
     def _all_gather(self, x, counts):
         received = self._post(to_numpy(x).copy())
         assert [part.size for part in received] == list(counts)
-        return device_of(x).put(np.concatenate(received))
+        return [device_of(x).put(part) for part in received]
 
     def broadcast(self, x) -> None:
         x[...] = device_of(x).put(self._post(to_numpy(x).copy())[0])

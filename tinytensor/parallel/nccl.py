@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinytensor.backend import array_module
-from tinytensor.parallel.ranks import Communicator, MPIRanks
+from tinytensor.parallel.ranks import Communicator, MPIRanks, split
 
 DTYPES = {"float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int64": "NCCL_INT64"}
 
@@ -55,7 +55,7 @@ class NCCLRanks(Communicator):
             if receive[peer]:
                 comm.recv(received.data.ptr + incoming[peer] * size, receive[peer], kind, peer, stream)
         self._nccl.groupEnd()
-        return received
+        return split(received, receive)
 
     def _all_gather(self, x, counts):
         if array_module(x) is np:
@@ -65,7 +65,7 @@ class NCCLRanks(Communicator):
         kind, stream = self._kind(x), xp.cuda.get_current_stream().ptr
         if len(set(counts)) == 1 and counts[0]:
             self._comm.allGather(x.data.ptr, received.data.ptr, counts[0], kind, stream)
-            return received
+            return split(received, counts)
         # NCCL's own takes equal counts only; a broadcast from every rank, grouped, moves the same bytes
         starts, comm = accumulate(counts, initial=0), self._comm
         self._nccl.groupStart()
@@ -75,7 +75,7 @@ class NCCLRanks(Communicator):
                 source = x.data.ptr if root == self.rank else target
                 comm.broadcast(source, target, count, kind, root, stream)
         self._nccl.groupEnd()
-        return received
+        return split(received, counts)
 
     def broadcast(self, x: Any) -> None:
         """Replace the values of x by those that it has in rank 0."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from tinytensor.backend import array_module, device_of, to_numpy
 from tinytensor.parallel.processes import available_cores
+from tinytensor.parallel.shared_memory import SharedBuffers, have_room
 
 
 class Communicator(ABC):
@@ -30,21 +32,34 @@ class Communicator(ABC):
     local_size = 1
     bytes_sent = 0
 
-    def all_to_all(self, x: Any, send: Sequence[int], receive: Sequence[int]) -> Any:
-        """Send the first send[0] values of x to rank 0, the next send[1] to rank 1, ...; returns what came, by rank."""
+    def reserve(self, nbytes: int) -> None:  # noqa: B027  # most need not
+        """Prepare to send up to so many bytes at once from arrays of `outgoing`; all ranks call it with one number."""
+
+    def outgoing(self, count: int, like: Any) -> Any:
+        """An array of `count` values to fill and to send next, of the device and dtype of `like`.
+
+        Where the ranks share memory, the others read it where it is. It must not be used after it was sent.
+        """
+        return array_module(like).empty(count, dtype=like.dtype)
+
+    def all_to_all(self, x: Any, send: Sequence[int], receive: Sequence[int]) -> list[Any]:
+        """Send the first send[0] values of x to rank 0, the next send[1] to rank 1, ...; returns what came from each.
+
+        That is valid until the next exchange, and not to be written into.
+        """
         self.bytes_sent += (len(x) - send[self.rank]) * x.dtype.itemsize
         return self._all_to_all(x, send, receive)
 
-    def all_gather(self, x: Any, counts: Sequence[int]) -> Any:
-        """The arrays of all ranks, one behind the other; counts are their lengths."""
+    def all_gather(self, x: Any, counts: Sequence[int]) -> list[Any]:
+        """The arrays of all ranks; counts are their lengths. Valid as those of `all_to_all`."""
         self.bytes_sent += len(x) * (self.size - 1) * x.dtype.itemsize
         return self._all_gather(x, counts)
 
     @abstractmethod
-    def _all_to_all(self, x: Any, send: Sequence[int], receive: Sequence[int]) -> Any: ...
+    def _all_to_all(self, x: Any, send: Sequence[int], receive: Sequence[int]) -> list[Any]: ...
 
     @abstractmethod
-    def _all_gather(self, x: Any, counts: Sequence[int]) -> Any: ...
+    def _all_gather(self, x: Any, counts: Sequence[int]) -> list[Any]: ...
 
     @abstractmethod
     def broadcast(self, x: Any) -> None:
@@ -57,14 +72,17 @@ class Communicator(ABC):
     def exchange(self, text: str) -> list[str]:
         """The texts of all ranks."""
         data = np.frombuffer(text.encode(), np.uint8)
-        sizes = self._all_gather(np.array([data.size]), [1] * self.size).tolist()
-        everything = self._all_gather(data, sizes).tobytes()
-        ends = np.cumsum(sizes).tolist()
-        return [everything[end - size : end].decode() for size, end in zip(sizes, ends, strict=True)]
+        sizes = [int(size[0]) for size in self._all_gather(np.array([data.size]), [1] * self.size)]
+        return [text.tobytes().decode() for text in self._all_gather(data, sizes)]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is true in at least one rank."""
-        return bool(self._all_gather(np.array([flag]), [1] * self.size).any())
+        return any(self._all_gather(np.array([flag]), [1] * self.size))
+
+
+def split(values: Any, counts: Sequence[int]) -> list[Any]:
+    """Views of the first counts[0] values, the next counts[1], ..."""
+    return [values[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def own_cores(processes: int, ranks: Communicator) -> int:
@@ -76,10 +94,10 @@ class OneRank(Communicator):
     """A process alone."""
 
     def _all_to_all(self, x, send, receive):
-        return x
+        return [x]
 
     def _all_gather(self, x, counts):
-        return x
+        return [x]
 
     def broadcast(self, x: Any) -> None:
         """Nothing to replace."""
@@ -92,23 +110,43 @@ ONE_RANK = OneRank()
 
 
 class MPIRanks(Communicator):
-    """The processes of an mpi4py communicator. Arrays of a GPU, emulated or not, go through the host's memory."""
+    """The processes of an mpi4py communicator. Arrays of a GPU, emulated or not, go through the host's memory.
+
+    Those of the host that `outgoing` returned are not copied if all ranks are on one machine.
+    """
 
     def __init__(self, comm: Any):
         self._comm = comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         machine = comm.Split_type(_mpi().COMM_TYPE_SHARED)
         self.local_rank, self.local_size = machine.Get_rank(), machine.Get_size()
+        self._shared: SharedBuffers | None = None
+
+    def reserve(self, nbytes: int) -> None:
+        """Make buffers in memory that all ranks share, if they are on one machine that has room for them."""
+        self._shared = None
+        if self.local_size == self.size and not self.any(not have_room(2 * self.size * nbytes)):
+            self._shared = SharedBuffers(_mpi(), self._comm, nbytes)
+
+    def outgoing(self, count: int, like: Any) -> Any:
+        """An array of `count` values to fill and to send next, of the device and dtype of `like`."""
+        if self._shared is None or array_module(like) is not np:
+            return super().outgoing(count, like)
+        return self._shared.next(count, like.dtype)
 
     def _all_to_all(self, x, send, receive):
+        if self._shared is not None and self._shared.holds(x):
+            return self._shared.exchange([0, *accumulate(send[:-1])], receive, x.dtype)
         received = np.empty(sum(receive), x.dtype)
         self._comm.Alltoallv([to_numpy(x), list(send)], [received, list(receive)])
-        return device_of(x).put(received)
+        return split(device_of(x).put(received), receive)
 
     def _all_gather(self, x, counts):
+        if self._shared is not None and self._shared.holds(x):
+            return self._shared.exchange([0] * self.size, counts, x.dtype)
         received = np.empty(sum(counts), x.dtype)
         self._comm.Allgatherv(to_numpy(x), [received, list(counts)])
-        return device_of(x).put(received)
+        return split(device_of(x).put(received), counts)
 
     def broadcast(self, x: Any) -> None:
         """Replace the values of x by those that it has in rank 0."""

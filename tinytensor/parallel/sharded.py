@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from tinytensor.backend import array_module, device_of, to_numpy
 from tinytensor.nn import Parameter
 from tinytensor.optim import Optimizer
 from tinytensor.optim.clipping import NORM_CHUNK, squared_norms
-from tinytensor.parallel.ranks import Communicator
+from tinytensor.parallel.ranks import Communicator, split
 from tinytensor.parallel.shares import TreeSum, shares_of_rank
 
 BUCKET = 1 << 22  # values that a rank sends at once, to all others together,
@@ -102,6 +101,7 @@ class ShardedOptimizer:
         self._all_chunks = [*_chunks(wholes)]
         self._chunks = [[*_chunks(pieces)] for pieces in self._pieces]  # of each rank
         self._buckets = list(self._make_buckets(max(MESSAGE, BUCKET // ranks.size)))
+        self._has_reserved = False
         self._own = [(piece, Parameter(self._view(piece))) for piece in self._pieces[ranks.rank]]
         self._optimizers = {
             name: part.kind(groups, **part.options) for name, part in parts.items() if (groups := self._groups(name))
@@ -178,19 +178,22 @@ class ShardedOptimizer:
         if not any(present):
             raise ValueError("no rank has a gradient: there are no targets in the batch")
         rank, xp = self.ranks.rank, array_module(loss)
+        if not self._has_reserved:  # not earlier, as the ranks do not make their optimizers at the same time
+            self.ranks.reserve(max(sum(bucket.counts) for bucket in self._buckets) * loss.dtype.itemsize)
+            self._has_reserved = True
         gradients = {id(p): p.grad.reshape(-1) for p in self.parameters() if p.grad is not None}
         if present[rank] and len(gradients) < len(self.parameters()):
             raise ValueError("a parameter takes no part in the loss, which is possible with one rank only")
         summed = xp.empty(sum(piece.size for piece, _ in self._own), dtype=loss.dtype)
         for bucket in self._buckets:
-            outgoing = xp.empty(sum(bucket.counts), dtype=loss.dtype)
+            outgoing = self.ranks.outgoing(sum(bucket.counts), loss)
             if present[rank]:
-                for target, spans in zip(bucket.split(outgoing), bucket.spans, strict=True):
+                for target, spans in zip(split(outgoing, bucket.counts), bucket.spans, strict=True):
                     for span in spans:
                         target[span.place] = gradients[id(span.parameter)][span.values]
             count = bucket.counts[rank]
             received = self.ranks.all_to_all(outgoing, bucket.counts, [count] * self.ranks.size)
-            summed[bucket.first : bucket.first + count] = self._sum(received.reshape(self.ranks.size, count), present)
+            summed[bucket.first : bucket.first + count] = self._sum(received, present)
         end = 0
         for piece, p in self._own:
             begin, end = end, end + piece.size
@@ -210,12 +213,12 @@ class ShardedOptimizer:
         xp = array_module(loss)
         own = [square for _, p in self._own for square in squared_norms(p.grad)]
         counts = [len(chunks) + 1 for chunks in self._chunks]
-        received = iter(self.ranks.all_gather(xp.stack([*own, xp.asarray(loss)]), counts))
+        received = self.ranks.all_gather(xp.stack([*own, xp.asarray(loss)]), counts)
         squares: dict[tuple, Any] = {}
         losses = []
-        for chunks in self._chunks:
-            squares.update((chunk, next(received)) for chunk in chunks)
-            losses.append(next(received))
+        for chunks, values in zip(self._chunks, received, strict=True):
+            squares.update(zip(chunks, values, strict=False))
+            losses.append(values[-1])
         return self._sum(losses, present), xp.sqrt(sum(squares[chunk] for chunk in self._all_chunks))
 
     def step(self, grad_scale: Any = 1.0) -> None:
@@ -225,10 +228,10 @@ class ShardedOptimizer:
         rank = self.ranks.rank
         for bucket in self._buckets:
             like = self._own[0][1].data if self._own else self.parameters()[0].data
-            outgoing = array_module(like).empty(bucket.counts[rank], dtype=like.dtype)
+            outgoing = self.ranks.outgoing(bucket.counts[rank], like)
             for span in bucket.spans[rank]:
                 outgoing[span.place] = span.parameter.data.reshape(-1)[span.values]
-            received = bucket.split(self.ranks.all_gather(outgoing, bucket.counts))
+            received = self.ranks.all_gather(outgoing, bucket.counts)
             for other, (values, spans) in enumerate(zip(received, bucket.spans, strict=True)):
                 for span in spans if other != rank else []:
                     span.parameter.data.reshape(-1)[span.values] = values[span.place]
@@ -267,7 +270,7 @@ class ShardedOptimizer:
         """In rank 0 the values of all ranks, so many of each; nothing elsewhere."""
         others = [0] * (self.ranks.size - 1)
         receive = counts if self.ranks.rank == 0 else [0] * self.ranks.size
-        return self.ranks.all_to_all(values, [len(values), *others], receive)
+        return np.concatenate(self.ranks.all_to_all(values, [len(values), *others], receive))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """In rank 0: continue from a `state_dict`, once all ranks `synchronize`. ValueError if it does not fit."""
@@ -319,7 +322,7 @@ class ShardedOptimizer:
             values += [wholes[p.number][p.start : p.stop] for of_rank in pieces for p in of_rank]
         send = counts if self.ranks.rank == 0 else [0] * self.ranks.size
         others = [0] * (self.ranks.size - 1)
-        return self.ranks.all_to_all(np.concatenate(values), send, [counts[self.ranks.rank], *others])
+        return np.concatenate(self.ranks.all_to_all(np.concatenate(values), send, [counts[self.ranks.rank], *others]))
 
 
 class _Span(NamedTuple):
@@ -336,8 +339,3 @@ class _Bucket(NamedTuple):
     first: int
     counts: list[int]
     spans: list[list[_Span]]
-
-    def split(self, values: Any) -> list[Any]:
-        """The parts of an array of all counts, by owner."""
-        ends = list(accumulate(self.counts))
-        return [values[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
