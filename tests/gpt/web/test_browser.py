@@ -19,6 +19,7 @@ pytestmark = [
     needs_chromium,
     pytest.mark.filterwarnings("ignore::Warning:gradio.queueing"),  # about pandas
 ]
+ATTEMPTS = 5
 PATIENCE = 20_000  # milliseconds; reached only when something hangs
 
 # notes when the conversation grows, and when Stop is clicked
@@ -102,10 +103,17 @@ def settings(page, **values):
         page.locator("#settings > button").click()
     for name, value in values.items():
         setting = page.locator(f"#setting-{name.replace('_', '-')}")
-        setting.locator("input[type=number]").fill(str(value))
-        setting.locator("input[type=number]").press("Tab")
-        if setting.locator("input[type=range]").count():  # it follows the number once the page has taken that over
-            playwright.expect(setting.locator("input[type=range]")).to_have_value(str(value), timeout=PATIENCE)
+        for attempt in range(ATTEMPTS):  # a slow page drops what is typed while it still mounts a setting
+            setting.locator("input[type=number]").fill(str(value))
+            setting.locator("input[type=number]").press("Tab")
+            if not setting.locator("input[type=range]").count():
+                break
+            try:  # it follows the number once the page has taken that over
+                playwright.expect(setting.locator("input[type=range]")).to_have_value(str(value), timeout=3000)
+                break
+            except AssertionError:
+                if attempt == ATTEMPTS - 1:
+                    raise
 
 
 def send(page, message, wait=True):
