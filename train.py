@@ -22,7 +22,7 @@ from gpt.planning.plan import memory_table, time_estimate
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.manifest import find_verified
-from gpt.training.optimizer import build_optimizer
+from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
 from gpt.training.report import Report, describe, finish
 from gpt.training.run import Run, create_run, open_run
@@ -35,7 +35,7 @@ from gpt.training.trainer import (
     require_finite,
     train_step,
 )
-from gpt.weights.load import inherit, pinned, start_from
+from gpt.weights.load import adapted_layers, inherit, pinned, start_from
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores
 
 
@@ -93,8 +93,8 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
         check_training(*settings, changes, quiet=True, ranks=ranks)
         with create_run(options.out, options.preset, *settings, ranks) as run:
             made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
-            if run.train.init_from:
-                start_from(made[0], run.train.init_from)
+            if run.start:
+                start_from(made[0], run.start)
         with locked(run.directory), GracefulExit() as exit_requested:
             lead(ranks, run, changes)
             return train(options, run, *made, exit_requested, ranks)
@@ -110,6 +110,8 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
         settings["init_from"] = pinned(settings["init_from"])
         find_verified(settings["init_from"])
         settings |= inherit(settings["init_from"], changes)
+        if settings.get("lora_rank"):
+            settings["lora_targets"] = ",".join(adapted_layers(settings["init_from"], settings.get("lora_targets", "")))
     train_config = build(TrainConfig, settings)
     require_used(train_config, changes)
     return build(GPTConfig, settings), train_config
@@ -141,6 +143,7 @@ def make_model(
     device = own_device(run.train.device, ranks)
     configure_process(device, own_cores(run.train.processes, ranks), run.train.splits)
     model = build_model(run.train.model, run.model, run.train.seed, device)
+    choose_trained(model, run.train)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
     parallel = make_parallel(model, device, run.train, ranks)
     return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
@@ -161,9 +164,9 @@ def train(
     batches = Batches(tokens.train, run.model.block_size, config.seed)
     eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
-    if options.resume and config.init_from and progress.step == 0 and ranks.rank == 0:
-        start_from(model, config.init_from)
-    progress = start_together(ranks, progress, optimizer)
+    if options.resume and run.start and (progress.step == 0 or config.lora_rank) and ranks.rank == 0:
+        start_from(model, run.start)
+    progress = start_together(ranks, progress, model, optimizer)
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)

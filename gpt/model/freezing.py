@@ -5,7 +5,7 @@ A pattern is the beginning of a name, whole components of it, in which * stands 
 gradients in any process; blocks before the first one that is trained are not part of the graph at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gpt.errors import UserError, did_you_mean
@@ -42,22 +42,21 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
 
 def beginnings(names: Sequence[str]) -> list[str]:
     """All that names can begin with, up to whole components, each once."""
-    found = {}
+    found: dict[str, None] = {}
     for name in names:
         components = name.split(".")
         found |= {".".join(components[: i + 1]): None for i in range(len(components))}
     return list(found)
 
 
-def trained_blocks(name: str, patterns: Sequence[str], blocks: int) -> list[range]:
-    """In which of so many blocks the parameter of that name in a block is trained, as ranges, whatever their number."""
-    frozen = set()
+def frozen_blocks(name: str, patterns: Sequence[str], blocks: int) -> Collection[int]:
+    """In which of so many blocks the parameter that each has as `name` is frozen; quick for any number of them."""
+    frozen: set[int] = set()
     for pattern in patterns:
-        number = (pattern.split(".") + ["*"] * 3)[2]
+        number = [*pattern.split("."), "*", "*"][2]
         if matches(f"transformer.h.{number}.{name}", pattern):
             if number == "*":
-                return []
-            if number.isdecimal() and int(number) < blocks:
+                return range(blocks)
+            if len(number) < 10 and number.isdecimal() and int(number) < blocks:
                 frozen.add(int(number))
-    edges = [-1, *sorted(frozen), blocks]
-    return [range(a + 1, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a + 1 < b]
+    return frozen

@@ -38,7 +38,7 @@ class LoRALinear(nn.Linear):
 
 
 def add_adapters(model: Any, rank: int, alpha: float, layers: Sequence[str]) -> None:
-    """Freeze a GPT, and give the `layers` of each block (see `layer_shapes`) an adapter, drawn from the current seed."""
+    """Freeze a GPT, and give these layers of each block (see `layer_shapes`) adapters, drawn from the current seed."""
     for parameter in model.parameters():
         parameter.requires_grad = False
     for block in model.transformer.h:

@@ -53,9 +53,9 @@ class BatchParallel:
 
     shares: their number, or those of this rank. pass_rows: the most rows of a forward pass; by default as many as have
     about PART_TOKENS tokens. processes: how many work on the shares, this one included; by default as many as
-    `set_num_threads` was told, on a GPU one. The others are forked here, with the model's layers, and what of it
-    is frozen, as they are now (parameters and mode may change), and end with this object. With one share, and where processes cannot fork, the
-    threads share the work of each operation.
+    `set_num_threads` was told, on a GPU one. The others are forked here, with the model's layers as they are now
+    (parameters and mode may change, but not which parameters require a gradient), and end with this object. With one
+    share, and where processes cannot fork, the threads share the work of each operation.
     """
 
     def __init__(self, model: Module, shares: Shares | int, pass_rows: int | None = None, processes: int | None = None):
@@ -76,7 +76,7 @@ class BatchParallel:
         self._workers = [_Worker(model, self._trained, block, pass_rows) for block in others]
 
     def backward(self, ids: np.ndarray, targets: np.ndarray, whole: WholeBatch | None = None) -> Any:
-        """Add the gradients of the loss to the `grad` of each parameter that requires one: ids, targets (B, T) -> loss, a raw () array.
+        """Add the gradients of the loss to each trained parameter's `grad`: ids, targets (B, T) -> loss, a () array.
 
         The loss is the mean over the targets that are not ignored (-100), NaN if there is none. whole: the batch of
         which ids and targets are the rows of these shares; the result is then their part of its loss.
