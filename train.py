@@ -24,7 +24,7 @@ from gpt.training.batches import Batches, EvalWindows
 from gpt.training.manifest import find_verified
 from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
-from gpt.training.report import Report, describe, finish
+from gpt.training.report import Report, describe, describe_model, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
     Throughput,
@@ -35,7 +35,7 @@ from gpt.training.trainer import (
     require_finite,
     train_step,
 )
-from gpt.weights.load import adapted_layers, inherit, pinned, start_from
+from gpt.weights.load import inherit, pinned, start_from
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores
 
 
@@ -110,8 +110,6 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
         settings["init_from"] = pinned(settings["init_from"])
         find_verified(settings["init_from"])
         settings |= inherit(settings["init_from"], changes)
-        if settings.get("lora_rank"):
-            settings["lora_targets"] = ",".join(adapted_layers(settings["init_from"], settings.get("lora_targets", "")))
     train_config = build(TrainConfig, settings)
     require_used(train_config, changes)
     return build(GPTConfig, settings), train_config
@@ -170,7 +168,7 @@ def train(
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
-    print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
+    print(describe_model(config.model, model, device))
     print(describe(tokens))
     print(f"run: {run.directory}", flush=True)
 

@@ -6,7 +6,6 @@ The best model of such a run is its adapters in `best/`, whose `config.json` des
 and resumed whatever happens to the model that it began with, and its manifest covers these files as well.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from gpt.model import GPTConfig
 from gpt.model.config import layer_shapes
 from gpt.model.lora import merge
 from gpt.tokenizers.load import Tokenizer
+from gpt.weights.directory import NO_WEIGHTS, WEIGHTS_FILE
 from gpt.weights.families.common import BLOCK, CONFIG_FILE, Stored
 from gpt.weights.families.registry import Family, describe
-from gpt.weights.safetensors import Entry, fill
+from gpt.weights.safetensors import entries, fill
 
 BASE = "base"  # the directory of a run's frozen weights
 SECTION = "lora"  # of config.json
@@ -78,19 +78,27 @@ def base_of(directory: Path) -> Path:
     return base
 
 
-def merge_adapters(model: Any, directory: Path, lora: LoRA, found: Mapping[str, Entry]) -> None:
-    """Add the adapters `found` in a directory to the weights of a model on the CPU. UserError if they do not fit."""
-    shapes, adapters = layer_shapes(model.config), {}
+def merge_adapters(model: Any, directory: Path, lora: LoRA) -> None:
+    """Add the adapters in a directory to the weights of a model on the CPU, which has none. Raises UserError."""
+    merge(model, read_adapters(directory, model.config, lora), lora.scale)
+
+
+def read_adapters(directory: Path, config: GPTConfig, lora: LoRA) -> dict[str, np.ndarray]:
+    """{name: array} of the adapters in a directory. UserError if they are missing or do not fit the model."""
+    shapes, adapters = layer_shapes(config), {}
     try:
         for name in lora.layers:
             inputs, outputs = shapes[name]
-            for layer in range(model.config.n_layer):
+            for layer in range(config.n_layer):
                 adapters[f"{BLOCK}{layer}.{name}.lora_a"] = np.empty((inputs, lora.rank), np.float32)
                 adapters[f"{BLOCK}{layer}.{name}.lora_b"] = np.empty((lora.rank, outputs), np.float32)
+        found = entries(directory / WEIGHTS_FILE)
         fill({name: Stored(array, array.shape) for name, array in adapters.items()}, found)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; {NO_WEIGHTS}") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{directory}: its adapters do not fit its {CONFIG_FILE} ({error})") from None
-    merge(model, adapters, lora.scale)
+    return adapters
 
 
 def find_layers(text: str, family: Family, config: GPTConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import COMPANIONS, TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
 from gpt.weights.adapters import base_of, find_layers, merge_adapters, read_lora
-from gpt.weights.directory import BEST, WEIGHTS_FILE
+from gpt.weights.directory import BEST, NO_WEIGHTS, WEIGHTS_FILE
 from gpt.weights.families.common import CONFIG_FILE, POSITIONS
 from gpt.weights.families.registry import family_of, read_config
 from gpt.weights.safetensors import Entry, entries, fill, has_values
@@ -132,7 +132,7 @@ def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
     """
     if lora := read_lora(directory):
         fill_model(model, base_of(directory), shorten=True)
-        merge_adapters(model, directory, lora, weights(directory))
+        merge_adapters(model, directory, lora)
         return
     found, family = weights(directory), family_of(directory)
     config = model.config
@@ -166,7 +166,7 @@ def weights(directory: Path) -> dict[str, Entry]:
     try:
         return family.normalized_names(weight_entries(directory))
     except FileNotFoundError as error:
-        advice = "the first evaluation of a run writes it, so train for longer"
+        advice = NO_WEIGHTS
         if any(directory.glob(PICKLES)) or "tinytensor" not in read_json(directory / CONFIG_FILE):
             advice = (
                 f"if the model is in {PICKLES}, a format that can run code when it is read, convert it where you trust "
@@ -192,6 +192,7 @@ def weight_entries(directory: Path) -> dict[str, Entry]:
 def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a model that starts as a copy of the model `name`: all but dropout and a shorter block size.
 
+    With LoRA, also the layers that get adapters, by our names.
     changes: {name: value} of the flags that were given. Raises UserError for those that would make another model.
     """
     kind, config = model_config(find_directory(name))
@@ -200,6 +201,8 @@ def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         shorter = field == "block_size" and value <= config.block_size
         if field in settings and value != settings[field] and field != "dropout" and not shorter:
             raise UserError(f"{flag(field)} {value}: the model of --init-from {name} has {settings[field]}")
+    if changes.get("lora_rank"):
+        settings["lora_targets"] = ",".join(adapted_layers(name, changes.get("lora_targets", "")))
     return settings | {field: changes[field] for field in ("block_size", "dropout") if field in changes}
 
 
