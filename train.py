@@ -159,8 +159,9 @@ def train(
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, own_device(run.train.device, ranks)
     tokens = run.tokens()
-    batches = Batches(tokens.train, run.model.block_size, config.seed)
-    eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
+    block_size, size, count = run.model.block_size, config.batch_size, config.eval_batches
+    batches = Batches(tokens.train, block_size, config.seed, tokens.train_answers)
+    eval_windows = EvalWindows(tokens.val, block_size, size, count, tokens.val_answers)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
     if options.resume and run.start and (progress.step == 0 or config.lora_rank) and ranks.rank == 0:
         start_from(model, run.start)

@@ -46,9 +46,10 @@ class ChatTemplate:
                 f"the model's chat template cannot be read ({error}); --turn sets one of your own"
             ) from None
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation, up to where the model's next answer begins. Raises UserError."""
-        values: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True, **self._names}
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation, up to where the model's next answer begins if it is asked for. UserError."""
+        values: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        values |= self._names
         try:
             return self._template.render(values)
         except Exception as error:  # whatever the program does wrong

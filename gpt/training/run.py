@@ -198,7 +198,7 @@ def create_run(
     that or another exception is raised, also in the block, no directory is left.
     """
     check_free(out)
-    write_data = open_data(train.data, train.init_from, train.val_share)
+    write_data = open_data(train.data, train.init_from, train.val_share, train.chat_template)
     # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
     on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
     train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))
