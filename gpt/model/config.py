@@ -150,8 +150,3 @@ def layer_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
         "mlp.c_fc": (c, config.fc_width),
         "mlp.c_proj": (config.inner, c),
     }
-
-
-def matrix_values(config: GPTConfig) -> int:
-    """How many values the matrices of a block have: 12 C^2 in GPT-2."""
-    return sum(inputs * outputs for inputs, outputs in layer_shapes(config).values())
