@@ -93,6 +93,7 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
         check_training(*settings, changes, quiet=True, ranks=ranks)
         with create_run(options.out, options.preset, *settings, ranks) as run:
             made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
+            run.keep_base()
             if run.start:
                 start_from(made[0], run.start)
         with locked(run.directory), GracefulExit() as exit_requested:

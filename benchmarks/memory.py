@@ -55,8 +55,8 @@ TRAININGS = {
 LLAMA = {"positions": "rotary", "norm_layer": "rms", "activation": "swiglu", "bias": False, "rotary_theta": 1e5}
 BASES = {"LoRA": GPTConfig(49152, 2048, 30, 9, 576, n_inner=1536, n_kv_head=3, **LLAMA)}
 TRAININGS["LoRA"] = {"lora-rank": 8, "block-size": 512, "batch-size": 4}
-TRAININGS["LoRA, one process"] = {**TRAININGS["LoRA"], "processes": 1}
-BASES["LoRA, one process"] = BASES["LoRA"]
+TRAININGS["LoRA in one process"] = {**TRAININGS["LoRA"], "processes": 1}
+BASES["LoRA in one process"] = BASES["LoRA"]
 GENERATIONS = {"generation": (GPTConfig(50304, 1024, 12, 12, 768), 4, 950, 20)}  # model, texts, prompt, tokens
 
 

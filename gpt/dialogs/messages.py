@@ -41,7 +41,7 @@ def has_dialogs(name: str, column: str = "text") -> bool:
         row = parse_json(line)
     except ValueError:
         return False
-    return isinstance(row, dict) and MESSAGES in row and column not in row
+    return isinstance(row, dict) and MESSAGES in row and (column == MESSAGES or column not in row)
 
 
 @dataclass(frozen=True)

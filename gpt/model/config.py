@@ -6,6 +6,7 @@ from gpt.errors import UserError
 from gpt.model.rotary import parse_scaling
 from gpt.options import check_options, option
 
+LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the linear layers of a block
 GATED = "swiglu"  # the activation with a second half in the first layer of the MLP, which multiplies
 
 
@@ -144,9 +145,5 @@ def _norm(name: str, config: GPTConfig) -> dict[str, int]:
 def layer_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
     """The linear layers of a block by name, with the shapes (in, out) of their weights."""
     c, size = config.n_embd, config.head_size
-    return {
-        "attn.c_attn": (c, config.qkv_width),
-        "attn.c_proj": (config.n_head * size, c),
-        "mlp.c_fc": (c, config.fc_width),
-        "mlp.c_proj": (config.inner, c),
-    }
+    shapes = (c, config.qkv_width), (config.n_head * size, c), (c, config.fc_width), (config.inner, c)
+    return dict(zip(LAYERS, shapes, strict=True))

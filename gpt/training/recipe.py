@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt.errors import UserError
+from gpt.model.config import LAYERS
 from gpt.options import DEVICE_HELP, check_options, option
 from tinytensor.optim import SCHEDULES
 
@@ -85,6 +86,9 @@ class TrainConfig:
             raise UserError(
                 f"--lora-rank {self.lora_rank}: --model {self.model} has no layers that could have adapters"
             )
+        for name in self.adapted_layers:
+            if name not in LAYERS:  # `inherit` has found those that the flag names; this one is from a file
+                raise UserError(f"--lora-targets {name}: must be one of {', '.join(LAYERS)}")
         if self.optimizer == "muon":
             raise UserError("--optimizer muon: is for whole matrices, not for the thin ones of LoRA: use adamw")
         if self.freeze:

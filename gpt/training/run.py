@@ -95,6 +95,12 @@ class Run:
         """Write `config.json`; a directory that has it is a run."""
         replace_json(self.directory / RUN_FILE, {"format": RUN_FORMAT, "preset": self.preset, **self.config()})
 
+    def keep_base(self) -> None:
+        """With LoRA, put the frozen weights into a new run, and into its manifest."""
+        if self.train.lora_rank:
+            store_base(self.train.init_from, self.directory / BASE)
+            self.manifest.create(self.config(), 0)
+
     def last_step(self) -> int:
         """The step of the newest checkpoint, valid or not; 0 without one."""
         return max(map(step_of, saved_checkpoints(self.checkpoints)), default=0)
@@ -214,7 +220,6 @@ def create_run(
             if train.lora_rank:
                 lora = LoRA(train.lora_rank, train.adapter_alpha, tuple(train.adapted_layers))
                 create_adapter_directory(run.best, run.model, tokenizer, lora)
-                store_base(train.init_from, run.directory / BASE)
             else:
                 create_model_directory(run.best, train.model, run.model, tokenizer)
         run.tokens()

@@ -96,7 +96,7 @@ def read_adapters(directory: Path, config: GPTConfig, lora: LoRA) -> dict[str, n
         fill({name: Stored(array, array.shape) for name, array in adapters.items()}, found)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; {NO_WEIGHTS}") from None
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory}: its adapters do not fit its {CONFIG_FILE} ({error})") from None
     return adapters
 

@@ -313,6 +313,7 @@ def test_a_file_has_dialogs_if_its_first_line_does(chat_file, tmp_path):
     (tmp_path / "f.jsonl").write_text('\n{"messages": [], "text": ""}')
     assert not has_dialogs(str(tmp_path / "f.jsonl"))
     assert has_dialogs(str(tmp_path / "f.jsonl"), "body")
+    assert has_dialogs(str(tmp_path / "f.jsonl"), "messages")
     assert not has_dialogs(str(tmp_path))
 
 

@@ -235,6 +235,7 @@ def test_a_directory_of_adapters_that_does_not_fit_is_refused(base, data, tmp_pa
         ({"lora": {**content["lora"], "rank": 3}}, "its adapters do not fit its config.json"),
         ({"lora": {**content["lora"], "rank": 0}}, "is not the configuration of a model (rank 0"),
         ({"lora": {**content["lora"], "layers": ["x"]}}, "its adapters do not fit its config.json ('x')"),
+        ({"lora": {**content["lora"], "layers": [{}]}}, "its adapters do not fit its config.json"),
         ({"lora": 5}, "is not the configuration of a model"),
         ({"tinytensor": {**content["tinytensor"], "n_layer": 3}}, "its config.json describes another model than"),
     ]:
@@ -267,7 +268,22 @@ def test_a_base_of_ours_that_transformers_does_not_know_gets_the_names_of_its_ex
     model = lively(CONFIGS["llama"])
     create_model_directory(source, "gpt", model.config, CharTokenizer("abcde "))
     save_weights(source, model.config, model.state_dict())
-    assert run(*FLAGS, *data, *LORA, "--lora-targets", "c_attn", "--init-from", source, "--out", out) == 0
+    assert (
+        run(
+            *FLAGS,
+            *data,
+            *LORA,
+            "--lora-targets",
+            "c_attn",
+            "--init-from",
+            source,
+            "--out",
+            out,
+            "--sample-interval",
+            3,
+        )
+        == 0
+    )
     assert run_command(export_main, [str(out), str(tmp_path / "peft"), "--adapter"]) == 0
     names = safetensors.numpy.load_file(tmp_path / "peft/adapter_model.safetensors")
     assert "base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight" in names
