@@ -252,10 +252,8 @@ def _waiting_sums(shares: int, workers: int) -> int:
 
 def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool, trained: Trained) -> int:
     """Gradients and what is saved for them, in the worse of two moments, for `tokens` that are worked on at once."""
-    if kind == "bigram":
-        return (
-            trained.values + 3 * tokens * model.vocab_size
-        )  # logits, their gradient, and that in the order of the ids
+    if kind == "bigram":  # logits, their gradient, and that in the order of the ids
+        return trained.values + 3 * tokens * model.vocab_size
     c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1) if trained.head else 0
     logits = _logits(model, tokens, 2 if on_gpu else 1)
     in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
