@@ -51,12 +51,17 @@ TRAININGS = {
     "large vocabulary": shape(2, 4, 128, 64, 100_000, 12),
     "one process": {**shape(1, 2, 64, 32, 65, 8), "processes": 1},
 }
-# Models that a training starts from: SmolLM2-135M's shape.
+# Trainings that start from a model of SmolLM2-135M's shape.
 LLAMA = {"positions": "rotary", "norm_layer": "rms", "activation": "swiglu", "bias": False, "rotary_theta": 1e5}
-BASES = {"LoRA": GPTConfig(49152, 2048, 30, 9, 576, n_inner=1536, n_kv_head=3, **LLAMA)}
-TRAININGS["LoRA"] = {"lora-rank": 8, "block-size": 512, "batch-size": 4}
-TRAININGS["LoRA in one process"] = {**TRAININGS["LoRA"], "processes": 1}
-BASES["LoRA in one process"] = BASES["LoRA"]
+SMOL = GPTConfig(49152, 2048, 30, 9, 576, n_inner=1536, n_kv_head=3, **LLAMA)
+ONE_PROCESS = {"block-size": 512, "batch-size": 2, "processes": 1}
+FINETUNINGS = {
+    "LoRA": {"lora-rank": 8, "block-size": 512, "batch-size": 4},
+    "LoRA in one process": {"lora-rank": 8, **ONE_PROCESS},
+    "LoRA on long windows": {"lora-rank": 8, "block-size": 2048, "batch-size": 1, "processes": 1},
+    "all weights in one process": ONE_PROCESS,
+}
+TRAININGS |= FINETUNINGS
 GENERATIONS = {"generation": (GPTConfig(50304, 1024, 12, 12, 768), 4, 950, 20)}  # model, texts, prompt, tokens
 
 
@@ -105,8 +110,8 @@ def training(name: str, seconds: float, folder: Path) -> str:
     text = folder / "text.txt"
     text.write_text(LETTERS * 2000)
     flags = {**TRAININGS[name], "warmup-steps": 0, "eval-batches": 1, "data": text}
-    if name in BASES:
-        flags["init-from"] = make_model(BASES[name], folder / "base")
+    if name in FINETUNINGS:
+        flags["init-from"] = make_model(SMOL, folder / "base")
     command = [sys.executable, str(ROOT / "train.py"), "--device", "cpu", "--preset", "nanogpt-cpu"]
     command += [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     plan = subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True).stdout

@@ -49,7 +49,7 @@ def special_tokens(source: str) -> list[str]:
 
 
 def stop_token(template: ChatTemplate, tokenizer: Tokenizer) -> int:
-    """The special token that a template writes after an answer. UserError if it writes none, or another one before."""
+    """The special token that a template writes after an answer. UserError if it writes none."""
     (_, _), (answer, _), *_ = answer_texts(template, PROBE)[0]
     rest = answer.partition(PROBE[1]["content"])[2]
     as_text = set(tokenizer.encode(rest).tolist())
@@ -72,7 +72,7 @@ def answer_texts(template: ChatTemplate, messages: Sequence[Message]) -> list[li
         if not answered.startswith(asked):
             raise UserError(f"the chat template writes message {i + 1} not where it asks for it: choose another")
         texts.append([(asked, False), (answered[len(asked) :], True)])
-        if parts is not None and whole.startswith(answered) and len(asked) >= position:
+        if whole.startswith(answered) and len(asked) >= position:
             parts += [(whole[position : len(asked)], False), (whole[len(asked) : len(answered)], True)]
             position = len(answered)
     if len(parts) < 2 * len(texts):  # it is not written from front to back

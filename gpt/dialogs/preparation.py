@@ -21,6 +21,7 @@ from gpt.tokenizers.bpe import END_OF_TEXT, BpeTokenizer
 from gpt.tokenizers.files import DTYPES, GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, companion_json
 from gpt.tokenizers.load import Tokenizer
 
+REMEDY = "--chat-template names another"
 LEARNED = {  # what transformers is told of a tokenizer that is learned here
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
@@ -34,7 +35,7 @@ def encode_dialogs(directory: str, reader: Reader, dtype: str, unit: Unit) -> En
     tokenizer, kind = cached_tokenizer(directory), DTYPES[dtype]
     source = template_source(tokenizer.companions)
     assert source is not None  # `with_template` has seen to it
-    template = ChatTemplate(source, tokenizer.companions)
+    template = ChatTemplate(source, tokenizer.companions, REMEDY)
     tokens: dict[str, list[bytes]] = {name + end: [] for name in SPLITS for end in ("", ANSWERS)}
     counts, unreadable, text_bytes = dict.fromkeys(SPLITS, 0), [], 0
     for split, item in reader.read(unit):
@@ -65,7 +66,7 @@ def with_template(tokenizer: Tokenizer, source: str | None) -> Tokenizer:
         )
     if not isinstance(tokenizer, BpeTokenizer):
         raise UserError("a tokenizer of characters has no special tokens, which dialogs need: use a byte-pair encoding")
-    stop = stop_token(ChatTemplate(given, companions), tokenizer)
+    stop = stop_token(ChatTemplate(given, companions, REMEDY), tokenizer)
     if source:
         companions[TEMPLATE_FILE] = source
     if stop not in tokenizer.stop_ids:

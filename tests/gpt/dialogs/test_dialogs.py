@@ -257,7 +257,10 @@ BAD_LINES = [
     ('{"messages": ["a"]}', "message 1 has no text as its role"),
     ('{"messages": [{"role": "user", "content": null}]}', "message 1 has no text as its content"),
     (json.dumps({"messages": dialog("a")}), "has no message with the role assistant"),
-    (json.dumps({"messages": dialog("raise", "b")}), "the model's chat template fails (no)"),
+    (
+        json.dumps({"messages": dialog("raise", "b")}),
+        "the model's chat template fails (no); --chat-template names another",
+    ),
 ]
 
 
