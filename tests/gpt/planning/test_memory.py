@@ -160,6 +160,18 @@ def test_the_arrays_on_a_gpu_are_those_that_the_emulated_one_counts(changes, bat
         assert peak() - before == pytest.approx(arrays, rel=0.1)
 
 
+@pytest.mark.skipif(not has_compiler(), reason="the emulated device needs a compiler")
+@pytest.mark.parametrize("part", PARTS[:4], ids=str)
+def test_what_is_frozen_takes_no_memory_of_a_gpu(part):
+    device, train = tt.device("emulated"), TrainConfig(batch_size=4, **part)
+    *_, on_gpu = training_memory("gpt", MODEL, train, "cuda:0", resumed=False)
+    arrays = sum(item.bytes for item in on_gpu.items[1:])
+    with track_peak() as peak:
+        before = peak()
+        trained("gpt", MODEL, train, device)()
+        assert peak() - before == pytest.approx(arrays, rel=0.1)
+
+
 def total(kind="gpt", device="cpu", resumed=False, **changes):
     """The bytes of all places together."""
     model = {name: value for name, value in changes.items() if hasattr(MODEL, name)}
