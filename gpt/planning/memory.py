@@ -256,10 +256,8 @@ def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool, trained
         return trained.values + 3 * tokens * model.vocab_size
     c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1) if trained.head else 0
     logits = _logits(model, tokens, 2 if on_gpu else 1)
-    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
-    if model.activation == GATED and not trained.inputs["mlp.c_proj"]:
-        in_mlp = 3 * in_mlp // 4  # without the input of c_proj, which its weight or adapter needs
-    at_loss = tokens * saved_values(model, on_gpu, trained) + head + max(logits, in_mlp) + 2 * c * tokens
+    in_mlp = {"gelu_erf": 6, GATED: 1.5}.get(model.activation, 2) * model.fc_width * tokens
+    at_loss = tokens * saved_values(model, on_gpu, trained) + head + max(logits, int(in_mlp)) + 2 * c * tokens
     return max(at_loss, trained.values + 3 * c * tokens)
 
 
