@@ -22,9 +22,9 @@ from gpt.planning.plan import memory_table, time_estimate
 from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.manifest import find_verified
-from gpt.training.optimizer import build_optimizer
+from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
-from gpt.training.report import Report, describe, finish
+from gpt.training.report import Report, describe, describe_model, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
     Throughput,
@@ -93,8 +93,9 @@ def start(argv: Sequence[str] | None, ranks: Communicator) -> int:
         check_training(*settings, changes, quiet=True, ranks=ranks)
         with create_run(options.out, options.preset, *settings, ranks) as run:
             made = make_model(run, changes, ranks=ranks)  # what does not work or fit leaves no directory
-            if run.train.init_from:
-                start_from(made[0], run.train.init_from)
+            run.keep_base()
+            if run.start:
+                start_from(made[0], run.start)
         with locked(run.directory), GracefulExit() as exit_requested:
             lead(ranks, run, changes)
             return train(options, run, *made, exit_requested, ranks)
@@ -141,6 +142,7 @@ def make_model(
     device = own_device(run.train.device, ranks)
     configure_process(device, own_cores(run.train.processes, ranks), run.train.splits)
     model = build_model(run.train.model, run.model, run.train.seed, device)
+    choose_trained(model, run.train)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
     parallel = make_parallel(model, device, run.train, ranks)
     return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
@@ -158,16 +160,17 @@ def train(
     """Train until the last step, or until a signal asks for a checkpoint and an early exit; returns the exit code."""
     config, device = run.train, own_device(run.train.device, ranks)
     tokens = run.tokens()
-    batches = Batches(tokens.train, run.model.block_size, config.seed)
-    eval_windows = EvalWindows(tokens.val, run.model.block_size, config.batch_size, config.eval_batches)
+    block_size, size, count = run.model.block_size, config.batch_size, config.eval_batches
+    batches = Batches(tokens.train, block_size, config.seed, tokens.train_answers)
+    eval_windows = EvalWindows(tokens.val, block_size, size, count, tokens.val_answers)
     progress, notes = run.restore(model, optimizer, options.from_scratch)
-    if options.resume and config.init_from and progress.step == 0 and ranks.rank == 0:
-        start_from(model, config.init_from)
-    progress = start_together(ranks, progress, optimizer)
+    if options.resume and run.start and (progress.step == 0 or config.lora_rank) and ranks.rank == 0:
+        start_from(model, run.start)
+    progress = start_together(ranks, progress, model, optimizer)
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
-    print(f"model: {config.model} with {model.num_parameters():,} parameters on {device.name}")
+    print(describe_model(config.model, model, device))
     print(describe(tokens))
     print(f"run: {run.directory}", flush=True)
 

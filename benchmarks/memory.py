@@ -51,6 +51,17 @@ TRAININGS = {
     "large vocabulary": shape(2, 4, 128, 64, 100_000, 12),
     "one process": {**shape(1, 2, 64, 32, 65, 8), "processes": 1},
 }
+# Trainings that start from a model of SmolLM2-135M's shape.
+LLAMA = {"positions": "rotary", "norm_layer": "rms", "activation": "swiglu", "bias": False, "rotary_theta": 1e5}
+SMOL = GPTConfig(49152, 2048, 30, 9, 576, n_inner=1536, n_kv_head=3, **LLAMA)
+ONE_PROCESS = {"block-size": 512, "batch-size": 2, "processes": 1}
+FINETUNINGS = {
+    "LoRA": {"lora-rank": 8, "block-size": 512, "batch-size": 4},
+    "LoRA in one process": {"lora-rank": 8, **ONE_PROCESS},
+    "LoRA on long windows": {"lora-rank": 8, "block-size": 2048, "batch-size": 1, "processes": 1},
+    "all weights in one process": ONE_PROCESS,
+}
+TRAININGS |= FINETUNINGS
 GENERATIONS = {"generation": (GPTConfig(50304, 1024, 12, 12, 768), 4, 950, 20)}  # model, texts, prompt, tokens
 
 
@@ -99,6 +110,8 @@ def training(name: str, seconds: float, folder: Path) -> str:
     text = folder / "text.txt"
     text.write_text(LETTERS * 2000)
     flags = {**TRAININGS[name], "warmup-steps": 0, "eval-batches": 1, "data": text}
+    if name in FINETUNINGS:
+        flags["init-from"] = make_model(SMOL, folder / "base")
     command = [sys.executable, str(ROOT / "train.py"), "--device", "cpu", "--preset", "nanogpt-cpu"]
     command += [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     plan = subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True).stdout
@@ -114,15 +127,20 @@ def training(name: str, seconds: float, folder: Path) -> str:
     return row_of(name, predicted, measured) + f" {step:.3g} s | {taken:.3g} s | {step / taken:.2f} |"
 
 
+def make_model(config: GPTConfig, directory: Path) -> Path:
+    """Save a model that knows nothing; returns the directory."""
+    with tt.seeded(1):
+        model = GPT(config)
+    create_model_directory(directory, "gpt", config, CharTokenizer(LETTERS))
+    save_weights(directory, config, model.state_dict())
+    return directory
+
+
 def generation(name: str, folder: Path) -> str:
     """Generate with a model that knows nothing; a row of the table."""
     config, texts, prompt, tokens = GENERATIONS[name]
     (prediction,) = generation_memory("gpt", config, "cpu", texts, prompt, tokens)
-    with tt.seeded(1):
-        model = GPT(config)
-    create_model_directory(folder / "model", "gpt", config, CharTokenizer(LETTERS))
-    save_weights(folder / "model", config, model.state_dict())
-    command = [sys.executable, "-m", "gpt.generate", str(folder / "model"), "--device", "cpu"]
+    command = [sys.executable, "-m", "gpt.generate", str(make_model(config, folder / "model")), "--device", "cpu"]
     command += ["--samples", str(texts), "--tokens", str(tokens), "--prompt", "a" * prompt]
     measured = measure_peak(command)
     return row_of(name, prediction.total / 2**20, measured) + " | | |"

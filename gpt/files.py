@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, place: Path) -> None:
+    """Make `place` the same file as `source`, without taking space, or a copy where there can be no hard link."""
+    try:
+        os.link(source.resolve(), place)
+    except OSError:  # another file system, or one without links
+        with writing(place):
+            shutil.copyfile(source, place)
+            sync(place)
 
 
 def replace_text(path: Path, text: str) -> None:

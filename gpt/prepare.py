@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt.cli import lossy_output, make_parser, parse, run_command
-from gpt.corpus.preparation import Preparation, PrepareOptions
+from gpt.corpus.preparation import PrepareOptions
 from gpt.corpus.sources import open_source
 from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import META_FILE
+from gpt.dialogs.preparation import make_preparation
 from gpt.directories import locked
 from gpt.options import build
 from gpt.planning.check import check_preparation
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = open_source(given["source"], options.text_column, options.streaming)
     check_preparation(options, source.size)
     with lossy_output(), locked(Path(options.out)):
-        preparation = Preparation(source, options)
+        preparation = make_preparation(source, options)
         if preparation.files.is_resumed:
             print(f"resuming after {preparation.files.state['source_bytes']:,} bytes of {source.name}", flush=True)
         report(preparation.run(), options.out)

@@ -35,7 +35,7 @@ LAYERS = [
     ["gpt.corpus"],
     ["gpt.weights"],
     ["gpt.generation"],
-    ["gpt.inspection"],
+    ["gpt.inspection", "gpt.dialogs"],
     ["gpt.training"],
     ["gpt.planning"],
     ["gpt.cli"],

@@ -39,7 +39,7 @@ class Reader:
 class Encoded:
     """The tokens of a unit as the bytes of the token files, with counts of what they were made from."""
 
-    tokens: dict[str, bytes]  # by split
+    tokens: dict[str, bytes]  # by split; those of dialogs also by the names of their files of answers
     documents: dict[str, int]
     text_bytes: int
     size: int  # bytes of the source

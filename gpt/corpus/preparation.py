@@ -44,6 +44,7 @@ class PrepareOptions:
     sample: float = option(1.0, "share of the documents to use", above=0, at_most=1)
     val_share: float = option(0.0, "share for validation; 0 is a tenth, at most 16 MiB", at_least=0, below=1)
     text_column: str = option("text", "column or key of the text in tables and JSON lines")
+    chat_template: str = option("", "for dialogs: chatml, or a file with a template, instead of the tokenizer's own")
     dtype: str = option("auto", "type of a token id", choices=("auto", *DTYPES))
     streaming: bool = option(False, "read hf:NAME from the network while encoding, instead of downloading it first")
     workers: int = option(0, "processes, 0 for one per core", at_least=0)
@@ -55,16 +56,26 @@ class PrepareOptions:
 
 
 class Preparation:
-    """One source, its options, and the token files so far. tokenizer: one to use instead of `options.tokenizer`."""
+    """One source, its options, and the token files so far. tokenizer: one to use instead of `options.tokenizer`.
+
+    `gpt.dialogs` has another kind, for dialogs.
+    """
+
+    encoder = staticmethod(encode)
+    with_answers = False
 
     def __init__(self, source: Source, options: PrepareOptions, tokenizer: Tokenizer | None = None):
         self.source, self.options, self.given_tokenizer = source, options, tokenizer
         self.rule = SplitRule(options.val_share or automatic_share(source), options.sample)
-        self.reader = Reader(options.text_column, self.rule)
+        self.reader = self.make_reader()
         self.directory = Path(options.out).resolve()
         fixed = {name: value for name, value in asdict(options).items() if name not in ("out", "streaming", "workers")}
         derived = {"source": source.name, "size": source.size, "val_share": self.rule.val_share}
-        self.files = TokenFiles(options.out, fixed | derived)
+        self.files = TokenFiles(options.out, fixed | derived, self.with_answers)
+
+    def make_reader(self) -> Reader:
+        """What reads the documents of a unit."""
+        return Reader(self.options.text_column, self.rule)
 
     def run(self) -> dict[str, Any]:
         """Do all of it; returns the content of `meta.json`."""
@@ -166,7 +177,7 @@ class Preparation:
         """Encode and append every unit that is not yet in the files."""
         done = self.files.state["units"]
         with self.bar("tokens", self.files.state["source_bytes"]) as bar:
-            work = partial(encode, str(self.directory), self.reader, dtype)
+            work = partial(self.encoder, str(self.directory), self.reader, dtype)
             for encoded in workers.map(work, islice(self.units(), done, None)):
                 self.files.append(encoded)
                 bar.update(encoded.size)

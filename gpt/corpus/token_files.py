@@ -13,10 +13,20 @@ from typing import Any
 
 from gpt.corpus.encoding import Encoded
 from gpt.corpus.split import SPLITS
-from gpt.corpus.tokens import FORMAT, META_FILE, STATE_FILE, VERIFIED_FILE, remember, sample_digest, scan
+from gpt.corpus.tokens import (
+    ANSWERS,
+    FLAGS,
+    FORMAT,
+    META_FILE,
+    STATE_FILE,
+    VERIFIED_FILE,
+    remember,
+    sample_digest,
+    scan,
+)
 from gpt.errors import UserError
 from gpt.files import is_sealed, read_json, replace_json, sealed, sync, writing
-from gpt.tokenizers.files import DTYPES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from gpt.tokenizers.files import COMPANIONS, DTYPES, TOKENIZER_FILE
 
 SAVE_SECONDS = 5
 MAX_NAMES = 1000  # of unreadable files and members; further ones are only counted
@@ -24,7 +34,6 @@ STATE_VERSION = 4  # of the state, and of the rules by which it came about
 INITIAL: dict[str, Any] = {
     "version": STATE_VERSION,
     "units": 0,
-    "bytes": dict.fromkeys(SPLITS, 0),  # of the token files
     "documents": dict.fromkeys(SPLITS, 0),
     "text_bytes": 0,
     "source_bytes": 0,
@@ -34,11 +43,15 @@ INITIAL: dict[str, Any] = {
 
 
 class TokenFiles:
-    """`train.bin` and `val.bin` of a preparation with given settings (a dict). A context manager."""
+    """`train.bin` and `val.bin` of a preparation with given settings (a dict). A context manager.
 
-    def __init__(self, directory: str | Path, settings: dict[str, Any]):
+    with_answers: there are files `train.answers.bin` and `val.answers.bin`, too, with a byte for each token.
+    """
+
+    def __init__(self, directory: str | Path, settings: dict[str, Any], with_answers: bool = False):
         self.directory = Path(directory)
         self.settings = settings
+        self.names = (*SPLITS, *(name + ANSWERS for name in SPLITS)) if with_answers else SPLITS
         self.state = self._open_state()
         self.is_resumed = self.state["units"] > 0
         self._files: dict[str, Any] = {}
@@ -60,9 +73,12 @@ class TokenFiles:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(not file.name.startswith(".") for file in self.directory.iterdir()):
                 raise UserError(f"--out {self.directory}: exists and is not an empty directory; choose another --out")
-        state = {**INITIAL, "settings": self.settings}
+        state = self._initial()
         replace_json(path, sealed(state))
         return state
+
+    def _initial(self) -> dict[str, Any]:
+        return {**INITIAL, "bytes": dict.fromkeys(self.names, 0), "settings": self.settings}
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         """The parsed state.json."""
@@ -88,7 +104,7 @@ class TokenFiles:
             )
 
     def __enter__(self) -> "TokenFiles":
-        for name in SPLITS:
+        for name in self.names:
             path = self.directory / f"{name}.bin"
             with writing(path):
                 file = self._files[name] = open(path, "ab")
@@ -128,8 +144,8 @@ class TokenFiles:
     def finish(self, source: str, dtype: str, vocab_size: int) -> dict[str, Any]:
         """Write `meta.json` and remove the state; returns what was written."""
         state, kind = self.state, DTYPES[dtype]
-        paths = {name: self.directory / f"{name}.bin" for name in SPLITS}
-        scanned = {name: scan(path, kind) for name, path in paths.items()}
+        paths = {name: self.directory / f"{name}.bin" for name in self.names}
+        scanned = {name: scan(path, kind if name in SPLITS else FLAGS) for name, path in paths.items()}
         content = {
             "format": FORMAT,
             "source": source,
@@ -152,9 +168,9 @@ class TokenFiles:
     def discard(self) -> None:
         """Remove what was written, so that the command can be given again with other settings."""
         with suppress(UserError):  # first of all, so that a process killed meanwhile leaves a state that fits
-            replace_json(self.directory / STATE_FILE, sealed({**INITIAL, "settings": self.settings}))
-        tokens = (f"{name}.bin" for name in SPLITS)
-        for name in (*tokens, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VERIFIED_FILE, STATE_FILE):
+            replace_json(self.directory / STATE_FILE, sealed(self._initial()))
+        tokens = (f"{name}.bin" for name in self.names)
+        for name in (*tokens, TOKENIZER_FILE, *COMPANIONS, VERIFIED_FILE, STATE_FILE):
             (self.directory / name).unlink(missing_ok=True)
         sync(self.directory)
 
@@ -164,7 +180,7 @@ def advanced(state: dict[str, Any], encoded: Encoded) -> dict[str, Any]:
     return {
         **state,
         "units": state["units"] + 1,
-        "bytes": {name: state["bytes"][name] + len(encoded.tokens[name]) for name in SPLITS},
+        "bytes": {name: size + len(encoded.tokens[name]) for name, size in state["bytes"].items()},
         "documents": {name: state["documents"][name] + encoded.documents[name] for name in SPLITS},
         "text_bytes": state["text_bytes"] + encoded.text_bytes,
         "source_bytes": state["source_bytes"] + encoded.size,

@@ -1,5 +1,7 @@
 """Token files as training reads them: two memory-mapped arrays of token ids, and the `meta.json` that describes them.
 
+Beside the tokens of dialogs there are files with a byte for each, which says whether it is a model's answer.
+
 `token_files` writes such directories. A run that trains on one that `python -m gpt.prepare` made does not copy it: its
 own `meta.json` names the directory and repeats the checksums. If it moved, they can be copied into the run.
 
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from gpt.corpus.split import SPLITS
 from gpt.errors import UserError
 from gpt.files import read_json, replace_json
 from gpt.tokenizers.files import DTYPES
@@ -27,6 +30,9 @@ VERIFIED_FILE = ".verified.json"  # what `verify_tokens` remembers
 FORMAT = "tinytensor tokens 1"
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16
 SCAN_BYTES = 1 << 20
+ANSWERS = ".answers"  # after the name of a split, that of the file which says what each token of its dialogs is:
+ANSWER, BEGIN = 1, 2  # part of an answer, the first one of a dialog
+FLAGS = np.dtype(np.uint8)
 BAR_DELAY = 1  # seconds before a progress bar appears, so that small files show none
 
 
@@ -38,6 +44,8 @@ class Tokens:
     val: np.ndarray
     source: str
     unreadable: int = 0  # files and archive members that were skipped
+    train_answers: np.ndarray | None = None  # (count,) ANSWER and BEGIN of each token, if the corpus is of dialogs
+    val_answers: np.ndarray | None = None
 
 
 def is_prepared(name: str) -> bool:
@@ -74,8 +82,13 @@ def open_tokens(directory: str | Path) -> Tokens:
     path, content = find_meta(directory)
     try:
         dtype = {kind.str: kind for kind in DTYPES.values()}[content["dtype"]]
-        train, val = (_map(path.parent / f"{name}.bin", dtype, content, name) for name in ("train", "val"))
-        return Tokens(train, val, content["source"], content.get("unreadable", 0))
+        train, val = (_map(path.parent / f"{name}.bin", dtype, content, name) for name in SPLITS)
+        answers = {
+            f"{name}_answers": _map(path.parent / f"{name}{ANSWERS}.bin", FLAGS, content, name + ANSWERS)
+            for name in SPLITS
+            if name + ANSWERS in content.get("sha256", {})
+        }
+        return Tokens(train, val, content["source"], content.get("unreadable", 0), **answers)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: corrupt or missing ({error})") from None
 
@@ -99,7 +112,7 @@ def require_same(content: dict[str, Any], run: Path) -> Path:
     if not path.exists():
         raise UserError(
             f"{path}: missing, and the token files beside it with which the run was created: move them back, or copy "
-            f"train.bin and val.bin into {run}"
+            f"{' and '.join(f'{name}.bin' for name in content.get('sha256', SPLITS))} into {run}"
         )
     if read_json(path)["sha256"] != content["sha256"]:
         raise UserError(f"{path}: describes other tokens than those that the run was created with")
@@ -107,8 +120,8 @@ def require_same(content: dict[str, Any], run: Path) -> Path:
 
 
 def _map(path: Path, dtype: np.dtype, content: dict[str, Any], name: str) -> np.ndarray:
-    """The token ids of a split's file, memory-mapped."""
-    size, expected = path.stat().st_size, content[name] * dtype.itemsize
+    """The token ids of a split's file, or what they are of, memory-mapped."""
+    size, expected = path.stat().st_size, content[name.removesuffix(ANSWERS)] * dtype.itemsize
     if size != expected:
         raise UserError(f"{path}: corrupt, {size} bytes instead of {expected}")
     if "samples" in content and sample_digest(path) != content["samples"][name]:  # the first version has none
@@ -175,15 +188,15 @@ def verify_tokens(directory: Path, vocab_size: int) -> None:
     places = (meta.parent, directory)
     scanned, is_new = {}, False
     try:
-        for name in ("train", "val"):
+        for name in content.get("sha256", SPLITS):  # the first version has no checksums
             path = meta.parent / f"{name}.bin"
             found = _remembered(places, name, path)
             if found is None:
-                found, is_new = scan(path, np.dtype(content["dtype"])), True
+                found, is_new = scan(path, np.dtype(content["dtype"]) if name in SPLITS else FLAGS), True
             scanned[name] = found
-            if found["sha256"] != content.get("sha256", {}).get(name, found["sha256"]):  # the first version has none
+            if found["sha256"] != content.get("sha256", {}).get(name, found["sha256"]):
                 raise changed(path)
-            if found["largest"] >= vocab_size:
+            if name in SPLITS and found["largest"] >= vocab_size:
                 raise UserError(f"{path}: has token id {found['largest']}, but the vocabulary only {vocab_size} tokens")
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{meta}: corrupt or missing ({error})") from None

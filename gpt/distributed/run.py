@@ -64,10 +64,13 @@ def follow(ranks: Communicator, changes: Mapping[str, Any], resumed: bool) -> Ru
     return FollowedRun(run.directory, run.preset, run.model, dataclasses.replace(run.train, sample_interval=0))
 
 
-def start_together(ranks: Communicator, progress: Progress, optimizer: Any) -> Progress:
+def start_together(ranks: Communicator, progress: Progress, model: Any, optimizer: Any) -> Progress:
     """Give all ranks the progress, the weights and the optimizer state that the first one has; returns the progress."""
     if ranks.size == 1:
         return progress
     content = ranks.exchange(json.dumps(dataclasses.asdict(progress)))[0]
+    for parameter in model.parameters():
+        if not parameter.requires_grad:  # the optimizer knows the others
+            ranks.broadcast(parameter.data)
     optimizer.synchronize()
     return Progress(**json.loads(content))

@@ -6,6 +6,7 @@ from gpt.errors import UserError
 from gpt.model.rotary import parse_scaling
 from gpt.options import check_options, option
 
+LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the linear layers of a block
 GATED = "swiglu"  # the activation with a second half in the first layer of the MLP, which multiplies
 
 
@@ -110,20 +111,39 @@ class GPTConfig:
 
 def parameter_count(kind: str, config: GPTConfig) -> int:
     """How many values a model's parameters have, without making it. kind: "gpt" or "bigram"."""
+    outside, block = parameter_sizes(kind, config)
+    return sum(outside.values()) + config.n_layer * sum(block.values())
+
+
+def parameter_sizes(kind: str, config: GPTConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """How many values each parameter has: {name: values} outside of the blocks, and in each block by its name there."""
+    c, size = config.n_embd, config.head_size
     if kind == "bigram":
-        return config.vocab_size**2
-    c = config.n_embd
-    norm = c * (2 if config.bias and config.norm_layer == "layer" else 1)
-    biases = config.qkv_width if config.bias or config.qkv_bias else 0
-    biases += 2 * c + config.fc_width if config.bias else 0
-    heads = config.n_head + config.kv_heads
-    qk_norm = {"none": 0, "head": 2 * config.head_size, "full": heads * config.head_size}[config.qk_norm]
-    layer = matrix_values(config) + biases + 2 * norm + qk_norm
-    positions = config.block_size if config.positions == "learned" else 0
-    tables = (config.vocab_size * (1 if config.tied else 2) + positions) * c
-    return tables + config.n_layer * layer + norm
+        return {"table.weight": config.vocab_size**2}, {}
+    outside = {"transformer.wte.weight": config.vocab_size * c}
+    if config.positions == "learned":
+        outside["transformer.wpe.weight"] = config.block_size * c
+    outside |= _norm("transformer.ln_f", config)
+    if not config.tied:
+        outside["lm_head.weight"] = config.vocab_size * c
+    block = _norm("ln_1", config) | _norm("ln_2", config)
+    for name, (inputs, outputs) in layer_shapes(config).items():
+        block[f"{name}.weight"] = inputs * outputs
+        if config.bias or (config.qkv_bias and name == "attn.c_attn"):
+            block[f"{name}.bias"] = outputs
+    if config.qk_norm != "none":
+        heads = (1, 1) if config.qk_norm == "head" else (config.n_head, config.kv_heads)
+        block |= {"attn.q_norm.weight": heads[0] * size, "attn.k_norm.weight": heads[1] * size}
+    return outside, block
 
 
-def matrix_values(config: GPTConfig) -> int:
-    """How many values the matrices of a block have: 12 C^2 in GPT-2."""
-    return config.n_embd * (config.qkv_width + config.n_head * config.head_size + config.fc_width + config.inner)
+def _norm(name: str, config: GPTConfig) -> dict[str, int]:
+    has_bias = config.bias and config.norm_layer == "layer"
+    return {f"{name}.{part}": config.n_embd for part in ("weight", "bias")[: 1 + has_bias]}
+
+
+def layer_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    """The linear layers of a block by name, with the shapes (in, out) of their weights."""
+    c, size = config.n_embd, config.head_size
+    shapes = (c, config.qkv_width), (config.n_head * size, c), (c, config.fc_width), (config.inner, c)
+    return dict(zip(LAYERS, shapes, strict=True))

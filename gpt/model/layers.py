@@ -52,7 +52,7 @@ class MLP(nn.Module):
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         x = self.c_fc(x)  # (B,T,C) -> (B,T,F)
         if self.activation == "gelu" and self.training:  # in less memory
-            return self.dropout(tt.gelu_linear(x, self.c_proj.weight, self.c_proj.bias))
+            return self.dropout(self.c_proj(x, tt.gelu_linear))
         if self.activation == "relu":
             y = x.relu()
         else:

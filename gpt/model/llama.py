@@ -76,7 +76,7 @@ class GatedMLP(nn.Module):
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         x = self.c_fc(x)  # (B,T,C) -> (B,T,2F)
         if self.training:  # in less memory
-            return self.dropout(tt.swiglu_linear(x, self.c_proj.weight, self.c_proj.bias))
+            return self.dropout(self.c_proj(x, tt.swiglu_linear))
         a, b = tt.split(x, x.shape[-1] // 2, axis=-1)
         return self.c_proj(tt.silu(a) * b)  # (B,T,F) -> (B,T,C)
 

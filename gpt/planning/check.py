@@ -95,6 +95,7 @@ def _training_settings(model: GPTConfig, train: TrainConfig, given: Mapping[str,
         if not train.init_from:
             names += ["n_embd", "n_layer"] if train.model == "gpt" else []
             names += ["vocab_size"] if given.get("vocab_size") else []
+        names += ["lora_rank"] if train.lora_rank else []
     values = {**vars(model), **vars(train), "processes": train.processes or available_cores()}
     defaults = {**vars(GPTConfig()), **vars(TrainConfig()), "processes": available_cores()}
     units = {"n_embd": model.n_head * (2 if model.positions == "rotary" else 1)}

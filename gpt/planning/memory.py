@@ -30,6 +30,9 @@ If a share has more than one part, these are added to gradients that are there: 
 earlier shares that wait for later ones: log2(S / W) times P. Every process but the first also has P values in shared
 memory, through which the first one reads its gradients. The ids and targets of all windows are made at once.
 
+**What is frozen**, with LoRA all but the adapters, has no gradients and no state, and saves less (`trained.py`): in all
+of this but the weights themselves, P is then what is trained.
+
 **Ranks** (`tinytensor/parallel/sharded.py`) divide the optimizer's state, and each has two buckets of values that are
 sent and received, and the sums of its part of the gradients. The first gathers the state for each checkpoint, on the
 host. What all ranks of a machine need together must fit into it.
@@ -65,8 +68,9 @@ from dataclasses import dataclass
 from gpt.corpus.preparation import MAX_LEARN_BYTES, PrepareOptions, worker_count
 from gpt.model import GPTConfig
 from gpt.model.cache import FIRST_CAPACITY, PREFILL_CHUNK
-from gpt.model.config import matrix_values, parameter_count
+from gpt.model.config import GATED, parameter_count
 from gpt.planning.limits import resident
+from gpt.planning.trained import Trained, trained_part
 from gpt.training.recipe import TrainConfig, choose_shares
 from kernels.cpu.compiled import expects_loops
 from kernels.cpu.cross_entropy import LOGITS_BYTES
@@ -113,25 +117,29 @@ class Prediction:
         return sum(item.bytes * item.processes for item in self.items if item.in_first)
 
 
-def optimizer_values(kind: str, model: GPTConfig, optimizer: str) -> int:
+def optimizer_values(trained: Trained, optimizer: str) -> int:
     """How many values the optimizer's state has."""
-    by_muon = model.n_layer * matrix_values(model) if optimizer == "muon" else 0
-    by_adamw = parameter_count(kind, model) - by_muon
+    by_muon = trained.matrices if optimizer == "muon" else 0
+    by_adamw = trained.values - by_muon
     return len(AdamW.state_names) * by_adamw + len(Muon.state_names) * by_muon
 
 
-def saved_values(model: GPTConfig, on_gpu: bool) -> int:
+def saved_values(model: GPTConfig, on_gpu: bool, trained: Trained) -> int:
     """What forward saves of each token of a GPT for backward."""
     c, heads = model.n_embd, model.n_head
     rms = model.norm_layer == "rms"
-    layer = heads * model.head_size + heads + model.qkv_width + 2 * c + 2
-    layer += model.fc_width * (3 if model.activation == "gelu_erf" else 1)  # its input, Phi of it, and its result
+    layer = heads * model.head_size + heads + model.qkv_width + 2
+    layer += model.fc_width * (2 if model.activation == "gelu_erf" else 1)  # its input, and Phi of it
+    inputs = c * (trained.inputs["attn.c_attn"] + trained.inputs["mlp.c_fc"])  # what the norms before them return
+    inputs += model.fc_width * trained.inputs["mlp.c_proj"] if model.activation == "gelu_erf" else 0
+    inputs += trained.rank * sum(trained.inputs.values())  # x A of the adapters
     if model.qk_norm != "none":  # before they are normalized, and of each norm 1 / root mean square
         layer += model.qkv_width + (heads + model.kv_heads if model.qk_norm == "head" else 2)
     if on_gpu:
-        return model.n_layer * (layer + 2 * c + (0 if rms else 2)) + 3 * c
+        return inputs + trained.blocks * (layer + 2 * c + (0 if rms else 2)) + 3 * c
     norm_inputs = 2 * c if model.bias or rms else 0
-    return model.n_layer * (layer + norm_inputs) + c + 1
+    first = 0 if trained.first_norm else norm_inputs // 2  # no gradient goes on to what comes before
+    return inputs + trained.blocks * (layer + norm_inputs) - first + c + 1
 
 
 def training_memory(
@@ -144,7 +152,8 @@ def training_memory(
     size = FLOAT * parameter_count(kind, model)
     emulated = device.startswith("emulated")
     context = 0 if emulated else CUDA_HOST
-    copies = Item("weights on the host", (4 if resumed else 2) * size)
+    saved = FLOAT * trained_part(kind, model, train).values if train.lora_rank else size
+    copies = Item("weights on the host", 2 * size + (2 * saved if resumed else 0))
     host = (Item("interpreter and libraries", _libraries() + context), copies, _batches(model, train, ranks))
     if emulated:  # its arrays lie in the host's memory
         return [_of_all_ranks(Prediction((*host, *arrays)), ranks)]
@@ -161,10 +170,10 @@ def _of_all_ranks(one: Prediction, ranks: Communicator) -> Prediction:
 
 def _state(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
     """The optimizer's state, which ranks divide; they need buffers for that, and the first all of it for a while."""
-    values = optimizer_values(kind, model, train.optimizer)
+    trained = trained_part(kind, model, train)
+    values, count = optimizer_values(trained, train.optimizer), trained.values
     if ranks.size == 1:
         return (Item("optimizer state", FLOAT * values),)
-    count = parameter_count(kind, model)
     exchanged = count // ranks.size + 2 * min(count, max(BUCKET, MESSAGE * ranks.size))
     gathered = values + count if ranks.rank == 0 else 0  # while gradients are not there
     return (
@@ -175,7 +184,9 @@ def _state(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator)
 
 
 def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: bool, ranks: Communicator) -> Prediction:
-    count = parameter_count(kind, model)
+    trained = trained_part(kind, model, train)
+    count, gradients = parameter_count(kind, model), trained.values
+    saved = gradients if train.lora_rank else count  # in a checkpoint
     cores = own_cores(train.processes, ranks)
     shares = train.shares or choose_shares(train, False, cores, ranks.size)
     mine = -(-shares // ranks.size)
@@ -184,23 +195,23 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
     parts = -(-rows // max(1, PART_TOKENS // model.block_size))
     tokens = -(-rows // parts) * model.block_size
     attention = _attention_scratch(model) * (1 if processes > 1 else cores)
-    step = _step_values(kind, model, tokens, False) + attention
-    existing = count * ((parts > 1) + waiting)  # gradients of earlier parts and shares
+    step = _step_values(kind, model, tokens, False, trained) + attention
+    existing = gradients * ((parts > 1) + waiting)  # those of earlier parts and shares
     evaluated = train.batch_size * model.block_size
     largest = model.n_embd * model.fc_width  # of the matrices that Muon works on, 4 C^2
     orthogonalized = 15 * min(cores, 4 * model.n_layer) * largest // 4 if train.optimizer == "muon" else 0
     moments = {
         f"gradients, activations of {tokens:,} tokens": step + existing,
         f"evaluation of {evaluated:,} tokens": _forward_values(kind, model, evaluated),
-        "gradients, update by Muon": count + orthogonalized,
+        "gradients, update by Muon": gradients + orthogonalized,
         "the model that writes the sample": count + max(_cache_values(kind, model, 1), _while_made(kind, model)),
     }
     if resumed:
-        moments["a checkpoint in memory"] = (4 if processes > 1 else 3) * count
+        moments["a checkpoint in memory"] = saved + 2 * gradients + (count if processes > 1 else 0)
     name, values = max(moments.items(), key=lambda moment: moment[1])
     items = [
         Item("interpreter and libraries", _libraries()),
-        Item("weights", FLOAT * count + OBJECTS_OF_LAYER * model.n_layer),
+        Item("weights", FLOAT * (count + trained.adapters) + OBJECTS_OF_LAYER * model.n_layer),
         *_state(kind, model, train, ranks),
         Item(name, FLOAT * values),
         _batches(model, train, ranks),
@@ -210,20 +221,20 @@ def _training_on_cpu(kind: str, model: GPTConfig, train: TrainConfig, resumed: b
         forked = FLOAT * (step + existing) + received + _libraries(fork=True)
         items.append(Item("a forked process, gradients and activations", forked, processes - 1, in_first=False))
         sums = waiting + 1 if mine % processes else 1
-        items.append(Item("its gradients in shared memory", FLOAT * count * sums, processes - 1))
+        items.append(Item("its gradients in shared memory", FLOAT * gradients * sums, processes - 1))
     return Prediction(tuple(items))
 
 
 def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Communicator) -> tuple[Item, ...]:
-    count, shares = parameter_count(kind, model), train.shares or ranks.size
+    trained, shares = trained_part(kind, model, train), train.shares or ranks.size
     rows = _rows_of_share(train, shares)
     tokens = min(rows, train.batch_size) * model.block_size
-    existing = count * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
-    step = _step_values(kind, model, tokens, True) + existing
+    existing = trained.values * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
+    step = _step_values(kind, model, tokens, True, trained) + existing
     if train.optimizer == "muon":
-        step = max(step, count + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
+        step = max(step, trained.values + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
     return (
-        Item("weights", FLOAT * count),
+        Item("weights", FLOAT * (parameter_count(kind, model) + trained.adapters)),
         *_state(kind, model, train, ranks),
         Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
     )
@@ -239,16 +250,15 @@ def _waiting_sums(shares: int, workers: int) -> int:
     return (-(-shares // workers) - 1).bit_length()
 
 
-def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool) -> int:
+def _step_values(kind: str, model: GPTConfig, tokens: int, on_gpu: bool, trained: Trained) -> int:
     """Gradients and what is saved for them, in the worse of two moments, for `tokens` that are worked on at once."""
-    count = parameter_count(kind, model)
-    if kind == "bigram":
-        return count + 3 * tokens * model.vocab_size  # logits, their gradient, and that in the order of the ids
-    c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1)
+    if kind == "bigram":  # logits, their gradient, and that in the order of the ids
+        return trained.values + 3 * tokens * model.vocab_size
+    c, head = model.n_embd, model.vocab_size * model.n_embd * (2 if on_gpu else 1) if trained.head else 0
     logits = _logits(model, tokens, 2 if on_gpu else 1)
-    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
-    at_loss = tokens * saved_values(model, on_gpu) + head + max(logits, in_mlp) + 2 * c * tokens
-    return max(at_loss, count + 3 * c * tokens)
+    in_mlp = {"gelu_erf": 6, GATED: 1.5}.get(model.activation, 2) * model.fc_width * tokens
+    at_loss = tokens * saved_values(model, on_gpu, trained) + head + max(logits, int(in_mlp)) + 2 * c * tokens
+    return max(at_loss, trained.values + 3 * c * tokens)
 
 
 def _forward_values(kind: str, model: GPTConfig, tokens: int) -> int:

@@ -47,8 +47,8 @@ def time_estimate(run: Run, done: int, model: Any, parallel: BatchParallel, opti
     at_once = max(1, PART_TOKENS // block_size) if device.name == "cpu" else config.batch_size
     windows = min(config.windows, config.shares * at_once)
     part = dataclasses.replace(config, batch_size=windows, grad_accum_steps=1)
-    batches = Batches(tokens.train, block_size, config.seed)
-    evaluation = EvalWindows(tokens.val, block_size, windows, 1)
+    batches = Batches(tokens.train, block_size, config.seed, tokens.train_answers)
+    evaluation = EvalWindows(tokens.val, block_size, windows, 1, tokens.val_answers)
 
     def update() -> None:
         train_step(parallel, optimizer, batches, 0, part)

@@ -96,14 +96,17 @@ class BpeTokenizer:
         return bytes_by_id(content)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "BpeTokenizer":
-        """The encoding with at most `vocab_size` tokens that `tokenizers` learns from some texts."""
+    def train(cls, texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> "BpeTokenizer":
+        """The encoding with at most `vocab_size` tokens that `tokenizers` learns from some texts.
+
+        special: tokens besides the end of text that are never split.
+        """
         tokenizers = import_tokenizers()
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
         add_byte_level(tokenizer)
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=[END_OF_TEXT, *special],
             initial_alphabet=sorted(byte_characters()),
             show_progress=False,
         )
@@ -143,6 +146,10 @@ class BpeTokenizer:
         add_byte_level(tokenizer)
         tokenizer.add_special_tokens([END_OF_TEXT])
         return cls(tokenizer)
+
+    def with_companions(self, companions: Mapping[str, str]) -> "BpeTokenizer":
+        """The same encoding with other files beside it, such as a chat template."""
+        return type(self)(self._tokenizer, companions)
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Token ids (count,) of token_dtype(vocab_size). special: what looks like a special token is one."""

@@ -1,8 +1,8 @@
 """What a run's files were, so that a resumption notices what was damaged or edited meanwhile.
 
-`manifest.json` in a run directory has the run's configuration, the SHA-256 of each file that does not change, those of
-`best/model.safetensors`, and the step of the newest checkpoint. Like the `state.json` of a checkpoint it is sealed: it
-contains its own checksum. Token files are covered by `meta.json`.
+`manifest.json` in a run directory has the run's configuration, the SHA-256 of each file that does not change, such as
+the frozen weights in `base/`, those of `best/model.safetensors`, and the step of the newest checkpoint. Like the
+`state.json` of a checkpoint it is sealed: it contains its own checksum. Token files are covered by `meta.json`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,15 +13,17 @@ from gpt.corpus.tokens import META_FILE
 from gpt.errors import UserError
 from gpt.files import is_sealed, read_json, reading, replace_json, sealed, sha256
 from gpt.options import flag
-from gpt.tokenizers.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from gpt.tokenizers.files import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from gpt.weights.adapters import BASE
 from gpt.weights.directory import BEST, WEIGHTS_FILE
 from gpt.weights.families.common import CONFIG_FILE
 from gpt.weights.load import find_directory
 
 MANIFEST_FILE = "manifest.json"
-MODEL_FILES = (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE)
 BEST_WEIGHTS = f"{BEST}/{WEIGHTS_FILE}"
-FILES = (META_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *(f"{BEST}/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
+MODEL_FILES = (CONFIG_FILE, *TOKENIZER_FILES)
+FILES = (META_FILE, *TOKENIZER_FILES, *(f"{BEST}/{name}" for name in MODEL_FILES), BEST_WEIGHTS)
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -46,7 +48,9 @@ class Manifest:
     def create(self, config: Config, checkpoint: int | None) -> None:
         """Write the manifest of the files as they are."""
         self.config, self.checkpoint = config, checkpoint
-        self.files = {name: [sha256(self.directory / name)] for name in FILES if (self.directory / name).exists()}
+        base = [f"{BASE}/{path.name}" for path in sorted((self.directory / BASE).glob("*"))]  # of LoRA's adapters
+        names = [name for name in (*FILES, *base) if (self.directory / name).exists()]
+        self.files = {name: [sha256(self.directory / name)] for name in names}
         self._write()
 
     def verify(self, config: Config, may_change: set[str]) -> None:
@@ -70,6 +74,7 @@ class Manifest:
         # read before the manifest, which knows new weights before they are in place, and those before them afterwards
         found = self._digests(name for name in FILES if name.startswith(BEST))
         self._read()
+        found |= self._digests(name for name in self.files if name.startswith(f"{BASE}/"))
         self._require_valid({name: digest for name, digest in found.items() if name in self.files})
 
     def _digests(self, names: Iterable[str]) -> dict[str, str | None]:

@@ -1,11 +1,23 @@
-"""Which optimizer updates which parameters."""
+"""Which parameters are trained, and which optimizer updates which of them."""
 
 from typing import Any
 
+import tinytensor as tt
 from gpt.errors import UserError
+from gpt.model.freezing import freeze, split_patterns
+from gpt.model.lora import add_adapters
 from gpt.training.recipe import TrainConfig
 from tinytensor import optim
 from tinytensor.parallel import ONE_RANK, Communicator, Part, ShardedOptimizer
+
+
+def choose_trained(model: Any, config: TrainConfig) -> None:
+    """Freeze what a run does not train: with `--lora-rank` all but new adapters, else what `--freeze` names."""
+    if config.lora_rank:
+        with tt.seeded(config.seed, "adapters"):
+            add_adapters(model, config.lora_rank, config.adapter_alpha, config.adapted_layers)
+    elif config.freeze:
+        freeze(model, split_patterns(config.freeze))
 
 
 def build_optimizer(
@@ -26,7 +38,7 @@ def optimizer_parts(model: Any, config: TrainConfig) -> dict[str, Part]:
     """The optimizers by name: AdamW, and Muon if there is one. UserError if Muon has nothing to update."""
     hidden = hidden_groups(model) if config.optimizer == "muon" else []
     taken = {id(p) for group in hidden for p in group["params"]}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     groups = optim.decay_groups(rest, config.weight_decay)
     adamw = Part(optim.AdamW, groups, {"lr": config.lr, "betas": (config.beta1, config.beta2)})
     if config.optimizer == "adamw":
@@ -45,7 +57,7 @@ def hidden_groups(model: Any) -> list[dict[str, Any]]:
     """
     groups = []
     for name, p in model.named_parameters():
-        if name.startswith("transformer.h.") and p.ndim == 2:
+        if name.startswith("transformer.h.") and p.ndim == 2 and p.requires_grad:
             config, layer = model.config, name.removesuffix(".weight").split(".", 3)[-1]
             blocks = {
                 "attn.c_attn": (1, config.n_head + 2 * config.kv_heads),

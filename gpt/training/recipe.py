@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt.errors import UserError
+from gpt.model.config import LAYERS
 from gpt.options import DEVICE_HELP, check_options, option
 from tinytensor.optim import SCHEDULES
 
@@ -26,6 +27,17 @@ class TrainConfig:
     )
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
+    lora_rank: int = option(
+        0, "train adapters of this rank beside frozen weights (LoRA); 0 trains the weights", at_least=0
+    )
+    lora_alpha: float = option(
+        0.0, "adapters are scaled by this / rank; 0 for twice the rank", at_least=0, below=float("inf")
+    )
+    lora_targets: str = option(
+        "", "layers that get adapters, such as c_attn,mlp.c_fc, or by the names of the model's family; all by default"
+    )
+    freeze: str = option("", "parameters to leave as they are, such as transformer.wte,transformer.h.0; * is any name")
+    chat_template: str = option("", "for dialogs: chatml, or a file with a template, instead of the model's own")
     device: str = option("auto", DEVICE_HELP)
     processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
     shares: int = option(
@@ -60,6 +72,37 @@ class TrainConfig:
             raise UserError(f"--min-lr {self.min_lr}: must be at most --lr {self.lr}")
         if self.shares > self.windows:
             raise UserError(f"--shares {self.shares}: must be at most {self.windows}, the windows in a batch")
+        if self.lora_rank:
+            self._check_lora()
+        elif self.lora_alpha or self.lora_targets:
+            given = f"--lora-alpha {self.lora_alpha}" if self.lora_alpha else f"--lora-targets {self.lora_targets}"
+            raise UserError(f"{given}: is for adapters: add --lora-rank, such as --lora-rank 8")
+
+    def _check_lora(self) -> None:
+        """Raise UserError for what LoRA cannot be combined with."""
+        if not self.init_from:
+            raise UserError(f"--lora-rank {self.lora_rank}: needs --init-from and the model that gets adapters")
+        if self.model != "gpt":
+            raise UserError(
+                f"--lora-rank {self.lora_rank}: --model {self.model} has no layers that could have adapters"
+            )
+        for name in self.adapted_layers:
+            if name not in LAYERS:  # `inherit` has found those that the flag names; this one is from a file
+                raise UserError(f"--lora-targets {name}: must be one of {', '.join(LAYERS)}")
+        if self.optimizer == "muon":
+            raise UserError("--optimizer muon: is for whole matrices, not for the thin ones of LoRA: use adamw")
+        if self.freeze:
+            raise UserError(f"--freeze {self.freeze}: with --lora-rank all but the adapters is frozen: leave it out")
+
+    @property
+    def adapter_alpha(self) -> float:
+        """What adapters are multiplied by, times their rank."""
+        return self.lora_alpha or 2 * self.lora_rank
+
+    @property
+    def adapted_layers(self) -> list[str]:
+        """The layers of a block that have adapters, by our names."""
+        return self.lora_targets.split(",") if self.lora_rank else []
 
     @property
     def splits(self) -> int | None:
@@ -93,6 +136,8 @@ def require_used(train: TrainConfig, given: Mapping[str, Any]) -> None:
         raise UserError(
             f"--muon-lr {train.muon_lr}: --optimizer {train.optimizer} does not use it: add --optimizer muon"
         )
+    if given.get("lora_rank") == 0:
+        raise UserError("--lora-rank 0: must be at least 1; leave it out to train the weights themselves")
     if given.get("positions") == "rotary" and train.model == "bigram":
         raise UserError("--positions rotary: --model bigram has no positions: leave one of them out")
 

@@ -92,6 +92,14 @@ class Report:
         sys.stdout.flush()
 
 
+def describe_model(kind: str, model: Any, device: tt.Device) -> str:
+    """A line about the model, and about what of it is trained if that is not all."""
+    count = model.num_parameters()
+    trained = sum(parameter.data.size for parameter in model.parameters() if parameter.requires_grad)
+    part = f", {trained:,} of them trained," if trained < count else ""
+    return f"model: {kind} with {count:,} parameters{part} on {device.name}"
+
+
 def describe(tokens: Tokens) -> str:
     """A line about the data, and about what of it could not be read."""
     skipped = f"; {tokens.unreadable} unreadable skipped, see {META_FILE}" if tokens.unreadable else ""

@@ -5,6 +5,7 @@ It contains
     config.json tokenizer.json meta.json train.bin val.bin    written once, when the run is created
     metrics.jsonl checkpoints/step-000500/                    the record, and what `--resume` starts from
     best/                                                     the model with the lowest validation loss
+    base/                                                     with LoRA, the weights that its adapters are added to
     manifest.json                                             what these files were, which a resumption verifies
     loss.png sample.txt                                       written at the end, loss.png also at an early one
 """
@@ -25,6 +26,7 @@ from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import read_json, replace_json, sync, writing
 from gpt.model import GPTConfig
+from gpt.model.lora import load_saved_state, saved_state
 from gpt.options import flag
 from gpt.tokenizers.load import Tokenizer
 from gpt.training.checkpoint import (
@@ -42,7 +44,9 @@ from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig, choose_shares
+from gpt.weights.adapters import BASE, LoRA, create_adapter_directory
 from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
+from gpt.weights.load import store_base
 from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 
 RUN_FILE = "config.json"
@@ -74,6 +78,11 @@ class Run:
         return self.directory / BEST
 
     @property
+    def start(self) -> str:
+        """The model that the weights come from that no checkpoint has: with LoRA those that are frozen."""
+        return str(self.directory / BASE) if self.train.lora_rank else self.train.init_from
+
+    @property
     def checkpoints(self) -> Path:
         """The directory of the checkpoints."""
         return self.directory / "checkpoints"
@@ -85,6 +94,12 @@ class Run:
     def save_config(self) -> None:
         """Write `config.json`; a directory that has it is a run."""
         replace_json(self.directory / RUN_FILE, {"format": RUN_FORMAT, "preset": self.preset, **self.config()})
+
+    def keep_base(self) -> None:
+        """With LoRA, put the frozen weights into a new run, and into its manifest."""
+        if self.train.lora_rank:
+            store_base(self.train.init_from, self.directory / BASE)
+            self.manifest.create(self.config(), 0)
 
     def last_step(self) -> int:
         """The step of the newest checkpoint, valid or not; 0 without one."""
@@ -103,7 +118,7 @@ class Run:
     def save(self, progress: Progress, model: Any, optimizer: Any) -> None:
         """Write a checkpoint; the metrics up to it are flushed to the disk first."""
         digest = self.metrics.save()
-        checkpoint = Checkpoint(progress, model.state_dict(), optimizer.state_dict(), digest)
+        checkpoint = Checkpoint(progress, saved_state(model), optimizer.state_dict(), digest)
         save_checkpoint(self.checkpoints, checkpoint, self.train.keep_checkpoints)
         self.manifest.record_checkpoint(progress.step)
 
@@ -120,7 +135,7 @@ class Run:
         try:
             with writing(self.best):
                 beside.mkdir(exist_ok=True)
-                save_weights(beside, self.model, model.state_dict())
+                save_weights(beside, self.model, saved_state(model))
                 self.manifest.record_best(beside / WEIGHTS_FILE)
                 os.replace(beside / WEIGHTS_FILE, self.best / WEIGHTS_FILE)
                 sync(self.best)
@@ -139,7 +154,7 @@ class Run:
         if checkpoint:
             progress = checkpoint.progress
             try:
-                model.load_state_dict(checkpoint.model)
+                load_saved_state(model, checkpoint.model)
                 optimizer.load_state_dict(checkpoint.optimizer)
             except ValueError as error:
                 raise UserError(f"{self.checkpoints}: does not fit the model in {RUN_FILE} ({error})") from None
@@ -189,7 +204,7 @@ def create_run(
     that or another exception is raised, also in the block, no directory is left.
     """
     check_free(out)
-    write_data = open_data(train.data, train.init_from, train.val_share)
+    write_data = open_data(train.data, train.init_from, train.val_share, train.chat_template)
     # as many as this machine has cores, even if another one resumes the run: their number decides how sums are rounded
     on_gpu, cores = tt.device(train.device).name != "cpu", own_cores(train.processes, ranks)
     train = dataclasses.replace(train, shares=train.shares or choose_shares(train, on_gpu, cores, ranks.size))
@@ -202,7 +217,11 @@ def create_run(
             tokenizer = write_data(new.path)
             require_windows(new.path, train.data, model.block_size)
             run = Run(new.path, preset, fit_vocabulary(model, tokenizer), train)
-            create_model_directory(run.best, train.model, run.model, tokenizer)
+            if train.lora_rank:
+                lora = LoRA(train.lora_rank, train.adapter_alpha, tuple(train.adapted_layers))
+                create_adapter_directory(run.best, run.model, tokenizer, lora)
+            else:
+                create_model_directory(run.best, train.model, run.model, tokenizer)
         run.tokens()
         run.save_config()
         run.manifest.create(run.config(), 0)

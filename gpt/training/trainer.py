@@ -84,17 +84,24 @@ def train_step(
 
 
 def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RANK) -> float:
-    """Mean loss over the evaluation windows, without dropout and without a graph; each rank takes a part of them."""
+    """Mean loss over the evaluation windows, without dropout and without a graph; each rank takes a part of them.
+
+    Batches count by their share of targets that do, which is all of them unless the data are dialogs.
+    """
     parts = split_evenly(len(eval_windows), ranks.size)
     counts = [part.stop - part.start for part in parts]
     model.eval()
     with tt.no_grad():
         batches = eval_windows.batches(parts[ranks.rank])
         bar = {"desc": "evaluate", "unit": "batch", "leave": False, "delay": BAR_DELAY, "disable": None}
-        own = [model(ids, targets).data for ids, targets in tqdm(batches, total=counts[ranks.rank], **bar)]
+        own = [
+            (model(ids, targets).data, count_targets(targets) / targets.size)
+            for ids, targets in tqdm(batches, total=counts[ranks.rank], **bar)
+        ]
     model.train()
-    losses = np.array([float(loss) for loss in own])
-    return sum(np.concatenate(ranks.all_gather(losses, counts)).tolist()) / len(eval_windows)
+    losses = np.concatenate(ranks.all_gather(np.array([float(loss) * share for loss, share in own]), counts))
+    shares = np.concatenate(ranks.all_gather(np.array([share for _, share in own]), counts))
+    return sum(losses.tolist()) / sum(shares.tolist())
 
 
 def require_finite(name: str, value: Any, step: int, lr: float) -> float:

@@ -14,6 +14,7 @@ from gpt.weights.safetensors import host_arrays, write
 
 BEST = "best"  # the directory of a run's best model
 WEIGHTS_FILE = "model.safetensors"
+NO_WEIGHTS = "the first evaluation of a run writes it, so train for longer"
 # Hugging Face's loader requires this entry; it means PyTorch's layout.
 METADATA = {"format": "pt"}
 

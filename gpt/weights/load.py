@@ -1,9 +1,8 @@
 """Finding and loading models: a run's best, a model directory, or one from the Hugging Face hub."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ import numpy as np
 
 import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
-from gpt.files import read_json
+from gpt.files import link_or_copy, read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.model.config import parameter_count
+from gpt.model.lora import base_state
 from gpt.options import COMMIT, HUB, flag, split_revision
 from gpt.tokenizers.files import COMPANIONS, TOKENIZER_FILE
 from gpt.tokenizers.load import GPT2_FILES, Tokenizer, load_tokenizer, read_gpt2_files, require_lossless
-from gpt.weights.directory import BEST, WEIGHTS_FILE
+from gpt.weights.adapters import base_of, find_layers, merge_adapters, read_lora
+from gpt.weights.directory import BEST, NO_WEIGHTS, WEIGHTS_FILE
 from gpt.weights.families.common import CONFIG_FILE, POSITIONS
 from gpt.weights.families.registry import family_of, read_config
 from gpt.weights.safetensors import Entry, entries, fill, has_values
@@ -80,6 +81,11 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
     elsewhere, and has biases.
     """
     kind, config = read_config(directory)
+    if read_lora(directory):
+        base_kind, base = model_config(base_of(directory))
+        if (kind, config) != (base_kind, replace(base, block_size=config.block_size, dropout=config.dropout)):
+            raise UserError(f"{directory}: its {CONFIG_FILE} describes another model than {base_of(directory)}")
+        return kind, config
     found = weights(directory)
     claimed, stored = parameter_count(kind, config), sum(math.prod(entry.shape) for entry in found.values())
     if claimed > 2 * stored + SPARE_PARAMETERS:  # refused before anything of that size is allocated
@@ -89,7 +95,7 @@ def model_config(directory: Path) -> tuple[str, GPTConfig]:
     biases = [entry for name, entry in found.items() if name.endswith(".bias")]
     ours = family_of(directory).ours and not config.qkv_bias
     if ours and not config.bias and not all(has_values(entry, np.zeros(entry.shape, np.float32)) for entry in biases):
-        config = dataclasses.replace(config, bias=True)
+        config = replace(config, bias=True)
     return kind, config
 
 
@@ -122,15 +128,19 @@ def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
 def fill_model(model: Any, directory: Path, shorten: bool = False) -> None:
     """Read the weights of a model directory into a model on the CPU; UserError if they are missing or do not fit.
 
-    shorten: read only as many positions as the model has.
+    shorten: read only as many positions as the model has. Adapters are merged into the weights that they belong to.
     """
+    if lora := read_lora(directory):
+        fill_model(model, base_of(directory), shorten=True)
+        merge_adapters(model, directory, lora)
+        return
     found, family = weights(directory), family_of(directory)
     config = model.config
     if shorten:  # the first rows of a matrix come first in the file, too
         positions = found.get(POSITIONS)
         if positions and positions.shape[0] > config.block_size:
-            found[POSITIONS] = dataclasses.replace(positions, shape=(config.block_size, *positions.shape[1:]))
-    parameters = family.stored(config, model.state_dict())
+            found[POSITIONS] = replace(positions, shape=(config.block_size, *positions.shape[1:]))
+    parameters = family.stored(config, base_state(model))
     # The second copy of a tied head, and zeros for biases that a model does not have, are ignored.
     wanted = {
         name: entry
@@ -156,7 +166,7 @@ def weights(directory: Path) -> dict[str, Entry]:
     try:
         return family.normalized_names(weight_entries(directory))
     except FileNotFoundError as error:
-        advice = "the first evaluation of a run writes it, so train for longer"
+        advice = NO_WEIGHTS
         if any(directory.glob(PICKLES)) or "tinytensor" not in read_json(directory / CONFIG_FILE):
             advice = (
                 f"if the model is in {PICKLES}, a format that can run code when it is read, convert it where you trust "
@@ -182,6 +192,7 @@ def weight_entries(directory: Path) -> dict[str, Entry]:
 def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a model that starts as a copy of the model `name`: all but dropout and a shorter block size.
 
+    With LoRA, also the layers that get adapters, by our names.
     changes: {name: value} of the flags that were given. Raises UserError for those that would make another model.
     """
     kind, config = model_config(find_directory(name))
@@ -190,7 +201,33 @@ def inherit(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         shorter = field == "block_size" and value <= config.block_size
         if field in settings and value != settings[field] and field != "dropout" and not shorter:
             raise UserError(f"{flag(field)} {value}: the model of --init-from {name} has {settings[field]}")
+    if changes.get("lora_rank"):
+        settings["lora_targets"] = ",".join(adapted_layers(name, changes.get("lora_targets", "")))
     return settings | {field: changes[field] for field in ("block_size", "dropout") if field in changes}
+
+
+def adapted_layers(name: str, targets: str) -> tuple[str, ...]:
+    """The layers that `--lora-targets` names in the model `name`. UserError if it has none of them."""
+    directory = find_directory(name)
+    if read_lora(directory):
+        raise UserError(
+            f"--init-from {name}: has adapters: merge them first with python -m gpt.export, and start from the result"
+        )
+    kind, config = read_config(directory)
+    if kind != "gpt":
+        raise UserError(f"--init-from {name}: a {kind} model has no layers for adapters")
+    return find_layers(targets, family_of(directory), config)
+
+
+def store_base(name: str, target: Path) -> None:
+    """Make `target` a directory with the configuration and the weights of the model `name`, without its tokenizer."""
+    directory = find_directory(name)
+    files = {entry.path for entry in weight_entries(directory).values()} | {directory / CONFIG_FILE}
+    if (directory / INDEX_FILE).exists():
+        files.add(directory / INDEX_FILE)
+    target.mkdir()
+    for file in files:
+        link_or_copy(file, target / file.name)
 
 
 def start_from(model: Any, name: str) -> None:

@@ -47,11 +47,12 @@ def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     return gx
 
 
-def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
+def linear_cross_entropy(x, weight, targets, ignore_index, with_grad, with_gweight=True):
     """Mean loss of logits x @ weight^T: x (N, C), weight (V, C), targets (N,) -> loss (), gx (N, C), gweight (V, C).
 
     The logits of a block of rows become their own gradient in place, so both gradients (for dL/dloss = 1) cost two
-    more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
+    more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None,
+    and without `with_gweight`, for a frozen weight, that of the weight is.
     """
     shapes.check_linear_cross_entropy(x, weight, targets)
     counted = _counted(targets, ignore_index, len(weight))
@@ -59,8 +60,9 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     gx = gweight = None
     if with_grad:
         gx = np.empty(x.shape, x.dtype)
-        # not empty_like, which keeps the layout of a transposed weight; the first block of rows writes it
-        gweight = (np.empty if len(x) else np.zeros)(weight.shape, weight.dtype)
+        if with_gweight:
+            # not empty_like, which keeps the layout of a transposed weight; the first block of rows writes it
+            gweight = (np.empty if len(x) else np.zeros)(weight.shape, weight.dtype)
     total = x.dtype.type(0)
     blocks = row_blocks(len(x), len(weight) * x.itemsize, LOGITS_BYTES)
     buffer = np.empty((max((b.stop - b.start for b in blocks), default=0), len(weight)), x.dtype)
@@ -70,6 +72,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         total += _losses_to_gradients(logits, targets[block], counted[block], 1 / count)
         if with_grad:
             matmul(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
+        if gweight is not None:
             matmul(logits.T, x[block], gweight, add=block.start > 0)  # (V, n) @ (n, C) -> (V, C)
     return np.asarray(total / count), gx, gweight
 

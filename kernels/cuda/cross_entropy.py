@@ -34,17 +34,19 @@ def cross_entropy_backward(g, logits, targets, lse, ignore_index):
     return glogits
 
 
-def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
+def linear_cross_entropy(x, weight, targets, ignore_index, with_grad, with_gweight=True):
     """Mean loss of logits x @ weight^T: x (N, C), weight (V, C), targets (N,) -> loss (), gx (N, C), gweight (V, C).
 
     The logits of a block of rows become their own gradient in place, so both gradients (for dL/dloss = 1) cost two
-    more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
+    more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None,
+    and without `with_gweight`, for a frozen weight, that of the weight is.
     """
     shapes.check_linear_cross_entropy(x, weight, targets)
     xp, targets = device_namespace(x), _as_int64(targets)
     count = (targets != ignore_index).sum().astype(x.dtype)
     total = xp.zeros((), dtype=x.dtype)
-    gx, gweight = (xp.empty_like(x), xp.zeros_like(weight)) if with_grad else (None, None)
+    gx = xp.empty_like(x) if with_grad else None
+    gweight = xp.zeros_like(weight) if with_grad and with_gweight else None
     step = max(1, LOGITS_BYTES // (len(weight) * x.itemsize))
     for start in range(0, len(x), step):
         block = slice(start, start + step)
@@ -54,6 +56,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         if with_grad:
             _backward_into(logits, 1 / count, logits, targets[block], lse, ignore_index)
             gx[block] = xp.matmul(logits, weight)  # (n, V) @ (V, C) -> (n, C)
+        if gweight is not None:
             gweight += xp.matmul(logits.T, x[block])  # (V, n) @ (n, C) -> (V, C)
     return total / count, gx, gweight
 

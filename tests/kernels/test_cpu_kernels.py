@@ -299,6 +299,9 @@ def test_linear_cross_entropy_in_chunks(monkeypatch, chunk_bytes):
     loss, gx, gweight = k.linear_cross_entropy(x, weight, targets, -100, True)
     np.testing.assert_allclose(loss, cases.linear_cross_entropy(x, weight, targets, -100), rtol=1e-12)
     assert k.linear_cross_entropy(x, weight, targets, -100, False)[1:] == (None, None)
+    same, gx_alone, none = k.linear_cross_entropy(x, weight, targets, -100, True, False)  # of a frozen weight
+    assert (same, none) == (loss, None)
+    np.testing.assert_array_equal(gx_alone, gx)
     assert loss.shape == ()
     gradcheck(lambda x, w: LinearCrossEntropy(-100)(x, w, targets), x, weight)
     np.testing.assert_array_equal(gx[targets == -100], 0)

@@ -524,6 +524,9 @@ def test_linear_cross_entropy(xp, monkeypatch, block_bytes):
     np.testing.assert_allclose(gweight, glogits.T @ x, atol=1e-6)
     alone, *none = k.linear_cross_entropy(*device, -1, False)
     assert (xp.asnumpy(alone), *none) == (loss, None, None)
+    _, gx_alone, none = k.linear_cross_entropy(*device, -1, True, False)  # of a frozen weight
+    assert none is None
+    np.testing.assert_array_equal(xp.asnumpy(gx_alone), gx)
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 9), st.integers(0, 2**32))

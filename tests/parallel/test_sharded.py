@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
+from gpt.distributed.run import start_together
 from gpt.model import GPTConfig
 from gpt.model.config import parameter_count
+from gpt.model.lora import base_state
 from gpt.training.batches import Batches, EvalWindows
-from gpt.training.optimizer import build_optimizer
+from gpt.training.checkpoint import Progress
+from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import build_model, evaluate, make_parallel, train_step
 from tests.parallel.test_communicators import needs_compiler, with_nccl
@@ -35,13 +38,16 @@ def trained(ranks, steps=40, shape=SHAPE, device=CPU, start=None, first=0, **rec
     """Hash of weights and state, loss and norm of each step, and an evaluation; `start` is what rank 0 has saved."""
     config = dataclasses.replace(RECIPE, **recipe)
     model = build_model("gpt", shape, 1, device)
+    choose_trained(model, config)
+    if config.lora_rank and ranks.rank == 0:  # the frozen weights, which rank 0 alone has read
+        for name in base_state(model):
+            model.state_dict()[name][...] *= 1.5
     parallel = make_parallel(model, device, config, ranks)
     optimizer = build_optimizer(model, config, ranks)
     if start and ranks.rank == 0:
         model.load_state_dict(start[0])
         optimizer.load_state_dict(start[1])
-    if ranks.size > 1:
-        optimizer.synchronize()
+    start_together(ranks, Progress(), model, optimizer)
     batches = Batches(TOKENS, shape.block_size, config.seed)
     read = []
     for step in range(first, first + steps):
@@ -67,6 +73,21 @@ def test_any_number_of_ranks_has_the_same_bits(optimizer, monkeypatch):
         states = [found for _, (_, found) in results]
         assert digest(states[0]) == digest(state)
         assert states[1:] == [{}] * (size - 1)
+
+
+PARTS = [
+    {"lora_rank": 2, "lora_targets": "attn.c_attn,mlp.c_proj", "init_from": "a model"},
+    {"freeze": "transformer.wte,transformer.h.0.ln_1"},
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: next(iter(part)))
+def test_what_is_frozen_is_the_same_in_all_ranks(part):
+    expected, (weights, state) = trained(ONE_RANK, steps=5, **part)
+    results = run(2, lambda ranks: trained(ranks, steps=5, **part))
+    assert [result for result, _ in results] == [expected] * 2
+    assert digest(results[0][1][1]) == digest(state)
+    assert len(state["step"]) < len(weights)
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 `pytest --thorough tests/reliability/test_kill.py` does it at every event, and kills at hundreds of random moments.
 """
 
+import json
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 import train
 from gpt import export, prepare
-from tests.reliability.conftest import contents
+from tests.reliability.conftest import contents, run
 from tests.reliability.faults import Fault, run_with
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes that it kills")
@@ -52,13 +53,36 @@ def seen(directory):
     return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
 
 
-@pytest.fixture(params=["train", "resume", "prepare", "export"])
+@pytest.fixture(scope="module")
+def adapting(flags, uninterrupted):
+    """The command of a run with LoRA."""
+    return [*flags, "--init-from", uninterrupted, "--lora-rank", 2, "--out"]
+
+
+@pytest.fixture(scope="module")
+def adapted(adapting, tmp_path_factory):
+    """That run, which nothing happened to."""
+    directory = tmp_path_factory.mktemp("runs") / "adapted"
+    assert run(*adapting, directory) == 0
+    return directory
+
+
+@pytest.fixture(params=["train", "lora", "resume", "prepare", "prepare dialogs", "export"])
 def trial(request, flags, text_file, _stopped, uninterrupted, tmp_path):
+    if request.param == "lora":
+        command = [*request.getfixturevalue("adapting"), "OUT"]
+        return Trial(train.main, command, ["--resume", "OUT"], request.getfixturevalue("adapted"))
     if request.param == "train":
         return Trial(train.main, [*flags, "--out", "OUT"], ["--resume", "OUT"], uninterrupted)
     if request.param == "resume":
         return Trial(train.main, ["--resume", "OUT"], None, uninterrupted, _stopped)
     main, argv = export.main, [uninterrupted, "OUT"]
+    if request.param == "prepare dialogs":
+        chat = tmp_path / "chat.jsonl"
+        dialogs = [[{"role": role, "content": f"{n}"} for role in ("user", "assistant")] for n in range(60)]
+        chat.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in dialogs))
+        main, argv = prepare.main, [chat, "--out", "OUT", "--vocab-size", "270", "--chat-template", "chatml"]
+        argv += ["--val-share", "0.5"]
     if request.param == "prepare":
         main, argv = prepare.main, [text_file, "--out", "OUT", "--tokenizer", "char"]
     result = Trial(main, argv, None, tmp_path / "expected")

@@ -84,12 +84,20 @@ class Linear(Function):
     """y = x w + b, w of shape (in, out);  gx = g w^T,  gw = x^T g,  gb = sum g"""
 
     def forward(self, x, weight, bias):
-        self.x, self.weight = floating(x), floating(weight)
+        x, self.weight = floating(x), floating(weight)
+        self.x = x if True in self.needs_grad[1:] else None  # below a frozen layer nothing else may need x
         self.save(self.x if self.needs_grad[1] else None, self.weight if self.needs_grad[0] else None)
-        return kernels_for(x).linear_forward(self.x, self.weight, floating(bias))
+        return kernels_for(x).linear_forward(x, self.weight, floating(bias))
 
     def vjp(self, g):
+        if self.x is None:
+            return gradient_through_frozen(g, self.weight), None, None
         return kernels_for(g).linear_backward(g, self.x, self.weight, self.needs_grad[2])
+
+
+def gradient_through_frozen(g, weight):
+    """gx = g w^T alone, for a linear layer whose weight and bias are frozen: half of the work, none of the memory."""
+    return kernels_for(g).linear_forward(g, weight.T, None)
 
 
 class GELULinear(Function):
@@ -105,6 +113,8 @@ class GELULinear(Function):
 
     def vjp(self, g):
         k = kernels_for(g)
+        if True not in self.needs_grad[1:]:
+            return k.gelu_backward(gradient_through_frozen(g, self.weight), self.x), None, None
         gy, *rest = k.linear_backward(g, k.gelu_forward(self.x), self.weight, self.needs_grad[2])
         return k.gelu_backward(gy, self.x), *rest
 
@@ -122,6 +132,8 @@ class SwiGLULinear(Function):
 
     def vjp(self, g):
         k = kernels_for(g)
+        if True not in self.needs_grad[1:]:
+            return k.swiglu_backward(gradient_through_frozen(g, self.weight), self.x), None, None
         gh, gw, gb = k.linear_backward(g, k.swiglu_forward(self.x), self.weight, self.needs_grad[2])
         return k.swiglu_backward(gh, self.x), gw, gb
 

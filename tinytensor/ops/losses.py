@@ -52,14 +52,17 @@ class LinearCrossEntropy(Function):
         self.ignore_index = ignore_index
 
     def forward(self, x, weight, targets):
-        k, with_grad = kernels_for(x), True in self.needs_grad
-        loss, self.gx, self.gw = k.linear_cross_entropy(floating(x), weight, targets, self.ignore_index, with_grad)
+        k, with_grad, with_gweight = kernels_for(x), True in self.needs_grad, self.needs_grad[1]
+        loss, self.gx, self.gw = k.linear_cross_entropy(
+            floating(x), weight, targets, self.ignore_index, with_grad, with_gweight
+        )
         return loss
 
     def vjp(self, g):
         # these arrays were made for this moment: no need for others of their size
         self.gx *= g
-        self.gw *= g
+        if self.gw is not None:
+            self.gw *= g
         return self.gx, self.gw, None
 
 

@@ -54,8 +54,8 @@ class BatchParallel:
     shares: their number, or those of this rank. pass_rows: the most rows of a forward pass; by default as many as have
     about PART_TOKENS tokens. processes: how many work on the shares, this one included; by default as many as
     `set_num_threads` was told, on a GPU one. The others are forked here, with the model's layers as they are now
-    (parameters and mode may change), and end with this object. With one share, and where processes cannot fork, the
-    threads share the work of each operation.
+    (parameters and mode may change, but not which parameters require a gradient), and end with this object. With one
+    share, and where processes cannot fork, the threads share the work of each operation.
     """
 
     def __init__(self, model: Module, shares: Shares | int, pass_rows: int | None = None, processes: int | None = None):
@@ -63,6 +63,7 @@ class BatchParallel:
         self.shares = all_shares(shares) if isinstance(shares, int) else shares
         self._pass_rows = pass_rows
         self._parameters = model.parameters()
+        self._trained = [p for p in self._parameters if p.requires_grad]  # the others are frozen
         on_cpu = array_module(self._parameters[0].data) is np
         count = min(processes or get_num_threads(), len(self.shares)) if CAN_FORK and on_cpu else 1
         self._shared = _shared_like(self._parameters) if count > 1 else []
@@ -72,10 +73,10 @@ class BatchParallel:
             return_freed_memory()
             gc.freeze()  # what is there now stays: collections in the forks need not walk, and copy, its pages
         self._own, *others = self.shares.split(count)
-        self._workers = [_Worker(model, self._parameters, block, pass_rows) for block in others]
+        self._workers = [_Worker(model, self._trained, block, pass_rows) for block in others]
 
     def backward(self, ids: np.ndarray, targets: np.ndarray, whole: WholeBatch | None = None) -> Any:
-        """Add the gradients of the loss to each parameter's `grad`: ids, targets (B, T) -> loss, a raw () array.
+        """Add the gradients of the loss to each trained parameter's `grad`: ids, targets (B, T) -> loss, a () array.
 
         The loss is the mean over the targets that are not ignored (-100), NaN if there is none. whole: the batch of
         which ids and targets are the rows of these shares; the result is then their part of its loss.
@@ -95,12 +96,12 @@ class BatchParallel:
 
         for worker in self._workers:
             worker.send(*part(worker.shares), options)
-        before = [p.grad for p in self._parameters]
+        before = [p.grad for p in self._trained]
         try:
             with no_nested_parallelism() if self._workers else nullcontext():
-                nodes = _backward(self.model, self._parameters, *part(self._own), self._own, self._pass_rows, options)
+                nodes = _backward(self.model, self._trained, *part(self._own), self._own, self._pass_rows, options)
         finally:
-            for p, gradient in zip(self._parameters, before, strict=True):
+            for p, gradient in zip(self._trained, before, strict=True):
                 p.grad = gradient
             replies = [worker.receive() for worker in self._workers]  # an unread one would be the next step's
         total = TreeSum(self.shares.count, _add_sums)
@@ -110,7 +111,7 @@ class BatchParallel:
         if value is None:
             return xp.zeros((), dtype=dtype)
         in_shared_memory = all(own is None for _, _, own in nodes)  # where the next step puts its own
-        for p, gradient in zip(self._parameters, value.gradients, strict=True):
+        for p, gradient in zip(self._trained, value.gradients, strict=True):
             if gradient is not None:
                 gradient = gradient.copy() if in_shared_memory else gradient
                 p.grad = gradient if p.grad is None else _add(p.grad, gradient)

@@ -86,6 +86,11 @@ def family_of(directory: Path) -> Family:
     return FAMILIES["gpt2"] if "tinytensor" in content else FAMILIES[content["model_type"]]
 
 
+def transformers_type(directory: Path) -> str | None:
+    """The model_type by which transformers reads a model directory; None for one that only we read."""
+    return read_json(directory / CONFIG_FILE).get("model_type")
+
+
 def parse_config(content: Mapping[str, Any]) -> tuple[str, GPTConfig]:
     """Kind and GPTConfig of a parsed `config.json`. Raises UserError, or ValueError for values of the wrong type."""
     ours, model_type = content.get("tinytensor"), content.get("model_type")

@@ -23,8 +23,9 @@ from gpt.planning.memory import (
     preparation_memory,
     training_memory,
 )
+from gpt.planning.trained import trained_part
 from gpt.training.batches import Batches
-from gpt.training.optimizer import build_optimizer
+from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import TrainConfig
 from gpt.training.trainer import build_model, make_parallel, train_step
 from kernels.cpu.threads import set_num_threads
@@ -70,12 +71,14 @@ def test_parameters_and_state_are_counted_exactly(kind, changes):
     for optimizer in ["adamw"] if kind == "bigram" else ["adamw", "muon"]:
         state = build_optimizer(model, TrainConfig(optimizer=optimizer)).state_dict()
         values = sum(array.size for name, array in state.items() if not name.endswith("step"))
-        assert optimizer_values(kind, variants(changes), optimizer) == values
+        trains = trained_part(kind, variants(changes), TrainConfig(optimizer=optimizer))
+        assert optimizer_values(trains, optimizer) == values
 
 
 def trained(kind, config, train, device):
     """A function that trains for a step, with everything that it needs allocated before."""
     model = build_model(kind, config, 1, device)
+    choose_trained(model, train)
     optimizer, parallel = build_optimizer(model, train), make_parallel(model, device, train)
     batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, 1)
     return lambda: train_step(parallel, optimizer, batches, 0, train)
@@ -103,6 +106,36 @@ def test_gradients_and_activations_are_those_that_a_step_on_the_cpu_allocates(ki
     assert allocated(kind, variants(changes), train) == pytest.approx(expected, rel=0.1)
 
 
+LORA = {"lora_rank": 4, "init_from": "a model"}
+PARTS = [
+    LORA | {"lora_targets": "attn.c_attn,attn.c_proj,mlp.c_fc,mlp.c_proj"},
+    LORA | {"lora_targets": "attn.c_attn"},
+    {"freeze": "transformer.wte,transformer.h.0,transformer.h.1"},
+    {"freeze": "transformer.wte"},
+    {"freeze": "transformer.h.*.mlp,lm_head"},
+    {"freeze": "transformer.h"},
+]
+
+
+@pytest.mark.parametrize("changes", [{"tied": False, "positions": "rotary"}, VARIANTS[8]], ids=str)
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_what_is_frozen_is_neither_saved_for_nor_has_gradients(changes, part):
+    if "lm_head" in part.get("freeze", "") and changes.get("tied", True):
+        part = {"freeze": "transformer.h.*.mlp"}
+    train = TrainConfig(batch_size=20, grad_accum_steps=2, processes=1, **part)
+    (predicted,) = training_memory("gpt", variants(changes), train, "cpu", resumed=False)
+    expected = next(item for item in predicted.items if item.name.startswith("gradients")).bytes
+    assert allocated("gpt", variants(changes), train) == pytest.approx(expected, rel=0.1)
+    model = build_model("gpt", variants(changes), 1, CPU)
+    choose_trained(model, train)
+    state = build_optimizer(model, train).state_dict()
+    values = sum(array.size for name, array in state.items() if not name.endswith("step"))
+    assert optimizer_values(trained_part("gpt", variants(changes), train), "adamw") == values
+    assert parameter_count("gpt", variants(changes)) + trained_part("gpt", variants(changes), train).adapters == (
+        model.num_parameters()
+    )
+
+
 def test_muons_update_allocates_what_is_predicted():
     config = variants({"n_embd": 512, "n_layer": 1})
     train = TrainConfig(batch_size=1, processes=1, optimizer="muon")
@@ -124,6 +157,18 @@ def test_the_arrays_on_a_gpu_are_those_that_the_emulated_one_counts(changes, bat
     with track_peak() as peak:
         before = peak()
         trained("gpt", variants(changes), train, device)()
+        assert peak() - before == pytest.approx(arrays, rel=0.1)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="the emulated device needs a compiler")
+@pytest.mark.parametrize("part", PARTS[:4], ids=str)
+def test_what_is_frozen_takes_no_memory_of_a_gpu(part):
+    device, train = tt.device("emulated"), TrainConfig(batch_size=4, **part)
+    *_, on_gpu = training_memory("gpt", MODEL, train, "cuda:0", resumed=False)
+    arrays = sum(item.bytes for item in on_gpu.items[1:])
+    with track_peak() as peak:
+        before = peak()
+        trained("gpt", MODEL, train, device)()
         assert peak() - before == pytest.approx(arrays, rel=0.1)
 
 
@@ -199,7 +244,7 @@ def test_ranks_divide_the_state_and_share_the_machine():
 
     train = TrainConfig(batch_size=8, shares=4, processes=1, optimizer="muon")
     (alone,), (both,) = (training_memory("gpt", MODEL, train, "cpu", False, r) for r in (ONE_RANK, TwoRanks()))
-    state = FLOAT * optimizer_values("gpt", MODEL, "muon")
+    state = FLOAT * optimizer_values(trained_part("gpt", MODEL, train), "muon")
     assert [item.bytes for item in alone.items if item.name == "optimizer state"] == [state]
     assert [item.bytes for item in both.items if "part of the optimizer state" in item.name] == [state // 2]
     another = both.items[-1]
