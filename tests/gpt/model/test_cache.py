@@ -17,17 +17,18 @@ BOUND = 2e-6  # float32 logits of size 1, cached or not, alone or in a batch
 # processors, would not leave so clear a gap.
 BOUND_FLOAT64 = 1e-10
 CONFIGS = st.builds(
-    lambda groups, shared, size, **rest: GPTConfig(
+    lambda groups, shared, size, half, **rest: GPTConfig(
         VOCABULARY,
         n_head=groups * shared,
         n_kv_head=groups if shared > 1 else 0,
         n_embd=groups * shared * size,
         positions="learned" if size % 2 else "rotary",
+        rotary_fraction=0.5 if half and size % 4 == 0 else 1.0,  # of an even number of values
         **rest,
     ),
     groups=st.integers(1, 3),
     shared=st.sampled_from([1, 1, 1, 2, 3]),
-    size=st.integers(1, 6),
+    size=st.integers(1, 8),
     block_size=st.integers(1, 24),
     n_layer=st.integers(1, 3),
     bias=st.booleans(),
@@ -35,7 +36,7 @@ CONFIGS = st.builds(
     norm=st.sampled_from(["pre", "post", "output"]),
     norm_layer=st.sampled_from(["layer", "layer", "rms"]),
     qk_norm=st.sampled_from(["none", "none", "head", "full"]),
-    rotary_fraction=st.sampled_from([1.0, 1.0, 0.5]),
+    half=st.booleans(),
     inverse_layer_scale=st.booleans(),
     tied=st.booleans(),
     dropout=st.just(0.5),  # which must not take part

@@ -169,6 +169,14 @@ def test_rotary_positions_need_heads_of_an_even_size():
 IMPOSSIBLE = [
     ({"n_kv_head": 3, "n_head": 4}, "--n-kv-head 3: must divide --n-head 4"),
     ({"head_dim": 5, "positions": "rotary"}, "--head-dim 5: must be even"),
+    (
+        {"rotary_fraction": 0.5, "n_embd": 24, "n_head": 4, "positions": "rotary"},
+        "--rotary-fraction 0.5: would rotate 3 of",
+    ),
+    (
+        {"rotary_fraction": 0.1, "n_embd": 24, "n_head": 4, "positions": "rotary"},
+        "--rotary-fraction 0.1: would rotate 0 of",
+    ),
     ({"parallel": True, "norm": "output"}, "--parallel: needs --norm pre, not output"),
     ({"rotary_scaling": "yarn:4"}, "--rotary-scaling yarn:4: must be linear:FACTOR"),
     ({"rotary_scaling": "llama3:8,4,1,32"}, "--rotary-scaling llama3:8,4,1,32: must be"),

@@ -30,7 +30,13 @@ CONFIGS = {
     "qwen2": LLAMA | {"qkv_bias": True, "rotary_scaling": "linear:2"},
     "qwen3": LLAMA | {"qk_norm": "head", "head_dim": 8, "norm_eps": 1e-6},
     "olmo2": LLAMA | {"qk_norm": "full", "norm": "output", "n_kv_head": 4, "tied": False},
-    "gpt_neox": {"positions": "rotary", "rotary_fraction": 0.5, "parallel": True, "activation": "gelu_erf"},
+    "gpt_neox": {
+        "n_embd": 32,
+        "positions": "rotary",
+        "rotary_fraction": 0.5,
+        "parallel": True,
+        "activation": "gelu_erf",
+    },
 }
 VARIANTS = {  # further models, by the family that they are exported in
     "llama": [LLAMA | {"bias": True, "n_kv_head": 0}],
@@ -178,7 +184,10 @@ def test_weights_that_do_not_fit_are_named_as_in_the_file(tmp_path):
     [
         ({"norm": "post"}, "--norm post: GPT-2 has its layer norms before each sublayer"),
         (LLAMA | {"norm": "post"}, "--norm post: LlamaForCausalLM has --norm pre"),
-        (LLAMA | {"rotary_fraction": 0.5}, "--rotary-fraction 0.5: LlamaForCausalLM has --rotary-fraction 1.0"),
+        (
+            LLAMA | {"head_dim": 8, "rotary_fraction": 0.5},
+            "--rotary-fraction 0.5: LlamaForCausalLM has --rotary-fraction 1.0",
+        ),
     ],
 )
 def test_what_no_family_can_express_is_not_exported(options, message):
