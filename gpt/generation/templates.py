@@ -28,9 +28,9 @@ def template_source(companions: Mapping[str, str]) -> str | None:
 
 
 class ChatTemplate:
-    """A compiled template. UserError if Jinja2 is missing or the template is not one."""
+    """A compiled template. UserError, which ends with `remedy`, if it is none, or if Jinja2 is missing."""
 
-    def __init__(self, source: str, companions: Mapping[str, str]):
+    def __init__(self, source: str, companions: Mapping[str, str], remedy: str = "--turn sets one of your own"):
         with requires("jinja2", "chat"):
             import jinja2.sandbox
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -38,13 +38,11 @@ class ChatTemplate:
         )
         environment.filters["tojson"] = to_json
         environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
-        self._names = special_names(companions)
+        self._names, self._remedy = special_names(companions), remedy
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
-            raise UserError(
-                f"the model's chat template cannot be read ({error}); --turn sets one of your own"
-            ) from None
+            raise UserError(f"the model's chat template cannot be read ({error}); {remedy}") from None
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation, up to where the model's next answer begins. Raises UserError."""
@@ -52,7 +50,7 @@ class ChatTemplate:
         try:
             return self._template.render(values)
         except Exception as error:  # whatever the program does wrong
-            raise UserError(f"the model's chat template fails ({error}); --turn sets one of your own") from None
+            raise UserError(f"the model's chat template fails ({error}); {self._remedy}") from None
 
 
 def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:

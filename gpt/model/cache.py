@@ -52,7 +52,7 @@ class Store:
         with tt.no_grad():
             x = transformer.embed(self.device.put(ids), positions)
             for block, layer in zip(transformer.h, self.layers, strict=True):
-                x = block(x, functools.partial(self._attend, block.attn, *layer, ends, positions))
+                x = block(x, functools.partial(self._attend, block.attn, layer, ends, positions))
         self.lengths[:count] = ends
         return x
 
@@ -64,11 +64,12 @@ class Store:
     def _zeros(self) -> Any:
         return self.device.xp.zeros(self.shape, self.dtype)
 
-    def _attend(self, attention, keys, values, ends, positions, x) -> tt.Tensor:
-        """The attention's `forward` for tokens x (n, T, C); adds to the keys and values (B, G, capacity, D).
+    def _attend(self, attention, layer, ends, positions, x) -> tt.Tensor:
+        """The attention's `forward` for tokens x (n, T, C); adds to its layer's keys and values.
 
         ends (n,), on the host: the texts' lengths with these tokens; positions (n, T): where they are.
         """
+        keys, values = layer
         (count, time), (_, groups, _, size), heads = positions.shape, self.shape, attention.heads
         qkv = attention.project(x).data.reshape(count, time, heads + 2 * groups, size)
         qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]

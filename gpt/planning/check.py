@@ -125,6 +125,17 @@ def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: in
     _require(predict, settings, find_limits(device))
 
 
+def check_serving(model: GPTConfig, device: tt.Device, max_batch: int, context: int) -> None:
+    """Raise UserError if a server would not fit: `max_batch` texts of `context` tokens, and one that is read."""
+
+    def predict(changes: Mapping[str, int]) -> list[Prediction]:
+        sizes = {"max_batch": max_batch, "context": context} | dict(changes)
+        return generation_memory("gpt", model, device.name, sizes["max_batch"] + 1, sizes["context"] - 1, 1)
+
+    settings = _farthest_first([Setting("max_batch", max_batch, 8), Setting("context", context, 4096)])
+    _require(predict, settings, find_limits(device))
+
+
 def check_preparation(options: PrepareOptions, source_bytes: int | None) -> None:
     """Raise UserError if a preparation from a source of that size, None if unknown, would not fit."""
 
