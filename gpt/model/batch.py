@@ -8,6 +8,7 @@ into the row of one that leaves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Batch(Store):
     def __init__(self, model: GPT, batch: int, capacity: int):
         super().__init__(model, batch, capacity)
         self.count = 0
+
+    def _allocate(self) -> Any:
+        return self.device.xp.zeros(self.shape, self.dtype)
 
     def join(self, cache: Cache) -> None:
         """Copy the one text of a cache into the next row."""

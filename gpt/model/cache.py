@@ -38,7 +38,7 @@ class Store:
         self.model, self.dtype, self.lengths = model, weight.dtype, np.zeros(batch, np.int64)
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
         self.shape = batch, config.kv_heads, capacity, config.head_size
-        self.layers = [tuple(self._zeros() for _ in "kv") for _ in range(config.n_layer)]
+        self.layers = [tuple(self._allocate() for _ in "kv") for _ in range(config.n_layer)]
 
     def forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next T tokens of the first n texts, ids (n, T), through all layers: the last one's output (n, T, C).
@@ -61,8 +61,8 @@ class Store:
         with tt.no_grad():
             return self.model.lm_head(self.model.transformer.ln_f(x)).data
 
-    def _zeros(self) -> Any:
-        return self.device.xp.zeros(self.shape, self.dtype)
+    def _allocate(self) -> Any:
+        return self.device.xp.empty(self.shape, self.dtype)
 
     def _attend(self, attention, layer, ends, positions, x) -> tt.Tensor:
         """The attention's `forward` for tokens x (n, T, C); adds to its layer's keys and values.
@@ -120,7 +120,7 @@ class Cache(Store):
             return
         self.shape = batch, heads, capacity, size
         for i, layer in enumerate(self.layers):
-            larger = self._zeros(), self._zeros()
+            larger = self._allocate(), self._allocate()
             for new, old in zip(larger, layer, strict=True):
                 new[:, :, : self.length] = old[:, :, : self.length]
             self.layers[i] = larger

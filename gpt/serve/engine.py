@@ -84,7 +84,8 @@ class Engine:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.context, self.max_batch, self.capacity = context, max_batch, max_batch + max_queue
         self.batch, self.writing = Batch(model, max_batch, context), list[Choice]()  # by row
-        self.reading: tuple[Choice, Cache] | None = None
+        self.cache = Cache(model, 1)
+        self.reading: Choice | None = None  # whose prompt is being read into that cache
         self._waiting, self._changed, self._ended = deque[Choice](), threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -147,26 +148,25 @@ class Engine:
         """Read up to READ_TOKENS of the next prompts, as long as there are rows for their texts."""
         room = READ_TOKENS
         while room > 0 and len(self.writing) < self.max_batch and self._begin():
-            assert self.reading
-            choice, cache = self.reading
-            end = min(len(choice.prompt), cache.length + room)
-            room -= end - cache.length
-            logits = cache.logits(choice.prompt[None, :end])
+            choice = self.reading
+            assert choice
+            end = min(len(choice.prompt), self.cache.length + room)
+            room -= end - self.cache.length
+            logits = self.cache.logits(choice.prompt[None, :end])
             if end < len(choice.prompt):
                 return
             self.reading = None
             if choice.advance(tt.to_numpy(logits)[0]):
-                self.batch.join(cache)
+                self.batch.join(self.cache)
                 self.writing.append(choice)
 
     def _begin(self) -> bool:
         """See to it that there is a text whose prompt is being read, if there is any to read."""
-        while self.reading is None or self.reading[0].cancelled:
+        while self.reading is None or self.reading.cancelled:
             self.reading = None
             if not self._waiting:
                 return False
-            choice = self._waiting.popleft()
-            self.reading = choice, Cache(self.model, 1)
+            self.reading, self.cache.length = self._waiting.popleft(), 0
         return True
 
     def _leave(self, row: int) -> None:
@@ -177,7 +177,7 @@ class Engine:
 
     def _abandon(self, error: ApiError) -> None:
         """End the texts that were begun with an error."""
-        begun = self.writing + ([self.reading[0]] if self.reading else [])
+        begun = self.writing + ([self.reading] if self.reading else [])
         self.reading = None
         for row in reversed(range(len(self.writing))):
             self._leave(row)
