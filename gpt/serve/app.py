@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import hmac
 import json
+import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -86,6 +88,9 @@ class App:
             await response.error(error)
         except Gone:
             return
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            await response.error(ApiError(500, "the request could not be answered: an error of the program"))
 
     async def _limited(self, answer: Any) -> None:
         """Await an answer for no longer than a request may take."""

@@ -54,7 +54,10 @@ class Body:
             return default
         if type(value) is not kind and (kind, type(value)) != (float, int):
             raise refused(name, f"must be {TYPES[kind]}")
-        return value
+        try:
+            return float(value) if kind is float else value
+        except OverflowError:
+            raise refused(name, "is too large for a number") from None
 
     def take_any(self, name: str) -> Any:
         """A parameter of any type, None if it was not given."""
@@ -65,7 +68,7 @@ class Body:
         """A whole number within limits."""
         value = self.take(name, int, default)
         if not at_least <= value <= at_most:
-            raise refused(name, f"is {value:.40g}, must be from {at_least} to {at_most}")
+            raise refused(name, f"is {value!s:.40}, must be from {at_least} to {at_most}")
         return value
 
     def refuse_rest(self) -> None:

@@ -61,7 +61,7 @@ class Choice:
         """Draw the next token from logits (V,) and tell what it adds; whether the text is not yet complete."""
         try:
             text = self.decoder.add(self.sampler.draw(logits[: self.vocab_size]))
-        except UserError as error:  # logits that are no numbers
+        except UserError as error:  # logits that are no numbers: the other texts may have better ones
             self.tell(Piece(error=ApiError(500, str(error))))
             return False
         self.tokens += 1
@@ -105,6 +105,7 @@ class Engine:
     def submit(self, choices: Sequence[Choice]) -> None:
         """Begin with all of these texts as soon as there is room. ApiError if there are too many."""
         with self._changed:
+            self._waiting = deque(choice for choice in self._waiting if not choice.cancelled)
             unfinished = len(self._waiting) + len(self.writing) + (self.reading is not None)
             if self._ended:
                 raise ApiError(503, ENDING)
@@ -163,10 +164,11 @@ class Engine:
     def _begin(self) -> bool:
         """See to it that there is a text whose prompt is being read, if there is any to read."""
         while self.reading is None or self.reading.cancelled:
-            self.reading = None
-            if not self._waiting:
+            with self._changed:
+                self.reading = self._waiting.popleft() if self._waiting else None
+            if self.reading is None:
                 return False
-            self.reading, self.cache.length = self._waiting.popleft(), 0
+            self.cache.length = 0
         return True
 
     def _leave(self, row: int) -> None:

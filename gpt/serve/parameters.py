@@ -107,7 +107,7 @@ def read_max_tokens(body: Body, chat: bool, served: Served) -> int | None:
         raise refused(names[1], "is the new name of max_tokens: give one of them")
     for name, value in found.items():
         if not 1 <= value <= served.max_tokens:
-            raise refused(name, f"is {value:.40g}, must be from 1 to {served.max_tokens}")
+            raise refused(name, f"is {value!s:.40}, must be from 1 to {served.max_tokens}")
         return value
     return None if chat else min(DEFAULT_TOKENS, served.max_tokens)
 

@@ -20,7 +20,8 @@ from tests.gpt.web.conftest import write_model
 
 TEMPLATE = (
     "{% if messages[0].role == 'assistant' %}{{ raise_exception('the user speaks first') }}{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant{{ '\\n' }}"
 )
 PATIENCE = 60  # seconds after which something has to have happened; reached only when it hangs
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinytensor as tt
-from gpt.generation.sampling import Sampling
+from gpt.generation.sampling import Sampling, TokenSampler
 from gpt.serve import engine as engine_module
 from gpt.serve.engine import Choice, Engine
 from gpt.serve.errors import ApiError
@@ -105,9 +105,8 @@ def test_more_than_fit_are_refused_and_then_nothing_is_begun(engine):
 
 def test_logits_that_are_no_numbers_end_one_text_and_a_mistake_those_that_were_begun(engine, plain, capsys):
     sound, broken = Text(engine, "abc", tokens=30), Text(engine, "abc", tokens=30)
-    broken.choice.sampler.draw = lambda logits: Choice.advance.__globals__["TokenSampler"].draw(
-        broken.choice.sampler, logits * (np.nan if len(broken.choice.sampler.seen) > 6 else 1)
-    )
+    sampler = broken.choice.sampler
+    sampler.draw = lambda logits: TokenSampler.draw(sampler, logits * (np.nan if len(sampler.seen) > 6 else 1))
     forward = engine.batch.forward
     submit(engine, sound, broken)
     engine.start()
@@ -133,10 +132,9 @@ def test_logits_that_are_no_numbers_end_one_text_and_a_mistake_those_that_were_b
 
 def test_the_end_is_told_to_all(engine):
     texts = [Text(engine, "abc", tokens=90, seed=i) for i in range(8)]
+    texts[0].choice.tell = lambda piece: (engine.end(), texts[0].pieces.put(piece))
     submit(engine, *texts)
     engine.start()
-    texts[0].pieces.get(timeout=PATIENCE)
-    engine.end()
     engine.join()
     for text in texts:
         with pytest.raises(ApiError, match="is being ended"):
