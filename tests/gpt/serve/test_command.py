@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpt.cli import run_command
-from gpt.model import Bigram
+from gpt.model import Bigram, GPTConfig
+from gpt.planning.check import Limits
+from gpt.planning.limits import Limit
 from gpt.serve.__main__ import ServeOptions, main, make_app, model_name
 from tests.gpt.serve.conftest import PATIENCE, Client, serving
 from tests.gpt.web.conftest import write_model
@@ -60,8 +62,15 @@ def test_a_bigram_model_is_refused(tmp_path, capsys):
 
 def test_what_cannot_fit_is_refused(plain, monkeypatch, capsys):
     pytest.importorskip("uvicorn")
-    monkeypatch.setattr("gpt.serve.__main__.check_serving.__globals__", {}, raising=False)
-    assert run_command(main, [str(plain), "--device", "cpu", "--max-batch", "1024", "--context", "96"]) in (0, 2)
+    tight = Limits(Limit(1 << 30, "this machine"), None, None)
+    monkeypatch.setattr("gpt.planning.check.find_limits", lambda device: tight)
+    config = GPTConfig(1000, 1024, n_layer=8, n_head=4, n_embd=512)
+    monkeypatch.setattr("gpt.serve.__main__.model_config", lambda path: ("gpt", config))
+    assert run_command(main, [str(plain), "--device", "cpu", "--max-batch", "100"]) == 2
+    error = capsys.readouterr().err
+    assert re.match(
+        r"error: --max-batch 100: needs about .* GiB, this machine has 1.0 GiB; --max-batch \d+ would", error
+    )
 
 
 def test_a_model_is_called_after_its_place(plain, tmp_path, monkeypatch):
@@ -97,7 +106,7 @@ def test_a_signal_ends_the_command_and_all_streams(plain, number):
 
         def read():
             with client.send("/v1/completions", body) as response:
-                response.fp.readline()
+                assert response.read(1)
                 begun.wait(PATIENCE)
                 answers.append(response.read())
 
