@@ -1,8 +1,7 @@
 """Texts of different lengths that are continued together, as a server does: they join and leave between two tokens.
 
-A text is read alone, by a `Cache`, whose keys and values then join the batch. From there on it gets its next token in
-the same forward pass as all others, which reads the weights once for all. Rows stay without gaps: the last text moves
-into the row of one that leaves.
+`Prompts` reads the beginnings of some texts in large products. The texts then join a `Batch`, where each gets its next
+token in the same forward pass as all others, which reads the weights once for all.
 """
 
 from __future__ import annotations
@@ -13,8 +12,43 @@ from typing import Any
 import numpy as np
 
 import tinytensor as tt
-from gpt.model.cache import Cache, Store
+from gpt.model.cache import Store
 from gpt.model.gpt import GPT
+
+
+class Prompts(Store):
+    """The beginnings of some texts, at least a token each, which are read together and a part at a time.
+
+    Shorter ones are padded. That changes nothing for their own tokens, which do not see what comes after them.
+    """
+
+    def __init__(self, model: GPT, prompts: Sequence[np.ndarray]):
+        self.sizes = [len(prompt) for prompt in prompts]
+        super().__init__(model, len(prompts), max(self.sizes))
+        self.ids = np.zeros((len(prompts), max(self.sizes)), np.int64)
+        for row, prompt in zip(self.ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self._newest: dict[int, Any] = {}  # {row: (1, C), what the last layer gives for the last token of its prompt}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all of them are read to their ends."""
+        return len(self._newest) == len(self.sizes)
+
+    def read(self, count: int) -> int:
+        """Read about `count` tokens more, as many of each prompt; returns how many it were."""
+        begin = int(self.lengths[0])
+        part = self.ids[:, begin : begin + max(1, count // len(self.ids))]
+        x = self.forward(part).data
+        for row, size in enumerate(self.sizes):
+            if begin < size <= begin + part.shape[1]:
+                self._newest[row] = x[row : row + 1, size - 1 - begin]
+        return part.size
+
+    def logits(self) -> np.ndarray:
+        """The logits (n, V) after each prompt, once they are read."""
+        newest = [self._newest[row] for row in range(len(self.sizes))]
+        return tt.to_numpy(self.score(tt.Tensor(self.device.xp.concatenate(newest))))
 
 
 class Batch(Store):
@@ -30,13 +64,14 @@ class Batch(Store):
     def _allocate(self) -> Any:
         return self.device.xp.zeros(self.shape, self.dtype)
 
-    def join(self, cache: Cache) -> None:
-        """Copy the one text of a cache into the next row."""
-        row, length = self.count, cache.length
-        for own, read in zip(self.layers, cache.layers, strict=True):
+    def join(self, prompts: Prompts, row: int) -> None:
+        """Copy one of the prompts, which are read, into the next row."""
+        length = prompts.sizes[row]
+        for own, read in zip(self.layers, prompts.layers, strict=True):
             for new, old in zip(own, read, strict=True):
-                new[row, :, :length] = old[0, :, :length]
-        self.lengths[row], self.count = length, row + 1
+                new[self.count, :, :length] = old[row, :, :length]
+        self.lengths[self.count] = length
+        self.count += 1
 
     def leave(self, row: int) -> None:
         """Free a row; the last one moves there. What is behind the end of a row stays 0, as the kernels may need."""

@@ -20,8 +20,7 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling, TokenSampler
 from gpt.generation.stream import StreamDecoder
-from gpt.model.batch import Batch
-from gpt.model.cache import Cache
+from gpt.model.batch import Batch, Prompts
 from gpt.serve.errors import ApiError, overloaded
 from gpt.tokenizers.load import Tokenizer
 
@@ -84,8 +83,8 @@ class Engine:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.context, self.max_batch, self.capacity = context, max_batch, max_batch + max_queue
         self.batch, self.writing = Batch(model, max_batch, context), list[Choice]()  # by row
-        self.cache = Cache(model, 1)
-        self.reading: Choice | None = None  # whose prompt is being read into that cache
+        self.reading: list[Choice] = []  # texts that have begun, but whose prompts are still being read
+        self.prompts: Prompts | None = None
         self._waiting, self._changed, self._ended = deque[Choice](), threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -106,7 +105,7 @@ class Engine:
         """Begin with all of these texts as soon as there is room. ApiError if there are too many."""
         with self._changed:
             self._waiting = deque(choice for choice in self._waiting if not choice.cancelled)
-            unfinished = len(self._waiting) + len(self.writing) + (self.reading is not None)
+            unfinished = len(self._waiting) + len(self.writing) + len(self.reading)
             if self._ended:
                 raise ApiError(503, ENDING)
             if unfinished + len(choices) > self.capacity:
@@ -148,28 +147,34 @@ class Engine:
     def _read(self) -> None:
         """Read up to READ_TOKENS of the next prompts, as long as there are rows for their texts."""
         room = READ_TOKENS
-        while room > 0 and len(self.writing) < self.max_batch and self._begin():
-            choice = self.reading
-            assert choice
-            end = min(len(choice.prompt), self.cache.length + room)
-            room -= end - self.cache.length
-            logits = self.cache.logits(choice.prompt[None, :end])
-            if end < len(choice.prompt):
+        while room > 0 and (prompts := self._begin()):
+            room -= prompts.read(room)
+            if not prompts.is_read:
                 return
-            self.reading = None
-            if choice.advance(tt.to_numpy(logits)[0]):
-                self.batch.join(self.cache)
-                self.writing.append(choice)
+            choices, self.reading, self.prompts = self.reading, [], None
+            for row, logits in enumerate(prompts.logits()):
+                if not choices[row].cancelled and choices[row].advance(logits):
+                    self.batch.join(prompts, row)
+                    self.writing.append(choices[row])
 
-    def _begin(self) -> bool:
-        """See to it that there is a text whose prompt is being read, if there is any to read."""
-        while self.reading is None or self.reading.cancelled:
-            with self._changed:
-                self.reading = self._waiting.popleft() if self._waiting else None
-            if self.reading is None:
-                return False
-            self.cache.length = 0
-        return True
+    def _begin(self) -> Prompts | None:
+        """The prompts that are being read, else the next ones, as many as make one pass; None if there is none."""
+        if all(choice.cancelled for choice in self.reading):
+            self.reading, self.prompts = [], None
+        if self.prompts is not None:
+            return self.prompts
+        longest, free = 0, self.max_batch - len(self.writing)
+        with self._changed:
+            while self._waiting and len(self.reading) < free:
+                longest = max(longest, len(self._waiting[0].prompt))
+                if self.reading and (len(self.reading) + 1) * longest > READ_TOKENS:
+                    break
+                choice = self._waiting.popleft()
+                if not choice.cancelled:
+                    self.reading.append(choice)
+        if self.reading:
+            self.prompts = Prompts(self.model, [choice.prompt for choice in self.reading])
+        return self.prompts
 
     def _leave(self, row: int) -> None:
         self.batch.leave(row)
@@ -179,8 +184,8 @@ class Engine:
 
     def _abandon(self, error: ApiError) -> None:
         """End the texts that were begun with an error."""
-        begun = self.writing + ([self.reading] if self.reading else [])
-        self.reading = None
+        begun = self.writing + self.reading
+        self.reading, self.prompts = [], None
         for row in reversed(range(len(self.writing))):
             self._leave(row)
         for choice in begun:

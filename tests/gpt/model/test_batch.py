@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import tinytensor as tt
 from gpt.generation.packed import pack_weights
 from gpt.model import GPTConfig
-from gpt.model.batch import Batch
-from gpt.model.cache import Cache, NoCache
+from gpt.model.batch import Batch, Prompts
+from gpt.model.cache import NoCache
 from tests.gpt.model.test_cache import BOUND_FLOAT64, CONFIGS, VOCABULARY, build
 
 ROWS, CAPACITY = 3, 24
@@ -24,11 +24,14 @@ EVENTS = st.lists(
 )
 
 
-def joined(batch, model, ids):
-    cache = Cache(model, 1)
-    logits = tt.to_numpy(cache.logits(np.array([ids])))
-    batch.join(cache)
-    return logits[0]
+def joined(batch, model, *texts):
+    """The logits after some texts, which join the batch."""
+    prompts = Prompts(model, [np.array(ids) for ids in texts])
+    while not prompts.is_read:
+        prompts.read(5)
+    for row in range(len(texts)):
+        batch.join(prompts, row)
+    return prompts.logits()
 
 
 @given(CONFIGS, st.integers(0, 99), EVENTS)
@@ -40,7 +43,7 @@ def test_each_text_gets_the_logits_that_it_gets_alone(config, seed, events):
         if event == "join" and len(texts) < ROWS:
             ids = rng.integers(0, VOCABULARY, min(value, capacity)).tolist()
             alone = NoCache(model, 1).logits(np.array([ids]))[0]
-            np.testing.assert_allclose(joined(batch, model, ids), alone, rtol=0, atol=BOUND_FLOAT64)
+            np.testing.assert_allclose(joined(batch, model, ids)[0], alone, rtol=0, atol=BOUND_FLOAT64)
             texts.append(ids)
         elif event == "leave" and value < len(texts):
             batch.leave(value)
@@ -66,8 +69,8 @@ def test_every_device_continues_the_same(device, positions):
         model = build(config).to(place)
         batch = Batch(model, 3, 12)
         texts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
-        for ids in texts:
-            ids.append(int(joined(batch, model, ids).argmax()))
+        for ids, logits in zip(texts, joined(batch, model, *texts), strict=True):
+            ids.append(int(logits.argmax()))
         for step in range(6):
             if step == 3:
                 batch.leave(0)
@@ -86,8 +89,8 @@ def test_greedy_texts_of_packed_weights_do_not_depend_on_the_batch(kind):
 
     def written(prompts):
         batch, texts = Batch(model, len(prompts), 64), [list(ids) for ids in prompts]
-        for ids in texts:
-            ids.append(int(joined(batch, model, ids).argmax()))
+        for ids, logits in zip(texts, joined(batch, model, *texts), strict=True):
+            ids.append(int(logits.argmax()))
         for _ in range(40):
             for ids, row in zip(texts, batch.logits([ids[-1] for ids in texts]), strict=True):
                 ids.append(int(row.argmax()))

@@ -245,8 +245,8 @@ def test_a_client_without_a_key_is_refused(plain, tmp_path):
 def test_too_many_requests_are_refused_and_a_slow_one_ends(plain):
     with serving(plain, max_batch=1, max_queue=1, timeout=0.5) as client:
         engine, held = client.app.engine, threading.Event()
-        logits = engine.cache.logits
-        engine.cache.logits = lambda ids: held.wait(PATIENCE) and logits(ids)
+        begin = engine._begin
+        engine._begin = lambda: held.wait(PATIENCE) and begin()
         answers = []
         threads = [threading.Thread(target=lambda: answers.append(client.complete("a"))) for _ in range(2)]
         for thread in threads:

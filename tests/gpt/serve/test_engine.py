@@ -7,6 +7,7 @@ import pytest
 
 import tinytensor as tt
 from gpt.generation.sampling import Sampling, TokenSampler
+from gpt.model.batch import Prompts
 from gpt.serve import engine as engine_module
 from gpt.serve.engine import Choice, Engine
 from gpt.serve.errors import ApiError
@@ -60,14 +61,30 @@ def test_texts_are_those_of_generate(engine, plain):
 
 def test_prompts_are_read_in_parts_between_which_others_are_written(engine, plain, monkeypatch):
     monkeypatch.setattr(engine_module, "READ_TOKENS", 8)
-    steps, logits = [], engine.cache.logits
-    engine.cache.logits = lambda ids: steps.append((ids.shape[1], engine.batch.count)) or logits(ids)
+    steps, read = [], Prompts.read
+    monkeypatch.setattr(
+        Prompts, "read", lambda self, count: steps.append((*self.sizes, engine.batch.count)) or read(self, count)
+    )
     short, long = Text(engine, "ab", tokens=30), Text(engine, "abcdef" * 5, tokens=5)
     submit(engine, short, long)
     engine.start()
     assert short.whole()[0] == expected(plain, "ab", tokens=30)
     assert long.whole()[0] == expected(plain, "abcdef" * 5, tokens=5)
-    assert steps == [(2, 0), (6, 1), (14, 1), (22, 1), (30, 1)]
+    assert steps == [(2, 0), (30, 1), (30, 1), (30, 1), (30, 1)]
+
+
+def test_short_prompts_are_read_together(engine, plain, monkeypatch):
+    read = []
+    monkeypatch.setattr(engine_module, "READ_TOKENS", 12)
+    monkeypatch.setattr(
+        engine_module, "Prompts", lambda model, ids: read.append([*map(len, ids)]) or Prompts(model, ids)
+    )
+    prompts = ["a", "bcd", "abcdef", "f"]
+    texts = [Text(engine, prompt, tokens=9) for prompt in prompts]
+    submit(engine, *texts)
+    engine.start()
+    assert [text.whole()[0] for text in texts] == [expected(plain, prompt, tokens=9) for prompt in prompts]
+    assert read == [[1, 3], [6], [1]]
 
 
 def test_a_text_ends_at_a_stop_text_which_is_not_shown(engine, plain):
