@@ -91,7 +91,7 @@ def arguments(argv):
         "clients": (8, "clients at once"),
         "rounds": (5, "turns of each number of clients"),
         "prompt": (16, "tokens of the first client's prompt; each further one has five more"),
-        "tokens": (64, "tokens of each completion"),
+        "tokens": (128, "tokens of each completion"),
     }
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")

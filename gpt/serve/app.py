@@ -25,6 +25,7 @@ from gpt.serve.replies import DONE, Replies, event, model_object, usage_of
 
 MAX_BODY = 1 << 20  # bytes of a request: far more than a context holds
 BODY_SECONDS = 30.0  # within which it must have come
+ERROR_SECONDS = 5.0  # that a client has to take an error
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}  # {path: whether it is a chat}
 MODELS = "/v1/models"
 JSON, STREAM = b"application/json", b"text/event-stream; charset=utf-8"
@@ -85,7 +86,8 @@ class App:
             if scope["type"] == "http":
                 await self._limited(self._answer(scope, receive, response))
         except ApiError as error:
-            await response.error(error)
+            with contextlib.suppress(asyncio.TimeoutError):  # a client that does not read, perhaps
+                await asyncio.wait_for(response.error(error), ERROR_SECONDS)
         except Gone:
             return
         except Exception:
