@@ -151,11 +151,11 @@ class Engine:
             room -= prompts.read(room)
             if not prompts.is_read:
                 return
-            choices, self.reading, self.prompts = self.reading, [], None
-            for row, logits in enumerate(prompts.logits()):
-                if not choices[row].cancelled and choices[row].advance(logits):
+            for row, (choice, logits) in enumerate(zip(self.reading, prompts.logits(), strict=True)):
+                if not choice.cancelled and choice.advance(logits):
                     self.batch.join(prompts, row)
-                    self.writing.append(choices[row])
+                    self.writing.append(choice)
+            self.reading, self.prompts = [], None
 
     def _begin(self) -> Prompts | None:
         """The prompts that are being read, else the next ones, as many as make one pass; None if there is none."""

@@ -141,6 +141,12 @@ def test_logits_that_are_no_numbers_end_one_text_and_a_mistake_those_that_were_b
         with pytest.raises(ApiError, match="could not be written: out of memory"):
             text.whole()
     engine.batch.forward = forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prompts, "logits", fail)
+        hapless = Text(engine, "abc", tokens=30)
+        submit(engine, hapless)
+        with pytest.raises(ApiError, match="could not be written"):
+            hapless.whole()
     after = Text(engine, "abc", tokens=30)
     submit(engine, after)
     assert after.whole() == (expected(plain, "abc", tokens=30), 30, "length")
