@@ -100,7 +100,7 @@ def start(sides, vocabulary, batch, position):
     """{name: that side's texts}: `batch` of `position` random tokens each, their logits compared."""
     prompts = np.random.default_rng(position).integers(0, vocabulary, (batch, position)).tolist()
     started = {name: side(model, prompts) for name, (side, model) in sides.items()}
-    reference = next(reversed(started.values())).logits
+    reference = started[THEIRS if THEIRS in started else next(iter(started))].logits  # float32, as far as there is one
     for name, texts in started.items():
         np.testing.assert_allclose(texts.logits, reference, atol=TOLERANCE[name])
     return started

@@ -209,8 +209,8 @@ def check_attention_backward(g, qkv, y, lse, kv_heads: int | None) -> tuple[int,
     return batch, time, heads, groups, size
 
 
-def check_cached_attention(q, keys, values, end: int) -> None:
-    """q (B, T, H, D), keys and values (B, G, S, D), H a multiple of G; end at least T and at most S."""
+def check_cached_attention(q, keys, values, ends) -> None:
+    """q (B, T, H, D), keys and values (B, G, S, D), H a multiple of G; ends (B,) integers, from T to S."""
     where = "cached_attention"
     _expect_floating(where, "q", q)
     _expect_layout(where, "q", q, ("batch", "time", "heads", "size"))
@@ -222,8 +222,13 @@ def check_cached_attention(q, keys, values, end: int) -> None:
         raise ValueError(_wrong_shape(where, "keys", keys, "q", q, needed))
     _expect_dtype(where, "keys", keys, "q", q)
     _expect_like(where, "values", values, keys.shape, "keys", keys)
-    if not 1 <= time <= end <= capacity:
-        raise ValueError(f"{where}: end is {end}: must be at least {time}, the queries, and at most {capacity}")
+    _expect_integers(where, "ends", ends)
+    if ends.shape != (batch,):
+        raise ValueError(_wrong_shape(where, "ends", ends, "q", q, (batch,)))
+    if not time or any(not time <= end <= capacity for end in ends.tolist()):
+        raise ValueError(
+            f"{where}: ends are {ends.tolist()}: must be at least {time}, the queries, and at most {capacity}"
+        )
 
 
 def check_rotary(x, table, count: int, in_place: bool) -> None:

@@ -41,6 +41,7 @@ LAYERS = [
     ["gpt.cli"],
     ["gpt.distributed"],
     ["gpt.chat", "gpt.explain", "gpt.export", "gpt.generate", "gpt.prepare"],
+    ["gpt.serve"],
     ["gpt.web"],
     ["gpt"],
     ["train", "benchmarks", "learn", "sitecustomize"],
@@ -49,6 +50,7 @@ MAY_BE_IMPORTED_IN = {
     "cupy": ("kernels.cuda", "tinytensor.backend", "benchmarks"),
     "kernels.cpu.loops": ("kernels.cpu.compiled", "kernels.cpu.loops"),  # numba is optional
     "numba": ("kernels.cpu.loops",),
+    "uvicorn": ("gpt.serve.server", "gpt.web.server"),
     "gradio": ("gpt.web.handlers", "gpt.web.page", "gpt.web.server"),
     "torch": ("benchmarks",),
     **dict.fromkeys(("jax", "tensorflow", "pickle", "marshal", "shelve", "dill"), ()),
@@ -68,6 +70,7 @@ LAZY = (
     "torch",
     "kernels",
     "benchmarks.torch_gpt",
+    "gpt.serve.server",
     "gpt.web.page",
     "gpt.web.server",
 )
@@ -209,6 +212,7 @@ PLANTED = [
     (module_faults, "tinytensor.ops.fused", "import cupy as cp", "imports cupy"),
     (module_faults, "kernels.cpu.gelu", "import numba", "imports numba"),
     (module_faults, "gpt.web.sessions", "import gradio as gr", "imports gradio"),
+    (module_faults, "gpt.serve.app", "import uvicorn", "imports uvicorn"),
     (module_faults, "kernels.cpu.gelu", "from kernels.cpu import loops", "imports kernels.cpu.loops"),
     (module_faults, "gpt.corpus.tokens", "from pickle import load", "imports pickle"),
     (module_faults, "gpt.options", "config = eval('1')", "calls eval"),

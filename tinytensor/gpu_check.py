@@ -129,8 +129,8 @@ def _attention_gradient(k, g, qkv, dropout, kv_heads=None):
     return k.attention_backward(g, qkv, y, lse, scale, dropout, kv_heads)
 
 
-def _cached_attention(k, q, keys, values, end):
-    return k.cached_attention_forward(q, keys, values, end, q.shape[-1] ** -0.5)
+def _cached_attention(k, q, keys, values, ends):
+    return k.cached_attention_forward(q, keys, values, np.array(ends), q.shape[-1] ** -0.5)
 
 
 def _rotary(k, x, table, count):
@@ -197,10 +197,10 @@ def cases() -> Iterator[Case]:
         options = {"dropout": NO_DROPOUT, "kv_heads": 2}
         yield Case("attention_forward", size, partial(_attention, **options), (qkv,))
         yield Case("attention_backward", size, partial(_attention_gradient, **options), (g, qkv))
-    for T, end in ((1, 90), (7, 90), (40, 40)):
+    for T, ends in ((1, (90, 90)), (7, (90, 90)), (40, (40, 40)), (1, (90, 13)), (7, (20, 90))):
         q, keys, values = normal(2, T, 6, 16), normal(2, 3, 100, 16), normal(2, 3, 100, 16)
-        size = f"B 2, T {T} of {end}, H 6, G 3, D 16"
-        yield Case("cached_attention_forward", size, partial(_cached_attention, end=end), (q, keys, values))
+        size = f"B 2, T {T} of {ends[0]} and {ends[1]}, H 6, G 3, D 16"
+        yield Case("cached_attention_forward", size, partial(_cached_attention, ends=ends), (q, keys, values))
     for B, T, N, D in ROTARY_SIZES:
         x, table = normal(B, T, N, D), normal(T, 2, D // 2)
         yield Case("rotary", f"B {B}, T {T}, N {N}, D {D}", partial(_rotary, count=N // 3 * 2), (x, table))

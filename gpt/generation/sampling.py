@@ -66,6 +66,23 @@ def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]
     return weights / weights.sum()
 
 
+class TokenSampler:
+    """Draws the tokens of one text. What text i of a seed draws depends on the two and on the model's logits alone.
+
+    seen: the tokens that the text begins with, for the repetition penalty.
+    """
+
+    def __init__(self, sampling: Sampling, i: int, seen: Sequence[int] | np.ndarray):
+        self.sampling, self.seen = sampling, list(seen)
+        self._generator = np.random.Generator(np.random.Philox(key=tt.fold(sampling.seed, "sample", i)))
+
+    def draw(self, logits: np.ndarray) -> int:
+        """The next token, from logits (V,)."""
+        token = sample_token(next_token_probs(logits, self.sampling, self.seen), self._generator.random())
+        self.seen.append(token)
+        return token
+
+
 def top_k_ids(logits: np.ndarray, k: int) -> np.ndarray:
     """The ids of the k largest logits (V,), or with 0 of all, in descending order, ties by id."""
     if 0 < k < len(logits):

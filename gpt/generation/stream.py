@@ -10,7 +10,7 @@ import numpy as np
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.files import replace_text
-from gpt.generation.sampling import Sampling, next_token_probs, sample_token
+from gpt.generation.sampling import Sampling, TokenSampler
 from gpt.model.cache import Context
 from gpt.tokenizers.load import Tokenizer
 from gpt.weights.load import load_model
@@ -22,16 +22,9 @@ def generate(context: Context, sampling: Sampling, vocab_size: int | None = None
     The context holds at least one token, its model is in evaluation mode. Only the first `vocab_size` logits count, for
     models whose vocabulary is padded beyond the tokenizer's. What text i draws depends on the seed and i alone.
     """
-    seen = [list(row) for row in context.ids]
-    keys = [tt.fold(sampling.seed, "sample", i) for i in range(len(seen))]
-    generators = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    samplers = [TokenSampler(sampling, i, ids) for i, ids in enumerate(context.ids)]
     for _ in range(sampling.tokens):
-        tokens = [
-            sample_token(next_token_probs(logits[:vocab_size], sampling, ids), generator.random())
-            for logits, ids, generator in zip(context.logits(), seen, generators, strict=True)
-        ]
-        for ids, token in zip(seen, tokens, strict=True):
-            ids.append(token)
+        tokens = [sampler.draw(logits[:vocab_size]) for sampler, logits in zip(samplers, context.logits(), strict=True)]
         context.append(np.array(tokens)[:, None])
         yield tokens
 

@@ -28,7 +28,7 @@ def template_source(companions: Mapping[str, str]) -> str | None:
 
 
 class ChatTemplate:
-    """A compiled template. UserError if Jinja2 is missing or the template is not one. remedy: ends such messages."""
+    """A compiled template. UserError, which ends with `remedy`, if it is none, or if Jinja2 is missing."""
 
     def __init__(self, source: str, companions: Mapping[str, str], remedy: str = "--turn sets one of your own"):
         with requires("jinja2", "chat"):

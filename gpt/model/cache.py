@@ -21,33 +21,95 @@ import numpy as np
 import tinytensor as tt
 from gpt.model.gpt import GPT
 from tinytensor import nn
+from tinytensor.ops.rotary import rotary_frequencies, rotary_table
 
 FIRST_CAPACITY = 1024  # positions that there is room for at first, as many as GPT-2 has
 PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large products, few enough for the memory
 
 
-class Cache:
-    """The keys and values of a GPT's layers for texts of equal length, and the forward pass that uses them."""
+class Store:
+    """The keys and values of a GPT's layers, a row for each text, and the forward pass that adds to them.
+
+    The rows hold the first `lengths` (B,) tokens of their texts. Their buffers are `layers`, (B, G, capacity, D) each.
+    """
+
+    def __init__(self, model: GPT, batch: int, capacity: int):
+        config, weight = model.config, model.transformer.ln_f.parameters()[0]  # which is never packed
+        self.model, self.dtype, self.lengths = model, weight.dtype, np.zeros(batch, np.int64)
+        self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
+        self.shape = batch, config.kv_heads, capacity, config.head_size
+        self.layers = [tuple(self._allocate() for _ in "kv") for _ in range(config.n_layer)]
+
+    def forward(self, ids: np.ndarray) -> tt.Tensor:
+        """Run the next T tokens of the first n texts, ids (n, T), through all layers: the last one's output (n, T, C).
+
+        They are counted in `lengths` only once that is done.
+        """
+        transformer: Any = self.model.transformer
+        count, time = ids.shape
+        ends = self.lengths[:count] + time
+        positions = self.device.put(ends[:, None] + np.arange(-time, 0))
+        with tt.no_grad():
+            x = transformer.embed(self.device.put(ids), positions)
+            for block, layer in zip(transformer.h, self.layers, strict=True):
+                x = block(x, functools.partial(self._attend, block.attn, layer, ends, positions))
+        self.lengths[:count] = ends
+        return x
+
+    def score(self, x: tt.Tensor) -> Any:
+        """The logits (n, V) for x (n, C), the last layer's output for a token of each text."""
+        with tt.no_grad():
+            return self.model.lm_head(self.model.transformer.ln_f(x)).data
+
+    def _allocate(self) -> Any:
+        return self.device.xp.empty(self.shape, self.dtype)
+
+    def _attend(self, attention, layer, ends, positions, x) -> tt.Tensor:
+        """The attention's `forward` for tokens x (n, T, C); adds to its layer's keys and values.
+
+        ends (n,), on the host: the texts' lengths with these tokens; positions (n, T): where they are.
+        """
+        keys, values = layer
+        (count, time), (_, groups, _, size), heads = positions.shape, self.shape, attention.heads
+        qkv = attention.project(x).data.reshape(count, time, heads + 2 * groups, size)
+        qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]
+        if attention.rotary_theta is not None:
+            qk = self._rotated(qk, ends, positions, attention)
+        q, k = qk[:, :, :heads], qk[:, :, heads:]
+        rows = self.device.xp.arange(count)[:, None]
+        keys[rows, :, positions], values[rows, :, positions] = k, v  # (n, T, G, D), as these indices come first
+        y = self.kernels.cached_attention_forward(q, keys[:count], values[:count], ends, attention.scale)  # (n,T,H,D)
+        return attention.c_proj(tt.Tensor(y.reshape(count, time, heads * size)))
+
+    def _rotated(self, qk, ends, positions, attention) -> Any:
+        """Queries and keys (n, T, H + G, D) rotated by their positions (n, T): as one text, with a table of its own."""
+        frequencies = rotary_frequencies("cache", qk.shape[3], attention.rotary_theta, attention.frequencies)
+        table = rotary_table(qk, int(ends.max()), frequencies)[positions.reshape(-1)]
+        return self.kernels.rotary(qk.reshape(1, -1, *qk.shape[2:]), table, qk.shape[2]).reshape(qk.shape)
+
+
+class Cache(Store):
+    """A Store for texts of equal length, which grow together, and grows with them."""
 
     def __init__(self, model: GPT, batch: int):
-        config, weight = model.config, model.transformer.ln_f.parameters()[0]  # which is never packed
-        self.model, self.length, self.dtype = model, 0, weight.dtype
-        self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
-        self.shape = batch, config.kv_heads, min(config.block_size, FIRST_CAPACITY), config.head_size
-        self.layers = [tuple(self._empty() for _ in "kv") for _ in range(config.n_layer)]
+        super().__init__(model, batch, min(model.config.block_size, FIRST_CAPACITY))
+
+    @property
+    def length(self) -> int:
+        """Of all texts, the tokens in the cache."""
+        return int(self.lengths[0])
+
+    @length.setter
+    def length(self, length: int) -> None:
+        self.lengths[:] = length
 
     def logits(self, ids: np.ndarray) -> Any:
         """The logits (B, V) after the texts `ids` (B, T), of which the first `length` tokens are in the cache."""
         self._reserve(ids.shape[1])
         chunk = max(1, PREFILL_CHUNK // len(ids))
-        with tt.no_grad():
-            while self.length < ids.shape[1]:
-                x = self._forward(ids[:, self.length : self.length + chunk])
-            newest = self.model.transformer.ln_f(x[:, -1])
-            return self.model.lm_head(newest).data  # (B,C) -> (B,V)
-
-    def _empty(self) -> Any:
-        return self.device.xp.empty(self.shape, self.dtype)
+        while self.length < ids.shape[1]:
+            x = self.forward(ids[:, self.length : self.length + chunk])
+        return self.score(x[:, -1])
 
     def _reserve(self, length: int) -> None:
         """Make room for texts of that length: twice as much as there is, as often as needed."""
@@ -58,33 +120,10 @@ class Cache:
             return
         self.shape = batch, heads, capacity, size
         for i, layer in enumerate(self.layers):
-            larger = self._empty(), self._empty()
+            larger = self._allocate(), self._allocate()
             for new, old in zip(larger, layer, strict=True):
                 new[:, :, : self.length] = old[:, :, : self.length]
             self.layers[i] = larger
-
-    def _forward(self, ids: np.ndarray) -> tt.Tensor:
-        """Run the next tokens (B, T) through all layers: (B, T, C). Counted in `length` only once that is done."""
-        transformer: Any = self.model.transformer
-        end = self.length + ids.shape[1]
-        x = transformer.embed(self.device.put(ids), self.length)
-        for block, layer in zip(transformer.h, self.layers, strict=True):
-            x = block(x, functools.partial(self._attend, block.attn, *layer))
-        self.length = end
-        return x
-
-    def _attend(self, attention, keys, values, x) -> tt.Tensor:
-        """The attention's `forward` for tokens x (B, T, C); appends to the keys and values (B, G, capacity, D)."""
-        (batch, groups, _, size), time = self.shape, x.shape[1]
-        end, heads = self.length + time, attention.heads
-        qkv = attention.project(x).data.reshape(batch, time, heads + 2 * groups, size)
-        qk, v = qkv[:, :, : heads + groups], qkv[:, :, heads + groups :]
-        if attention.rotary_theta is not None:
-            qk = tt.rotary(qk, self.length, attention.rotary_theta, attention.frequencies).data
-        q, k = qk[:, :, :heads], qk[:, :, heads:]
-        keys[:, :, self.length : end], values[:, :, self.length : end] = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        y = self.kernels.cached_attention_forward(q, keys, values, end, attention.scale)  # (B,T,H,D)
-        return attention.c_proj(tt.Tensor(y.reshape(batch, time, heads * size)))
 
 
 class NoCache:

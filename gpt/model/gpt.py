@@ -29,12 +29,12 @@ class Transformer(nn.Module):
         self.h = nn.Sequential(*(block(config, layer) for layer in range(config.n_layer)))
         self.ln_f = make_norm(config)
 
-    def embed(self, ids, first_position: int = 0) -> tt.Tensor:
-        """What the first block gets for ids (B, T) from `first_position` on: (B, T, C)."""
+    def embed(self, ids, positions=None) -> tt.Tensor:
+        """What the first block gets for ids (B, T) at `positions` (B, T), by default from 0 on: (B, T, C)."""
         x = self.wte(ids)
         if self.wpe is None:
             return x
-        return x + self.wpe.weight[first_position : first_position + ids.shape[1]]  # (B,T,C) + (T,C)
+        return x + (self.wpe.weight[: ids.shape[1]] if positions is None else self.wpe(positions))  # (T,C) or (B,T,C)
 
     def forward(self, ids) -> tt.Tensor:
         return self.ln_f(self.h(self.drop(self.embed(ids))))

@@ -13,7 +13,7 @@ from gpt.errors import UserError
 from gpt.model import GPTConfig
 from gpt.options import build, flag
 from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
-from gpt.planning.memory import Prediction, generation_memory, preparation_memory, training_memory
+from gpt.planning.memory import Prediction, generation_memory, preparation_memory, serving_memory, training_memory
 from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
 from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import ONE_RANK, Communicator, available_cores
@@ -123,6 +123,17 @@ def check_generation(kind: str, model: GPTConfig, device: tt.Device, samples: in
         return generation_memory(kind, model, device.name, counts["samples"], prompt, counts["tokens"])
 
     settings = _farthest_first([Setting("samples", samples), Setting("tokens", tokens, 200)])
+    _require(predict, settings, find_limits(device))
+
+
+def check_serving(model: GPTConfig, device: tt.Device, max_batch: int, context: int) -> None:
+    """Raise UserError if a server would not fit: `max_batch` texts of `context` tokens, and one that is read."""
+
+    def predict(changes: Mapping[str, int]) -> list[Prediction]:
+        sizes = {"max_batch": max_batch, "context": context} | dict(changes)
+        return serving_memory(model, device.name, sizes["max_batch"], sizes["context"])
+
+    settings = _farthest_first([Setting("max_batch", max_batch, 8), Setting("context", context, 4096)])
     _require(predict, settings, find_limits(device))
 
 

@@ -341,6 +341,15 @@ def generation_memory(
     return [Prediction((*host, context)), Prediction((Item("CUDA and its libraries", CUDA_DEVICE), *arrays))]
 
 
+def serving_memory(model: GPTConfig, device: str, texts: int, context: int) -> list[Prediction]:
+    """The peak of a server that continues `texts` of up to `context` tokens while it reads the prompt of another."""
+    *host, place = generation_memory("gpt", model, device, 1, context - 1, 1)
+    values = 2 * model.n_layer * model.kv_heads * model.head_size * context  # of a text, which all have from the start
+    work = 3 * model.n_embd + 2 * model.fc_width + model.vocab_size
+    batch = Item("texts that are continued", texts * (FLOAT * (values + work) + TEXT_OBJECTS + TOKEN_OBJECT * context))
+    return [*host, Prediction((*place.items, batch))]
+
+
 def preparation_memory(options: PrepareOptions, source_bytes: int | None) -> Prediction:
     """The peak of a preparation from a source of that size, if it is known."""
     workers = worker_count(options, source_bytes)

@@ -10,6 +10,7 @@ import tinytensor as tt
 from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command
 from gpt.errors import requires
 from gpt.options import DEVICE_HELP, build, check_options, option
+from gpt.serve.listener import LOOPBACK, bind, url
 from gpt.web.folder import Folder
 from gpt.web.models import Models
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when it is imported
     with requires("gradio", "web"):
         from gpt.web.page import Page
-        from gpt.web.server import LOOPBACK, bind, make_app, make_server
+        from gpt.web.server import make_app, make_server
     listener = bind(options.host, options.port)
     app = make_app(Page(folder, Models(folder, device)), options.host)
     if options.host not in LOOPBACK:
@@ -50,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "use its processor; there is no password and no encryption",
             file=sys.stderr,
         )
-    name = f"[{options.host}]" if ":" in options.host else options.host
-    print(
-        f"{len(entries)} in {folder.root}; open http://{name}:{listener.getsockname()[1]} in a browser, Ctrl-C ends it"
-    )
+    print(f"{len(entries)} in {folder.root}; open {url(options.host, listener)} in a browser, Ctrl-C ends it")
     sys.stdout.flush()
     make_server(app).run([listener])
     return 0

@@ -6,7 +6,6 @@ reached.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +16,9 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
-from gpt.errors import UserError
+from gpt.serve.listener import LOOPBACK
 from gpt.web.page import STYLE, Page
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 API = "/gradio_api"
 ROUTES = {
     "GET": ("/config", "/theme.css", f"{API}/theme.css", "/favicon.ico", f"{API}/startup-events", f"{API}/queue/data"),
@@ -82,23 +80,6 @@ def make_app(page: Page, host: str) -> Callable:
         enable_monitoring=False, **STYLE,
     )  # fmt: skip
     return Gate(app, LOOPBACK if host in LOOPBACK else ())
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens. UserError if the port is in use or the address is not this machine's."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UserError(f"--host {host}: is no address ({error.strerror}); 127.0.0.1 is this machine") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); choose another") from None
-    return listener
 
 
 def make_server(app: Callable) -> uvicorn.Server:

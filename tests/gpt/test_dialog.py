@@ -111,8 +111,8 @@ def test_a_model_trained_on_dialogs_answers_and_stops(directory):
 
 def test_only_what_is_new_is_run_through_the_model(directory):
     talk = dialog(directory)
-    read, forward = [], talk.context.reader._forward
-    talk.context.reader._forward = lambda ids: read.append(ids.shape[1]) or forward(ids)
+    read, forward = [], talk.context.reader.forward
+    talk.context.reader.forward = lambda ids: read.append(ids.shape[1]) or forward(ids)
     asked(talk, "3")
     first = len(read)
     asked(talk, "5")

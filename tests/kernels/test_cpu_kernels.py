@@ -239,8 +239,25 @@ def test_cached_attention_is_that_of_the_newest_tokens(monkeypatch, batch, group
     keys, values = (normal(batch, groups, end + 5, 8, dtype=dtype) for _ in range(2))
     keys[:, :, :end], values[:, :, :end] = np.split(qkv[:, :, heads:].swapaxes(1, 2), 2, axis=1)
     expected = k.attention_forward(qkv, 0.3, kv_heads=groups)[0][:, earlier:]
-    y = k.cached_attention_forward(qkv[:, earlier:, :heads], keys, values, end, 0.3)
+    y = k.cached_attention_forward(qkv[:, earlier:, :heads], keys, values, np.full(batch, end), 0.3)
     np.testing.assert_allclose(y, expected, atol=1e-5 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("time", [1, 3, 12])
+def test_cached_attention_of_a_text_does_not_depend_on_the_others(monkeypatch, time, loops):
+    """To the bit, whatever the others' lengths are and whatever lies behind a text's own end."""
+    if not loops:
+        monkeypatch.setattr("kernels.cpu.compiled._loops", lambda: None)
+    q, ends = normal(3, time, 4, 8, dtype=np.float32), np.array([20, time, 31])
+    keys, values = normal(3, 2, 40, 8, dtype=np.float32), normal(3, 2, 40, 8, dtype=np.float32)
+    for b, end in enumerate(ends):
+        keys[b, :, end:], values[b, :, end:] = np.nan, np.inf
+    together = k.cached_attention_forward(q, keys, values, ends, 0.3)
+    alone = [k.cached_attention_forward(*(x[b : b + 1] for x in (q, keys, values, ends)), 0.3) for b in (0, 2)]
+    np.testing.assert_array_equal(together[[0, 2]], np.concatenate(alone))
+    qkv = np.concatenate([q[1:2], *(x[1:2, :, :time].swapaxes(1, 2) for x in (keys, values))], axis=2)
+    np.testing.assert_allclose(together[1:2], k.attention_forward(qkv, 0.3, kv_heads=2)[0], atol=1e-5)
 
 
 def attention_memory(time, dtype):

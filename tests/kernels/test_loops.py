@@ -141,10 +141,11 @@ def product_arguments(rows, columns, variant):
 
 
 def cached_attention_arguments(rows, columns, variant):
-    """The newest of `rows` tokens of three texts, one or some, two heads of queries to each of keys."""
+    """The newest of up to `rows` tokens of three texts, one or some, two heads of queries to each of keys."""
     time = 1 if variant else -(-rows // 2)
     q, keys, values, y = random(rows, (3, time, 4, columns), *[(3, 2, rows + 3, columns)] * 2, (3, time, 4, columns))
-    return q, keys, values, Part(1, 3, 1 - variant, 2), rows, columns**-0.5, y
+    ends = np.array([rows, time, (rows + time + 1) // 2])
+    return q, keys, values, Part(1, 3, 1 - variant, 2), ends, columns**-0.5, y
 
 
 def packed_linear_arguments(rows, columns, variant):

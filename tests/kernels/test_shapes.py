@@ -133,7 +133,7 @@ CALLS = {
         {"g": normal(2, 6, 2, 4), "qkv": normal(2, 6, 3, 2, 4), "y": normal(2, 6, 2, 4), "lse": normal(2, 2, 6)},
     ),
     "cached_attention_forward": Call(
-        lambda k, q, keys, values: k.cached_attention_forward(q, keys, values, 4, 0.5),
+        lambda k, q, keys, values: k.cached_attention_forward(q, keys, values, np.array([4, 5]), 0.5),
         {"q": normal(2, 3, 2, 4), "keys": normal(2, 1, 5, 4), "values": normal(2, 1, 5, 4)},
         {"q": ("longer 1", "shorter 1", "longer 2", "shorter 2")},
     ),

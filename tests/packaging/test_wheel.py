@@ -117,7 +117,7 @@ def test_it_trains_on_the_emulated_device(installed):
     assert "on emulated" in trained.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export", "explain", "web"])
+@pytest.mark.parametrize("name", ["train", "generate", "chat", "prepare", "export", "explain", "serve", "web"])
 def test_a_mistake_on_a_console_script_is_one_sentence_and_exit_code_2(installed, name):
     done = installed.script(f"tinytensor-{name}", "--no-such-flag")
     assert (done.returncode, done.stdout) == (2, "")

@@ -12,6 +12,7 @@ import pytest
 from gpt import chat, export, generate, prepare
 from gpt.cli import LossyStream, run_command, shortened
 from gpt.explain import __main__ as explain
+from gpt.serve import __main__ as serve
 from gpt.training.metrics import divergence
 from gpt.web import __main__ as web
 from tests.reliability.conftest import contents, run
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (chat.main, [""], "DIR"),
         (export.main, ["run", ""], "OUT"),
         (explain.main, [""], "RUN"),
+        (serve.main, [""], "DIR"),
         (web.main, [""], "DIR"),
     ],
 )

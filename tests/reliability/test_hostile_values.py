@@ -15,6 +15,7 @@ from gpt.files import sealed
 from gpt.generation.sampling import Sampling
 from gpt.generation.templates import template_source
 from gpt.options import flag
+from gpt.serve import __main__ as serve
 from gpt.tokenizers.files import read_companions
 from gpt.web import __main__ as web
 from tests.reliability.conftest import contents, run
@@ -25,6 +26,7 @@ COMMANDS = {
     explain.main: (["run"], [explain.Request]),
     chat.main: (["run"], [chat.ChatOptions, Sampling]),
     prepare.main: (["pydocs", "--out", "out"], [PrepareOptions]),
+    serve.main: (["run"], [serve.ServeOptions]),
     web.main: (["runs"], [web.WebOptions]),
 }
 FLAGS = [

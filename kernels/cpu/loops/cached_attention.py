@@ -10,15 +10,15 @@ from kernels.cpu.loops.jit import loop
 
 
 @loop
-def cached_attention_pass(q, keys, values, part, end, scale, y):
-    """q, y (B, T, H, D), keys and values (B, G, S, D) of which the first `end` count -> written to y of a part."""
+def cached_attention_pass(q, keys, values, part, ends, scale, y):
+    """q, y (B, T, H, D), keys and values (B, G, S, D) of which the first ends (B,) count -> written to y of a part."""
     time, size, shared = q.shape[1], q.shape[3], q.shape[2] // keys.shape[1]
-    p = np.empty(end, np.float32)
+    p = np.empty(ends.max(), np.float32)
     for b in range(part.first_batch, part.end_batch):
         for h in range(part.first_head * shared, part.end_head * shared):
             for t in range(time):
                 k, v, q_row, y_row = keys[b, h // shared], values[b, h // shared], q[b, t, h], y[b, t, h]
-                visible = end - time + t + 1
+                visible = ends[b] - time + t + 1
                 for j in range(visible):
                     score, key = ZERO, k[j]
                     for d in range(size):

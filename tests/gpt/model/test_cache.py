@@ -153,8 +153,8 @@ def test_a_full_window_keeps_its_newest_half_and_a_longer_addition_as_much_as_fi
 def test_nothing_is_computed_twice_until_the_window_is_full():
     model = build(GPTConfig(VOCABULARY, block_size=8, n_layer=1, n_head=1, n_embd=4))
     context, read = Context(model), []
-    original = context.reader._forward
-    context.reader._forward = lambda ids: read.append(ids.shape[1]) or original(ids)
+    original = context.reader.forward
+    context.reader.forward = lambda ids: read.append(ids.shape[1]) or original(ids)
     context.append([1, 2, 3])
     for _ in range(10):
         context.logits()

@@ -46,8 +46,9 @@ def folder(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(folder):
     """Of the page, served by a thread."""
+    from gpt.serve.listener import bind
     from gpt.web.page import Page
-    from gpt.web.server import bind, make_app, make_server
+    from gpt.web.server import make_app, make_server
 
     listener = bind("127.0.0.1", 0)
     server = make_server(make_app(Page(Folder(folder), Models(Folder(folder), tt.device("cpu"))), "127.0.0.1"))
