@@ -70,8 +70,8 @@ class GPTConfig:
         rotated = int(self.rotary_fraction * self.head_size)
         if self.positions == "rotary" and self.rotary_fraction < 1 and (rotated % 2 or not rotated):
             raise UserError(
-                f"--rotary-fraction {self.rotary_fraction}: would rotate {rotated} of a head's {self.head_size} values, "
-                "which must be an even number above 0, as they are rotated in pairs"
+                f"--rotary-fraction {self.rotary_fraction}: would rotate {rotated} of the {self.head_size} values of a "
+                "head, which must be an even number above 0, as they are rotated in pairs"
             )
         if self.parallel and self.norm != "pre":
             raise UserError(f"--parallel: needs --norm pre, not {self.norm}")
