@@ -72,8 +72,8 @@ def test_the_model_sees_everything_said(conversation):
 
 def test_an_answer_reads_only_what_is_new(conversation):
     talk, read = conversation(), []
-    original = talk.context.reader._forward
-    talk.context.reader._forward = lambda ids: read.append(ids.shape[1]) or original(ids)
+    original = talk.context.reader.forward
+    talk.context.reader.forward = lambda ids: read.append(ids.shape[1]) or original(ids)
     for message in ("abc", "d"):
         talk.say(message)
         list(talk.answer())
