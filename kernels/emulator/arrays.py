@@ -18,6 +18,7 @@ from numbers import Number
 import numpy as np
 
 from kernels.emulator import checks, cuda_like
+from kernels.emulator.dry_run import current_recorder
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
 UFUNC_NAMES = """
@@ -124,7 +125,8 @@ class ndarray:
             raise TypeError("the emulated device makes arrays of its own memory only: memptr and strides must be None")
         memory = np.empty(np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN, np.uint8)
         host = np.ndarray(shape, dtype, memory, MARGIN, order=order)
-        host.reshape(-1, order="A").view(np.uint8).fill(0xFF if host.dtype.kind == "f" else 0xCC)
+        if current_recorder() is None:
+            host.reshape(-1, order="A").view(np.uint8).fill(0xFF if host.dtype.kind == "f" else 0xCC)
         self._own(host)
         if checks.current_request() is not None:
             self._written = np.zeros(host.nbytes, np.uint8)
@@ -202,6 +204,8 @@ class ndarray:
     def get(self, stream=None, order="C", out=None, blocking=True):
         """A copy as a NumPy array."""
         synchronized("get")
+        if current_recorder():
+            raise RuntimeError("in a dry run arrays have no values")
         if out is None:
             return np.array(self.host, order=order)
         np.copyto(out, self.host, casting="no")
@@ -275,6 +279,8 @@ class ndarray:
         index, is_mask = _index(index)
         if is_mask:
             synchronized("a boolean index")
+        if recorder := current_recorder():
+            return wrap(recorder.getitem(self.host, index), (self,))
         return wrap(self.host[index], (self,))
 
     def __setitem__(self, index, value):
@@ -289,7 +295,11 @@ class ndarray:
             for array in (self, value):
                 if isinstance(array, ndarray):
                     cuda_like.check_current(array._device)
-            self.host[host_index] = value.host if isinstance(value, ndarray) else value
+            value = value.host if isinstance(value, ndarray) else value
+            if recorder := current_recorder():
+                recorder.setitem(self.host[host_index], value)
+            else:
+                self.host[host_index] = value
             _mark_written(self)
 
     @property
@@ -301,7 +311,10 @@ class ndarray:
         return self.swapaxes(-1, -2)
 
     def reshape(self, *shape, order="C"):
-        return wrap(self.host.reshape(*shape, order=order), (self,))
+        host = self.host.reshape(*shape, order=order)
+        if recorder := current_recorder():
+            recorder.view("reshape", self.host, host)
+        return wrap(host, (self,))
 
     def transpose(self, *axes):
         return wrap(self.host.transpose(*axes), (self,))
@@ -376,8 +389,10 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
     kwargs = {key: to_host(value, arrays, name) for key, value in kwargs.items()}
     for array in arrays:
         cuda_like.check_current(array._device)
+    recorder = current_recorder()
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
-        result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
+        values = recorder.call(function, name, args, kwargs) if recorder else function(*args, **kwargs)
+        result = wrap(values, arrays, name in KEEPS_ORDER)
     if out is not None:
         _mark_written(out)
     return result

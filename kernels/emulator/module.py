@@ -17,6 +17,7 @@ import numpy as np
 
 from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
+from kernels.emulator.dry_run import current_recorder
 from kernels.emulator.errors import LaunchError
 from kernels.emulator.memory.guard import guarded
 from kernels.emulator.memory.sparse import SparseArray
@@ -163,8 +164,10 @@ class RawKernel:
                 f"kernel {self.name} takes {len(self.parameters)} arguments, the launch gives {len(args)}"
             )
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
-        request = checks.current_request()
-        if request is None:
+        recorder, request = current_recorder(), checks.current_request()
+        if recorder:
+            recorder.launch(self.name, arguments, self.module.options)
+        elif request is None:
             record.flush_to_zero = checks.current_build() == "rounded"
             with guarded(self, arguments):
                 self.run(record, self.module.build(), arguments)
