@@ -10,6 +10,7 @@ is expected. All floating-point arrays of one call have one dtype. Functions are
 
 from __future__ import annotations
 
+BFLOAT16 = "bfloat16"  # the name of ml_dtypes' dtype, whose kind is not "f", as NumPy has no such floats itself
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
 # of weights that are packed for decoding, by NumPy's character for them
 PACKED_DTYPES = {"f": "float32", "H": "uint16 (bfloat16)", "b": "int8"}
@@ -275,7 +276,7 @@ def _expect_scale(where: str, grad_scale) -> None:
 
 
 def _expect_floating(where: str, name: str, x) -> None:
-    if x.dtype.kind != "f":
+    if x.dtype.kind != "f" and x.dtype.name != BFLOAT16:
         raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be floating-point")
 
 

@@ -3,7 +3,8 @@
 A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the namespace that
 the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own signature in the
 .cu file says what each argument must be, so arrays are checked against it and Python's numbers (which CuPy would pass
-as 64-bit) are cast to its types; no second list of types has to be kept in sync.
+as 64-bit) are cast to its types; no second list of types has to be kept in sync. Arrays of `storage` (storage.cuh) may
+be float32, float16 or bfloat16, all of one call the same, for which the source is then compiled.
 
 Kernels run on the current device and stream. Read `softmax.py` next: the smallest use.
 """
@@ -22,6 +23,7 @@ from kernels import namespace
 
 SOURCES = Path(__file__).parent
 SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+STORAGE: dict[str, dict[str, int]] = {"float32": {}, "float16": {"STORAGE": 1}, "bfloat16": {"STORAGE": 2}}
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
 
@@ -131,30 +133,44 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     parameter, and a grid beyond the hardware's limits.
     """
     xp, device = device_namespace(args[0]), args[0].device.id
-    args = _checked(kernel, signatures(name)[kernel], args, xp)
+    parameters = signatures(name)[kernel]
+    storage = _storage_dtype(kernel, parameters, args)
+    args = _checked(kernel, parameters, args, xp, storage)
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
-    function = _kernel(xp, device, name, kernel, flags(defines))
+    function = _kernel(xp, device, name, kernel, flags(defines | STORAGE[storage.name]))
     if shared > DEFAULT_SHARED:
         function.max_dynamic_shared_size_bytes = shared
     function(grid, block, args, shared_mem=shared)
 
 
-def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp) -> tuple:
+def _storage_dtype(kernel: str, parameters: tuple[Parameter, ...], args: tuple) -> np.dtype:
+    """The dtype of the first array that may have any of STORAGE; float32 without one."""
+    for parameter, arg in zip(parameters, args, strict=False):
+        if parameter.type == "storage":
+            dtype = getattr(arg, "dtype", np.dtype(np.float32))
+            names = ", ".join(STORAGE)
+            check(dtype.name in STORAGE, f"{kernel}: {parameter.name} has dtype {dtype}: must be one of {names}")
+            return dtype
+    return np.dtype(np.float32)
+
+
+def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp, storage: np.dtype) -> tuple:
     if len(args) != len(parameters):
         raise KernelArgumentError(f"{kernel}: {len(args)} arguments given, and it takes {len(parameters)}")
     device = args[0].device.id
     return tuple(
-        _checked_array(kernel, parameter, arg, xp, device)
+        _checked_array(kernel, parameter, arg, xp, device, storage)
         if parameter.pointer
         else _checked_scalar(kernel, parameter, arg)
         for parameter, arg in zip(parameters, args, strict=True)
     )
 
 
-def _checked_array(kernel: str, parameter: Parameter, array, xp, device: int):
-    where, dtype = f"{kernel}: {parameter.name}", np.dtype(SCALARS[parameter.type])
+def _checked_array(kernel: str, parameter: Parameter, array, xp, device: int, storage: np.dtype):
+    where = f"{kernel}: {parameter.name}"
+    dtype = storage if parameter.type == "storage" else np.dtype(SCALARS[parameter.type])
     if not isinstance(array, xp.ndarray):
         raise KernelArgumentError(f"{where} is a {type(array).__name__}: must be a {xp.__name__} array")
     if array.dtype != dtype:
