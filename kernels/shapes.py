@@ -239,14 +239,15 @@ def check_rotary(x, table, count: int, in_place: bool) -> None:
         raise ValueError("rotary: x must be C-contiguous to be changed in place")
 
 
-def check_adamw(param, grad, m, v, grad_scale) -> None:
-    """param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or an array ()."""
+def check_adamw(params, grads, ms, vs, grad_scale) -> None:
+    """Lists of equal length: param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or ()."""
     where = "adamw_update"
-    _expect_floating(where, "param", param)
-    _expect_like(where, "grad", grad, param.shape, "param", param)
-    _expect_like(where, "m", m, param.shape, "param", param)
-    _expect_like(where, "v", v, param.shape, "param", param)
-    _expect_changeable(where, param=param, m=m, v=v)
+    for param, grad, m, v in zip(params, grads, ms, vs, strict=True):
+        _expect_floating(where, "param", param)
+        _expect_like(where, "grad", grad, param.shape, "param", param)
+        _expect_like(where, "m", m, param.shape, "param", param)
+        _expect_like(where, "v", v, param.shape, "param", param)
+        _expect_changeable(where, param=param, m=m, v=v)
     _expect_scale(where, grad_scale)
 
 

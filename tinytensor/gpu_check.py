@@ -149,7 +149,7 @@ def _embedding_gradient(k, g, ids, weight):
 
 def _adamw_step(k, param, grad, m, v, grad_scale=0.5):
     param, m, v = param.copy(), m.copy(), v.copy()
-    k.adamw_update(param, grad, m, v, replace(ADAMW, grad_scale=grad_scale))
+    k.adamw_update([param], [grad], [m], [v], replace(ADAMW, grad_scale=grad_scale))
     return param, m, v
 
 

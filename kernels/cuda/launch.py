@@ -23,6 +23,7 @@ from kernels import namespace
 
 SOURCES = Path(__file__).parent
 SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+SCALARS["address"] = np.uint64  # in a table of tensors (tensors.py)
 STORAGE: dict[str, dict[str, int]] = {"float32": {}, "float16": {"STORAGE": 1}, "bfloat16": {"STORAGE": 2}}
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
@@ -46,7 +47,10 @@ class SharedMemory:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `const float *x` has type "float", name "x" and pointer True."""
+    """One parameter of a kernel: `const float *x` has type "float", name "x" and pointer True.
+
+    A pointer to pointers has type "address".
+    """
 
     type: str
     name: str
@@ -93,7 +97,7 @@ def signatures(name: str) -> dict[str, tuple[Parameter, ...]]:
 def _parameter(text: str) -> Parameter:
     words = text.replace("*", " * ").split()
     kind = " ".join(word for word in words[:-1] if word not in ("const", "*", "__restrict__"))
-    return Parameter(kind, words[-1], "*" in words)
+    return Parameter("address" if words.count("*") > 1 else kind, words[-1], "*" in words)
 
 
 def flags(defines: dict[str, int]) -> tuple[str, ...]:

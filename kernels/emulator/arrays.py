@@ -19,6 +19,7 @@ import numpy as np
 
 from kernels.emulator import checks, cuda_like
 from kernels.emulator.dry_run import current_recorder
+from kernels.emulator.memory import live
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
 UFUNC_NAMES = """
@@ -135,6 +136,7 @@ class ndarray:
         self.host, self.base, self._written = host, None, None
         self._device = cuda_like.runtime.getDevice()
         cuda_like.POOL._take(host.nbytes, self._device)
+        live.register(self)
         return self
 
     def __del__(self):

@@ -215,6 +215,7 @@ class RawKernel:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
             fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
             fits |= kind == "B" and given == np.uint16
+            fits |= kind == "p" and given == np.uint64
             wants = f"a pointer to {describe(kind, size)}"
         else:
             fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
@@ -231,6 +232,7 @@ class RawKernel:
             restricted=restricted,
             sparse=isinstance(arg, SparseArray),
             margin=memory is not arg,
+            addresses=memory is not None and kind == "p",
         )
 
 
@@ -257,6 +259,7 @@ class Argument:
     restricted: bool = False  # __restrict__
     sparse: bool = False  # too large to copy
     margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
+    addresses: bool = False  # of other arrays of the emulated device
 
     def mark_written(self):
         """After a launch that did not watch, all memory it could reach counts as written."""
@@ -271,7 +274,7 @@ def kind_of(dtype):
 
 def describe(kind, size):
     """C's name for a kind and size, as in "a 4-byte float"."""
-    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16"}
+    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16", "p": "address (uint64)"}
     return f"a {size}-byte {names[kind]}"
 
 

@@ -93,8 +93,8 @@ def test_results_that_do_not_repeat_are_reported(run, monkeypatch):
 def test_a_wrong_optimizer_fails_the_training_step(run, monkeypatch):
     right = kernels.cuda.adamw_update
 
-    def wrong(param, grad, m, v, options):
-        right(param, grad, m, v, dataclasses.replace(options, lr=options.lr * 1.01))
+    def wrong(params, grads, ms, vs, options):
+        right(params, grads, ms, vs, dataclasses.replace(options, lr=options.lr * 1.01))
 
     monkeypatch.setattr(kernels.cuda, "adamw_update", wrong)
     status, lines = run()

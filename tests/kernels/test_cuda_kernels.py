@@ -591,7 +591,7 @@ def test_adamw(xp, size, step, scale, scale_on_device, seed):
     device = [xp.asarray(a) for a in arrays]
     scale = float(np.float32(scale))
     given_scale = xp.asarray(np.array(scale, np.float32)) if scale_on_device else scale
-    assert k.adamw_update(*device, AdamWOptions(*settings, given_scale)) is None
+    assert k.adamw_update(*([x] for x in device), AdamWOptions(*settings, given_scale)) is None
     reference, plain = adamw(*map(in_double, arrays), *settings, scale), adamw(*arrays, *settings, scale)
     for got, want, usual in zip([device[0], *device[2:]], reference, plain, strict=True):
         assert_accurate(xp.asnumpy(got), want, usual)
@@ -694,7 +694,7 @@ def every_kernel(xp):
         results += [k.swiglu_forward(halves), k.swiglu_backward(g, halves)]
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
     for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
-        k.adamw_update(param, draw(300), m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
+        k.adamw_update([param], [draw(300)], [m], [v], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
     return [*results, param, m, v, *attention_both_ways(draw, 70, 5)]
 
 

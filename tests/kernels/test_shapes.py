@@ -152,7 +152,7 @@ CALLS = {
         {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2", "longer 3"), "table": ("shorter 2",)},
     ),
     "adamw_update": Call(
-        lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
+        lambda k, param, grad, m, v: k.adamw_update([param], [grad], [m], [v], ADAMW),
         {"param": normal(3, 4), "grad": normal(3, 4), "m": normal(3, 4), "v": abs(normal(3, 4))},
     ),
     "muon_update": Call(
@@ -293,7 +293,7 @@ MESSAGES = {
         "layer_norm: weight has dtype float64: must be float32, as x is",
     ),
     "grad_scale": (
-        lambda k, z: k.adamw_update(z(2), z(2), z(2), z(2), AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
+        lambda k, z: k.adamw_update([z(2)], [z(2)], [z(2)], [z(2)], AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
         "adamw_update: grad_scale has shape (2,): must be a number or an array of shape ()",
     ),
     "blocks": (
@@ -305,7 +305,7 @@ MESSAGES = {
         "muon_update: param and momentum must be C-contiguous to be changed in place",
     ),
     "parameter layout": (
-        lambda k, z: k.adamw_update(z(3, 2).T, z(2, 3), z(2, 3), z(2, 3), ADAMW),
+        lambda k, z: k.adamw_update([z(3, 2).T], [z(2, 3)], [z(2, 3)], [z(2, 3)], ADAMW),
         "adamw_update: param, m and v must be C-contiguous to be changed in place",
     ),
 }

@@ -157,7 +157,7 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         cuda.dropout(x, NO_DROPOUT)
         _, lse = cuda.cross_entropy_forward(x, targets, -1)
         cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
-        cuda.adamw_update(table, g, x, g * g, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
+        cuda.adamw_update([table], [g], [x], [g * g], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
         cuda.embedding_backward(g, targets, table)
         cuda.rotary(x.reshape(rows, 1, 1, columns), _draw(1, 2, columns // 2), 1)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
