@@ -166,8 +166,9 @@ class Recorder:
         self.product(distinct_bytes(a) + distinct_bytes(b), out.nbytes, sizes)
         return out
 
-    def product(self, read: int, written: int, sizes: tuple[int, int, int]) -> None:
-        """Note a product of matrices (M, K) @ (K, N) by cuBLAS."""
+    def product(self, read: int, written: int, sizes: tuple[int, int, int], adds: bool = False) -> None:
+        """Note a product of matrices (M, K) @ (K, N) by cuBLAS, or one that it adds to what is there."""
+        read += written if adds else 0
         self.add("product", "cuBLAS", read=read, written=written, operations=2 * math.prod(sizes), sizes=sizes)
 
     def _reduction(self, name, x, axis=None, dtype=None, out=None, keepdims=False):
