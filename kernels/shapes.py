@@ -254,6 +254,18 @@ def check_adamw(params, grads, ms, vs, grad_scale) -> None:
     _expect_scale(where, grad_scale)
 
 
+def check_gradient_norm(gradients, chunk: int, divisor: int) -> None:
+    """At least one array, all of one dtype of floats; chunk a multiple of the divisor."""
+    where = "gradient_norm"
+    if not gradients:
+        raise ValueError(f"{where}: there are no gradients: must be at least one")
+    _expect_floating(where, "a gradient", gradients[0])
+    for gradient in gradients:
+        _expect_dtype(where, "a gradient", gradient, "another", gradients[0])
+    if chunk < 1 or chunk % divisor:
+        raise ValueError(f"{where}: chunk is {chunk}: must be a multiple of {divisor}")
+
+
 def check_muon(params, grads, momenta, options) -> None:
     """Lists of equal length: matrices (R, C) with gradients and momenta like them, params and momenta contiguous."""
     where = "muon_update"

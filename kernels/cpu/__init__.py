@@ -18,6 +18,7 @@ from kernels.cpu.gelu import gelu_backward, gelu_forward
 from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cpu.linear import linear_backward, linear_forward
 from kernels.cpu.muon import muon_update
+from kernels.cpu.norm import gradient_norm
 from kernels.cpu.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cpu.rotary import rotary
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
@@ -34,6 +35,7 @@ __all__ = [
     "embedding_backward",
     "gelu_backward",
     "gelu_forward",
+    "gradient_norm",
     "layer_norm_backward",
     "layer_norm_forward",
     "linear_backward",

@@ -21,6 +21,7 @@ from kernels.cuda.gelu import gelu_backward, gelu_forward
 from kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
 from kernels.cuda.linear import linear_backward, linear_forward
 from kernels.cuda.muon import muon_update
+from kernels.cuda.norm import gradient_norm
 from kernels.cuda.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cuda.rotary import rotary
 from kernels.cuda.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
@@ -37,6 +38,7 @@ __all__ = [
     "embedding_backward",
     "gelu_backward",
     "gelu_forward",
+    "gradient_norm",
     "layer_norm_backward",
     "layer_norm_forward",
     "linear_backward",
