@@ -76,8 +76,17 @@ def check_layer_norm(x, weight, bias) -> None:
         _expect_like("layer_norm", "bias", bias, x.shape[-1:], "x", x)
 
 
-def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
-    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved."""
+def check_add_layer_norm(x, added, added_bias, weight, bias) -> None:
+    """As layer norm of x; added of its shape, added_bias (C,) or None."""
+    where = "add_layer_norm"
+    check_layer_norm(x, weight, bias)
+    _expect_like(where, "added", added, x.shape, "x", x)
+    if added_bias is not None:
+        _expect_like(where, "added_bias", added_bias, x.shape[-1:], "x", x)
+
+
+def check_layer_norm_backward(g, weight, saved, *saved_per_row, added=None) -> None:
+    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved; added None or like g."""
     where = "layer_norm_backward"
     _expect_floating(where, "g", g)
     _expect_axes(where, "g", g, ("columns",))
@@ -85,6 +94,8 @@ def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
     _expect_like(where, "a saved array", saved, g.shape, "g", g)
     for array in saved_per_row:
         _expect_sums(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+    if added is not None:
+        _expect_like(where, "added", added, g.shape, "g", g)
 
 
 def check_rms_norm(x, weight) -> None:

@@ -279,6 +279,7 @@ class Function:
     """
 
     needs_grad: tuple[bool, ...] = ()  # for each input, once the Function is applied
+    accumulates = False  # whether vjp(g, total) adds dL/dx of the first input to `total`, which has reached it so far
     _applied = False
     _saved: tuple = ()
     _depth = 0  # topological depth: 1 + the largest depth of the Functions that made the inputs
@@ -394,6 +395,11 @@ class _Backward:
             out = g if owned else array_module(g).empty_like(g)
         self.sums[id(node)] = node, array_module(g).add(total, g, out=out), True
 
+    def total_like(self, g: Array, edge: tuple | None) -> Array | None:
+        """What has reached the node of an edge so far, if it has g's shape and dtype."""
+        _, total, _ = self.sums.get(id(edge[0]), (None, None, False)) if edge else (None, None, False)
+        return total if total is not None and (total.shape, total.dtype) == (g.shape, g.dtype) else None
+
     def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
         """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
         _, total, owned = self.sums.get(id(node)) or (node, xp.zeros(shape, dtype=dtype), True)
@@ -452,7 +458,8 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     """Call one Function's VJP and add its gradients to the inputs' sums; returns the parents now reached first."""
     function._check()
     _, g, _ = walk.sums.pop(id(function))
-    gradients = function.vjp(g)
+    total = walk.total_like(g, function._edges[0]) if function.accumulates else None
+    gradients = function.vjp(g) if total is None else function.vjp(g, total)  # type: ignore[call-arg]
     _require_tuple(function, gradients)
     # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs
     held = {id(g), *map(id, function._saved)}
@@ -473,7 +480,10 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
             owned = id(gx) not in held and gx.base is None
             if gx.shape != shape or gx.dtype != dtype:
                 gx, owned = _fit(gx, shape, dtype), True
-            walk.add(node, gx, owned)
+            if i == 0 and total is not None:
+                walk.sums[id(node)] = node, gx, owned
+            else:
+                walk.add(node, gx, owned)
     return reached
 
 
