@@ -149,7 +149,7 @@ class ndarray:
         start = self.host.ctypes.data - owner.host.ctypes.data
         return owner._written[start : start + self.host.nbytes]
 
-    def mark_written(self):
+    def _mark_written(self):
         """Something other than a kernel wrote here; the rest of the memory counts as written, too."""
         owner = self if self.base is None else self.base
         owner._written = None
@@ -257,7 +257,7 @@ class ndarray:
         if (arr.dtype, arr.shape) != (self.dtype, self.shape):
             raise ValueError(f"cannot set {arr.shape} {arr.dtype} to an array of {self.shape} {self.dtype}")
         self.host[...] = arr
-        self.mark_written()
+        self._mark_written()
 
     def fill(self, value):
         self[...] = value
@@ -297,7 +297,7 @@ class ndarray:
                 if isinstance(array, ndarray):
                     cuda_like.check_current(array._device)
             self.host[host_index] = value.host if isinstance(value, ndarray) else value
-            self.mark_written()
+            self._mark_written()
 
     @property
     def T(self):
@@ -388,7 +388,7 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
         result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
     if out is not None:
-        out.mark_written()
+        out._mark_written()
     return result
 
 
