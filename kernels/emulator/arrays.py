@@ -153,7 +153,7 @@ class ndarray:
         start = self.host.ctypes.data - owner.host.ctypes.data
         return owner._written[start : start + self.host.nbytes]
 
-    def mark_written(self):
+    def _mark_written(self):
         """Something other than a kernel wrote here; the rest of the memory counts as written, too."""
         owner = self if self.base is None else self.base
         owner._written = None
@@ -263,7 +263,7 @@ class ndarray:
         if (arr.dtype, arr.shape) != (self.dtype, self.shape):
             raise ValueError(f"cannot set {arr.shape} {arr.dtype} to an array of {self.shape} {self.dtype}")
         self.host[...] = arr
-        self.mark_written()
+        self._mark_written()
 
     def fill(self, value):
         self[...] = value
@@ -309,7 +309,7 @@ class ndarray:
                 recorder.setitem(self.host[host_index], value)
             else:
                 self.host[host_index] = value
-            self.mark_written()
+            self._mark_written()
 
     @property
     def T(self):
@@ -405,7 +405,7 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
         values = recorder.call(function, name, args, kwargs) if recorder else function(*args, **kwargs)
         result = wrap(values, arrays, name in KEEPS_ORDER)
     if out is not None:
-        out.mark_written()
+        out._mark_written()
     return result
 
 

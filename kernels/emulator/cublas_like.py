@@ -33,7 +33,7 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb,
     result = _matrix("C", C, Ctype, (m, n), ldc)
     product = alpha * (left.astype(np.float32) @ right.astype(np.float32))
     result[...] = product + beta * result.astype(np.float32) if beta else product
-    C.array.mark_written()
+    C.array._mark_written()
 
 
 def _matrix(name, address, kind, shape, step):
