@@ -134,6 +134,28 @@ def check_linear_backward(g, x, weight) -> None:
     _expect_dtype(where, "g", g, "x", x)
 
 
+def check_gelu_linear(x, x_bias, weight, bias) -> None:
+    """As linear; x_bias (I,) or None."""
+    check_linear(x, weight, bias)
+    if x_bias is not None:
+        _expect_like("gelu_linear", "x_bias", x_bias, x.shape[-1:], "x", x)
+
+
+def check_gelu_linear_backward(g, x, x_bias, weight) -> None:
+    """As linear's; x_bias (I,) or None."""
+    check_linear_backward(g, x, weight)
+    if x_bias is not None:
+        _expect_like("gelu_linear_backward", "x_bias", x_bias, x.shape[-1:], "x", x)
+
+
+def check_bias_add(x, added, bias) -> None:
+    """x and added (..., C), bias (C,)."""
+    _expect_floating("bias_add", "x", x)
+    _expect_axes("bias_add", "x", x, ("columns",))
+    _expect_like("bias_add", "added", added, x.shape, "x", x)
+    _expect_like("bias_add", "bias", bias, x.shape[-1:], "x", x)
+
+
 def check_packed_linear(x, weight, bias) -> None:
     """x (..., I) float32, weight.values (O, I), weight.scale (O,) if the values are int8, bias (O,) or None."""
     where, (values, scale) = "packed_linear", weight

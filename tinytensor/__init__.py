@@ -90,6 +90,8 @@ from tinytensor.ops.elementwise import (
     where,
 )
 from tinytensor.ops.fused import (
+    add_layer_norm,
+    bias_add,
     dropout,
     embedding,
     gelu_linear,

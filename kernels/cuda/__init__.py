@@ -18,8 +18,9 @@ from kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_for
 from kernels.cuda.dropout import dropout
 from kernels.cuda.embedding import embedding_backward
 from kernels.cuda.gelu import gelu_backward, gelu_forward
-from kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
-from kernels.cuda.linear import linear_backward, linear_forward
+from kernels.cuda.gelu_linear import bias_add, gelu_linear_backward, gelu_linear_forward
+from kernels.cuda.layer_norm import add_layer_norm_forward, layer_norm_backward, layer_norm_forward
+from kernels.cuda.linear import linear_backward, linear_forward, sum_rows
 from kernels.cuda.muon import muon_update
 from kernels.cuda.norm import gradient_norm
 from kernels.cuda.rms_norm import rms_norm_backward, rms_norm_forward
@@ -29,8 +30,10 @@ from kernels.cuda.swiglu import swiglu_backward, swiglu_forward
 
 __all__ = [
     "adamw_update",
+    "add_layer_norm_forward",
     "attention_backward",
     "attention_forward",
+    "bias_add",
     "cached_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
@@ -38,6 +41,8 @@ __all__ = [
     "embedding_backward",
     "gelu_backward",
     "gelu_forward",
+    "gelu_linear_backward",
+    "gelu_linear_forward",
     "gradient_norm",
     "layer_norm_backward",
     "layer_norm_forward",
@@ -52,6 +57,7 @@ __all__ = [
     "rotary",
     "softmax_backward",
     "softmax_forward",
+    "sum_rows",
     "swiglu_backward",
     "swiglu_forward",
 ]

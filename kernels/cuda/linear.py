@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from kernels import shapes
 from kernels.cuda.launch import device_namespace
 from kernels.cuda.products import product
-from kernels.dtypes import is_sixteen_bit
+from kernels.dtypes import is_sixteen_bit, sum_dtype
 
 
 def linear_forward(x, weight, bias):
@@ -28,12 +26,20 @@ def linear_forward(x, weight, bias):
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     shapes.check_linear_backward(g, x, weight)
-    xp = device_namespace(x)
+    gx = device_namespace(x).matmul(_rows(g), weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
+    return gx, *product_backward(g, x, with_bias)
+
+
+def product_backward(g, x, with_bias):
+    """g (..., O), x (..., I) -> gweight and gbias of `linear_backward`."""
     rows, inputs = _rows(g), _rows(x)
-    gx = xp.matmul(rows, weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
-    if is_sixteen_bit(x.dtype):
-        return gx, product(inputs.T, rows), rows.sum(axis=0, dtype=np.float32) if with_bias else None
-    return gx, xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None
+    multiply = product if is_sixteen_bit(x.dtype) else device_namespace(x).matmul
+    return multiply(inputs.T, rows), sum_rows(g) if with_bias else None  # (I, N) @ (N, O) -> (I, O)
+
+
+def sum_rows(x):
+    """The sum of the rows of x (..., C): (C,), in `sum_dtype(x)`."""
+    return _rows(x).sum(axis=0, dtype=sum_dtype(x))
 
 
 def _rows(x):

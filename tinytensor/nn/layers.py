@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tinytensor.creation import ones, randn, zeros
 from tinytensor.nn.module import Module, Parameter
 from tinytensor.ops import activations, fused
@@ -19,8 +21,9 @@ class Linear(Module):
         self.weight = Parameter(randn(inputs, outputs) * (max(inputs, 1) ** -0.5 if std is None else std))
         self.bias = Parameter(zeros(outputs)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return fused.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, product: Callable[..., Tensor] = fused.linear) -> Tensor:
+        """product: `tt.linear`, or one that begins with an activation, such as `tt.gelu_linear`."""
+        return product(x, self.weight, self.bias)
 
 
 class Embedding(Module):
