@@ -1,7 +1,7 @@
 """Matrix products of 16-bit arrays, whose sums cuBLAS accumulates in float32, on tensor cores where there are any.
 
 `xp.matmul` of two matrices is such a product: CuPy calls cublasGemmEx with the compute type CUBLAS_COMPUTE_32F, and the
-result is rounded once, to 16 bits (CuPy 14; of more than two axes it refuses bfloat16). Gradients of weights are to stay
+result is rounded once, to 16 bits (with more than two axes CuPy 14 refuses bfloat16). Gradients of weights are to stay
 float32 and to be added up in place, which `matmul` cannot do, so `product` calls cublasGemmEx itself.
 """
 
@@ -46,7 +46,7 @@ def product(a, b, out=None, add=False):
 
 
 def _operand(x):
-    """The matrix, or a copy in C order; how cuBLAS has to take it for x^T; the step from one row, or column, to the next."""
+    """The matrix, or a copy in C order; how cuBLAS has to take it for x^T; the step to the next row, or column."""
     if not x.flags.c_contiguous and x.flags.f_contiguous:
         return x, TRANSPOSED, x.shape[0]
     x = device_namespace(x).ascontiguousarray(x)

@@ -15,14 +15,16 @@ DTYPES = {0: "float32", 2: "float16", 14: "bfloat16"}  # cudaDataType_t
 COMPUTE_32F = 68
 
 
-def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, computeType, algo):
+def gemmEx(
+    handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, computeType, algo
+):
     """C = alpha op(A) op(B) + beta C, of matrices by columns, op(A) (m, k), op(B) (k, n), summed in float32.
 
     op is the transpose where trans is 1; lda, ldb, ldc are the steps from column to column, alpha and beta addresses of
     float32 numbers on the host.
     """
     if computeType != COMPUTE_32F:
-        raise ValueError(f"gemmEx: computeType {computeType}: the emulated device has CUBLAS_COMPUTE_32F, {COMPUTE_32F}")
+        raise ValueError(f"gemmEx: computeType {computeType}: the emulated device has {COMPUTE_32F} alone")
     alpha, beta = (ctypes.c_float.from_address(address).value for address in (alpha, beta))
     if recorder := current_recorder():
         size = A.array.itemsize
