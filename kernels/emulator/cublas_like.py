@@ -28,7 +28,7 @@ def gemmEx(
     alpha, beta = (ctypes.c_float.from_address(address).value for address in (alpha, beta))
     if recorder := current_recorder():
         size = A.array.itemsize
-        return recorder.product(size * k * (m + n), C.array.itemsize * m * n, (n, m, k), adds=bool(beta))
+        return recorder.product(size * k * (m + n), C.array.itemsize * m * n, (n, m, k), size, adds=bool(beta))
     left = _matrix("A", A, Atype, (k, m) if transa else (m, k), lda)
     right = _matrix("B", B, Btype, (n, k) if transb else (k, n), ldb)
     left, right = left.T if transa else left, right.T if transb else right

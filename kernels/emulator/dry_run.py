@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kernels.emulator.memory import live
+
 _recorder: ContextVar[Recorder | None] = ContextVar("dry run", default=None)
 
 CUB_TILE = 4096  # values that CUB sums in one kernel; more take two
@@ -32,7 +34,7 @@ class Operation:
 
     kind: "kernel" (a RawKernel), "elementwise", "reduction", "copy", "fill", "sort" (CuPy's), "product" (cuBLAS's) or
     "transfer" (from the host). launches: of kernels, memory fills and copies that it takes. read, written: bytes, each
-    array's once. args: {parameter: an Array or a number} of a RawKernel. sizes: (M, N, K) of a product.
+    array's once. args: {parameter: an Array or a number} of a RawKernel. itemsize: of a product's factors.
     """
 
     kind: str
@@ -42,8 +44,7 @@ class Operation:
     operations: int = 0
     launches: int = 1
     args: dict = field(default_factory=dict)
-    sizes: tuple[int, ...] = ()
-    defines: dict = field(default_factory=dict)
+    itemsize: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,13 @@ class Recorder:
             raise NotImplementedError(f"{name}: not known to a dry run; add it to dry_run.py")
         return method(*args, **kwargs)
 
-    def launch(self, name: str, arguments: list, options: tuple) -> None:
-        """Note the launch of a RawKernel with these Arguments, compiled with -DNAME=VALUE `options`."""
-        args = {
-            a.name: a.value.item() if a.memory is None else Array(a.memory.shape, a.memory.dtype, a.constant)
-            for a in arguments
-        }
+    def launch(self, name: str, arguments: list) -> None:
+        """Note the launch of a RawKernel with these Arguments."""
+        args = {a.name: a.value.item() if a.memory is None else _array(a) for a in arguments}
         arrays = [a for a in args.values() if isinstance(a, Array)]
         read = sum(a.nbytes for a in arrays if a.constant)
         written = sum(a.nbytes for a in arrays if not a.constant)
-        defines = dict(option.removeprefix("-D").split("=") for option in options if "=" in option)
-        self.add("kernel", name, read=read, written=written, args=args, defines=defines)
+        self.add("kernel", name, read=read, written=written, args=args)
 
     def transfer(self, array) -> None:
         """Note a copy from the host."""
@@ -163,13 +160,14 @@ class Recorder:
             shape = (*batch, *([rows] if a.ndim > 1 else []), *([columns] if b.ndim > 1 else []))
             out = np.empty(shape, np.result_type(a, b))
         sizes = math.prod(batch) * rows, columns, a.shape[-1]
-        self.product(distinct_bytes(a) + distinct_bytes(b), out.nbytes, sizes)
+        self.product(distinct_bytes(a) + distinct_bytes(b), out.nbytes, sizes, a.itemsize)
         return out
 
-    def product(self, read: int, written: int, sizes: tuple[int, int, int], adds: bool = False) -> None:
+    def product(self, read: int, written: int, sizes: tuple[int, int, int], itemsize: int, adds: bool = False) -> None:
         """Note a product of matrices (M, K) @ (K, N) by cuBLAS, or one that it adds to what is there."""
         read += written if adds else 0
-        self.add("product", "cuBLAS", read=read, written=written, operations=2 * math.prod(sizes), sizes=sizes)
+        operations = 2 * math.prod(sizes)
+        self.add("product", "cuBLAS", read=read, written=written, operations=operations, itemsize=itemsize)
 
     def _reduction(self, name, x, axis=None, dtype=None, out=None, keepdims=False):
         axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
@@ -234,6 +232,14 @@ class Recorder:
         out = np.empty(shape, np.result_type(*arrays)) if out is None else out
         self.add("copy", "concatenate", read=sum(map(distinct_bytes, arrays)), written=out.nbytes)
         return out
+
+
+def _array(argument) -> Array:
+    """What an Argument is, or for a table of addresses all the arrays in it together."""
+    if not argument.addresses:
+        return Array(argument.memory.shape, argument.memory.dtype, argument.constant)
+    tensors = live.owners(argument.memory)
+    return Array((sum(x.size for x in tensors),), tensors[0].dtype, argument.constant)
 
 
 def distinct_bytes(x) -> int:

@@ -166,7 +166,7 @@ class RawKernel:
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
         recorder, request = current_recorder(), checks.current_request()
         if recorder:
-            recorder.launch(self.name, arguments, self.module.options)
+            recorder.launch(self.name, arguments)
         elif request is None:
             record.flush_to_zero = checks.current_build() == "rounded"
             with guarded(self, arguments):

@@ -84,12 +84,12 @@ def row_work(kernel: str, rows: int, columns: int) -> Work:
     )
 
 
-def embedding_work(ids: int, distinct: int, rows: int, columns: int) -> Work:
+def embedding_work(ids: int, distinct: int, rows: int, columns: int, itemsize: int = FLOAT) -> Work:
     """embedding_backward: the gradients of `ids` positions, their order and each row's segment in.
 
     The `distinct` rows of the table that have an id are read, added to and written.
     """
-    read = FLOAT * (ids + distinct) * columns + INTEGER * (ids + rows + 1)
+    read = (itemsize * ids + FLOAT * distinct) * columns + INTEGER * (ids + rows + 1)
     return Work(read, FLOAT * distinct * columns, (ids + EMBEDDING_ROWS * distinct) * columns)
 
 

@@ -23,6 +23,11 @@ def address(host):
     return host.__array_interface__["data"][0]
 
 
+def owners(table):
+    """The arrays that begin at the addresses in a table."""
+    return [_owners[int(pointer)] for pointer in table.reshape(-1)]
+
+
 def regions(arguments):
     """The Regions of all arrays that are in the tables among the arguments, each owner once."""
     tables = [a for a in arguments if a.addresses]
