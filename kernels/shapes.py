@@ -11,7 +11,7 @@ the inputs': sums are float32 (`sum_dtype`). Functions are in the order of the p
 
 from __future__ import annotations
 
-from kernels.dtypes import is_floating, sum_dtype
+from kernels.dtypes import is_floating, is_sixteen_bit, sum_dtype
 
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
 # of weights that are packed for decoding, by NumPy's character for them
@@ -297,6 +297,20 @@ def check_gradient_norm(gradients, chunk: int, divisor: int) -> None:
         _expect_dtype(where, "a gradient", gradient, "another", gradients[0])
     if chunk < 1 or chunk % divisor:
         raise ValueError(f"{where}: chunk is {chunk}: must be a multiple of {divisor}")
+
+
+def check_round_tensors(tensors, copies) -> None:
+    """Lists of equal length: float32 tensors, and copies of their shapes, all of one dtype of 16 bits; contiguous."""
+    where = "round_tensors"
+    for tensor, copy in zip(tensors, copies, strict=True):
+        if copy.shape != tensor.shape:
+            raise ValueError(_wrong_shape(where, "a copy", copy, "a tensor", tensor, tensor.shape))
+        if tensor.dtype.name != "float32" or not is_sixteen_bit(copy.dtype) or copy.dtype != copies[0].dtype:
+            raise TypeError(
+                f"{where}: a tensor has dtype {tensor.dtype} and its copy {copy.dtype}: must be float32 and float16 or "
+                "bfloat16, the copies all the same"
+            )
+        _expect_changeable(where, tensor=tensor, copy=copy)
 
 
 def check_muon(params, grads, momenta, options) -> None:

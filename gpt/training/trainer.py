@@ -77,13 +77,14 @@ def train_step(
     # on the host: ids are checked there, then moved without synchronizing the device
     ids, targets = batches.rows(step, parallel.shares.rows(whole))
     counts = ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size)
+    fused = config.dtype != "float32"  # whose gradient norms keep the bits that they have always had
     while True:
         with tt.seeded(config.seed, "dropout", step):
             loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
         if ranks.size > 1:
-            loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
+            loss, norm = optimizer.reduce(loss, (counts > 0).tolist(), fused)
         else:
-            norm = tt.grad_norm(optimizer.parameters())
+            norm = tt.grad_norm(optimizer.parameters(), fused)
         if scaler is None or scaler.accepts(loss, norm, step, optimizer.lr):
             break
         optimizer.zero_grad()

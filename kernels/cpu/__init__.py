@@ -22,6 +22,7 @@ from kernels.cpu.muon import muon_update
 from kernels.cpu.norm import gradient_norm
 from kernels.cpu.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cpu.rotary import rotary
+from kernels.cpu.rounding import round_tensors
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 from kernels.cpu.swiglu import swiglu_backward, swiglu_forward
 
@@ -52,6 +53,7 @@ __all__ = [
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary",
+    "round_tensors",
     "softmax_backward",
     "softmax_forward",
     "sum_rows",

@@ -25,6 +25,7 @@ from kernels.cuda.muon import muon_update
 from kernels.cuda.norm import gradient_norm
 from kernels.cuda.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cuda.rotary import rotary
+from kernels.cuda.rounding import round_tensors
 from kernels.cuda.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 from kernels.cuda.swiglu import swiglu_backward, swiglu_forward
 
@@ -55,6 +56,7 @@ __all__ = [
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary",
+    "round_tensors",
     "softmax_backward",
     "softmax_forward",
     "sum_rows",

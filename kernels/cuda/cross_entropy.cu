@@ -56,3 +56,34 @@ cross_entropy_backward(const float *__restrict__ g, const storage *logits, const
         glogits[col] = store(target == ignored ? 0.0f : factor * (p - (col == target ? 1.0f : 0.0f)));
     }
 }
+
+// Both at once, in place: logits become their gradient. A row is read again from what the caches still have of it.
+// Rows may be longer than their columns, for the products that they take part in: the rest becomes 0.
+extern "C" __global__ void ROW_BOUNDS
+cross_entropy_gradient(const float *__restrict__ g, storage *logits, const long long *__restrict__ targets,
+                       float *__restrict__ losses, long long rows, int columns, int length, long long ignored)
+{
+    long long row = this_row();
+    if (row >= rows) return;
+    storage *x = logits + row * length;
+    MaxSum total = {LOWEST, 0.0f};
+    for (int col = threadIdx.x; col < columns; col += ROW_THREADS) include(total, load(x[col]));
+    total = row_merge(total);
+
+    long long target = targets[row];
+    bool valid = target >= 0 && target < columns;
+    float log_sum = logf(total.sum), lse = total.max + log_sum, factor = valid ? g[0] : NOT_A_NUMBER;
+    float loss = valid ? log_sum - (load(x[target]) - total.max) : NOT_A_NUMBER;
+    if (threadIdx.x == 0) losses[row] = target == ignored ? 0.0f : loss;
+#if ROW_THREADS > 32
+    __syncthreads();  // the target's logit is read before it is overwritten
+#else
+    __syncwarp();
+#endif
+    for (int col = threadIdx.x; col < length; col += ROW_THREADS) {
+        float gradient = 0.0f;
+        if (col < columns && target != ignored)
+            gradient = factor * (expf(load(x[col]) - lse) - (col == target ? 1.0f : 0.0f));
+        x[col] = store(gradient);
+    }
+}

@@ -14,7 +14,8 @@ from kernels.cuda.products import product
 from kernels.dtypes import is_sixteen_bit
 
 LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows to fill the largest GPU
-TILE_ROWS = 128  # of a product on tensor cores: blocks have a multiple of it where they have as many
+SIXTEEN_BIT_LOGITS_BYTES = 256 * 2**20  # fewer blocks, as each adds to all gradients of the weight
+TILE = 128  # rows and columns of a product on tensor cores
 
 
 def cross_entropy_forward(logits, targets, ignore_index):
@@ -54,12 +55,14 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     for start in range(0, len(x), step):
         block = slice(start, start + step)
         logits = xp.matmul(x[block], weight.T)  # (n, C) @ (C, V) -> (n, V)
-        losses, lse = cross_entropy_forward(logits, targets[block], ignore_index)
-        total += losses.sum()
         if with_grad:
-            _backward_into(logits, 1 / count, logits, targets[block], lse, ignore_index)
-            gx[block] = xp.matmul(logits, weight)  # (n, V) @ (V, C) -> (n, C)
+            losses = xp.empty(len(logits), dtype=x.dtype)
+            _to_gradients(logits, 1 / count, targets[block], losses, len(weight), ignore_index)
+            xp.matmul(logits, weight, out=gx[block])  # (n, V) @ (V, C) -> (n, C)
             gweight += xp.matmul(logits.T, x[block])  # (V, n) @ (n, C) -> (V, C)
+        else:
+            losses, _ = cross_entropy_forward(logits, targets[block], ignore_index)
+        total += losses.sum()
     return total / count, gx, gweight
 
 
@@ -67,26 +70,36 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
     """`linear_cross_entropy` with products and logits of 16 bits; the loss and both gradients are float32.
 
     Gradients of a row's loss are divided by the number of rows only at the end, as float16 has no numbers so small.
+    The vocabulary is padded to whole tiles, without which tensor cores would get memory that is not aligned for them.
     """
-    xp, targets = device_namespace(x), _as_int64(targets)
+    xp, targets, classes = device_namespace(x), _as_int64(targets), len(weight)
     count = (targets != ignore_index).sum().astype(np.float32)
-    total, one = xp.zeros((), dtype=np.float32), xp.ones((), dtype=np.float32)
-    gx, gweight = (xp.empty(a.shape, dtype=np.float32) if with_grad else None for a in (x, weight))
-    step = max(1, LOGITS_BYTES // (len(weight) * x.itemsize))
-    step = max(step // TILE_ROWS * TILE_ROWS, min(step, TILE_ROWS))
+    if not len(x):
+        gradients = (xp.zeros(a.shape, dtype=np.float32) if with_grad else None for a in (x, weight))
+        return xp.zeros((), dtype=np.float32) / count, *gradients
+    padded = xp.zeros((-(-classes // TILE) * TILE, weight.shape[1]), dtype=weight.dtype)
+    padded[:classes] = weight
+    losses, one = xp.empty(len(x), dtype=np.float32), xp.ones((), dtype=np.float32)
+    gx, gweight = (xp.empty(a.shape, dtype=np.float32) if with_grad else None for a in (x, padded))
+    step = max(TILE, SIXTEEN_BIT_LOGITS_BYTES // (len(padded) * x.itemsize) // TILE * TILE)
     for start in range(0, len(x), step):
         block = slice(start, start + step)
-        logits = xp.matmul(x[block], weight.T)  # (n, C) @ (C, V) -> (n, V)
-        losses, lse = cross_entropy_forward(logits, targets[block], ignore_index)
-        total += losses.sum()
+        logits = xp.matmul(x[block], padded.T)  # (n, C) @ (C, P) -> (n, P)
+        _to_gradients(logits, one, targets[block], losses[block], classes, ignore_index)
         if with_grad:
-            _backward_into(logits, one, logits, targets[block], lse, ignore_index)
-            product(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
-            product(logits.T, x[block], gweight, add=start > 0)  # (V, n) @ (n, C) -> (V, C)
+            product(logits, padded, gx[block])  # (n, P) @ (P, C) -> (n, C)
+            product(logits.T, x[block], gweight, add=start > 0)  # (P, n) @ (n, C) -> (P, C)
     if with_grad:
         gx /= count
-        gweight /= count
-    return total / count, gx, gweight
+        gweight = gweight[:classes] / count
+    return losses.sum() / count, gx, gweight
+
+
+def _to_gradients(logits, g, targets, losses, classes, ignore_index) -> None:
+    """Write the losses of rows of logits, of which `classes` count, and g times their gradients over the logits."""
+    if logits.size:
+        args = (g, logits, targets, losses, len(logits), classes, logits.shape[1], ignore_index)
+        launch_rows("cross_entropy.cu", "cross_entropy_gradient", len(logits), classes, args)
 
 
 def _as_int64(targets):

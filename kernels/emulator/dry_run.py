@@ -34,7 +34,8 @@ class Operation:
 
     kind: "kernel" (a RawKernel), "elementwise", "reduction", "copy", "fill", "sort" (CuPy's), "product" (cuBLAS's) or
     "transfer" (from the host). launches: of kernels, memory fills and copies that it takes. read, written: bytes, each
-    array's once. args: {parameter: an Array or a number} of a RawKernel. itemsize: of a product's factors.
+    array's once. args: {parameter: an Array or a number} of a RawKernel. sizes: (M, N, K) of a
+    product, itemsize that of its factors.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Operation:
     operations: int = 0
     launches: int = 1
     args: dict = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
     itemsize: int = 0
 
 
@@ -167,7 +169,7 @@ class Recorder:
         """Note a product of matrices (M, K) @ (K, N) by cuBLAS, or one that it adds to what is there."""
         read += written if adds else 0
         operations = 2 * math.prod(sizes)
-        self.add("product", "cuBLAS", read=read, written=written, operations=operations, itemsize=itemsize)
+        self.add("product", "cuBLAS", read=read, written=written, operations=operations, sizes=sizes, itemsize=itemsize)
 
     def _reduction(self, name, x, axis=None, dtype=None, out=None, keepdims=False):
         axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis

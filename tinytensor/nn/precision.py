@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tinytensor.backend import kernels_for
 from tinytensor.nn.module import Module, Parameter
 from tinytensor.tensor import Function, Tensor
 
@@ -23,23 +24,25 @@ from tinytensor.tensor import Function, Tensor
 class Rounded(Tensor):
     """A copy of a parameter in another dtype. Gradients with respect to it are the parameter's, in its dtype."""
 
-    __slots__ = ("_parameter", "_seen")
+    __slots__ = ("_seen", "parameter")
 
     def __init__(self, parameter: Parameter, dtype: Any):
         super().__init__(parameter.data.astype(dtype), parameter.requires_grad)
-        self._parameter = parameter
+        self.parameter = parameter
         self._seen = parameter.version, parameter.version.changes
 
-    def refresh(self) -> None:
-        """Round the parameter again if it has changed since."""
-        version = self._parameter.version
-        if self._seen != (version, version.changes):
-            self.data[...] = self._parameter.data
-            self.mark_changed()
-            self._seen = version, version.changes
+    def is_stale(self) -> bool:
+        """Whether the parameter has changed since it was rounded."""
+        version = self.parameter.version
+        return self._seen != (version, version.changes)
+
+    def mark_rounded(self) -> None:
+        """Note that the parameter has been rounded again."""
+        self.mark_changed()
+        self._seen = self.parameter.version, self.parameter.version.changes
 
     def _edge(self) -> Any:
-        return self._parameter._edge()
+        return self.parameter._edge()
 
 
 class ScaleGradient(Function):
@@ -92,7 +95,7 @@ class _Copies:
         for _, _, parameter in places:
             if id(parameter) not in self._copies:
                 self._copies[id(parameter)] = Rounded(parameter, self._dtype)
-            self._copies[id(parameter)].refresh()
+        self._round_again()
         try:
             for attributes, name, parameter in places:
                 attributes[name] = self._copies[id(parameter)]
@@ -100,3 +103,12 @@ class _Copies:
         finally:
             for attributes, name, parameter in places:
                 attributes[name] = parameter
+
+    def _round_again(self) -> None:
+        """Round those parameters again that have changed since, all together."""
+        stale = [copy for copy in self._copies.values() if copy.is_stale()]
+        if stale:
+            arrays = [(copy.parameter.data, copy.data) for copy in stale]
+            kernels_for(arrays[0][0]).round_tensors(*zip(*arrays, strict=True))
+        for copy in stale:
+            copy.mark_rounded()

@@ -42,6 +42,7 @@ GPUS = (
     Gpu("H100 SXM", 3352e9, 989e12, 66.9e12, (0.5, 0.75)),
     Gpu("RTX 4090", 1008e9, 165e12, 82.6e12, (0.75, 0.7)),
 )
+UNALIGNED = 0.5  # what a 16-bit product reaches of that if one of its sizes is no multiple of 8
 ATTENTION_EFFICIENCY = 0.5  # of the peak of products, of our kernels, on tensor cores and without
 
 
@@ -95,7 +96,8 @@ def moved_and_done(operation: Operation) -> tuple[int, int, int, float]:
     """Bytes read and written, operations of products, and the part that these reach of cuBLAS's speed."""
     name, args, read, written = operation.name, operation.args, operation.read, operation.written
     if operation.kind == "product":
-        return read, written, operation.operations, 1.0
+        aligned = operation.itemsize > 2 or not any(size % 8 for size in operation.sizes)
+        return read, written, operation.operations, 1.0 if aligned else UNALIGNED
     if name.startswith("adamw_update"):  # params, ms and vs are changed in place
         return read, 3 * args["params"].nbytes, 0, 1.0
     if name == "embedding_backward":
