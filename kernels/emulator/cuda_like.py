@@ -136,10 +136,17 @@ class MemoryPointer:
     """The address of an array's first element."""
 
     def __init__(self, array: Any, device: int):
-        self.ptr = Address(array.host.ctypes.data)
-        self.ptr.array = array
-        self.device = Device(device)
-        self.device_id = device
+        self._array, self.device_id = array, device
+
+    @property
+    def ptr(self) -> Address:
+        address = Address(self._array.host.ctypes.data)
+        address.array = self._array
+        return address
+
+    @property
+    def device(self) -> Device:
+        return Device(self.device_id)
 
 
 class Flags:
