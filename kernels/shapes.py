@@ -134,6 +134,12 @@ def check_linear_backward(g, x, weight) -> None:
     _expect_dtype(where, "g", g, "x", x)
 
 
+def check_sum_rows(x) -> None:
+    """x (..., C)."""
+    _expect_floating("sum_rows", "x", x)
+    _expect_axes("sum_rows", "x", x, ("columns",))
+
+
 def check_gelu_linear(x, x_bias, weight, bias) -> None:
     """As linear; x_bias (I,) or None."""
     check_linear(x, weight, bias)

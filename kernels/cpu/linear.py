@@ -45,6 +45,7 @@ def linear_backward(g, x, weight, with_bias):
 
 def sum_rows(x):
     """The sum of the rows of x (..., C): (C,)."""
+    shapes.check_sum_rows(x)
     rows = as_rows(x)
     return np.ones(len(rows), rows.dtype) @ rows
 

@@ -42,7 +42,9 @@ bias_gelu_backward(const storage *__restrict__ g, const storage *__restrict__ x,
             float t = tanhf(A * value * (1.0f + B * square));
             float slope = A * (1.0f + 3.0f * B * square);
             float gradient = 0.5f * load(g[i]) * (1.0f + t + value * (1.0f - t * t) * slope);
-            y[i] = store(0.5f * value * (1.0f + t));
+            // float has the bits of gelu.cu's forward, which multiplies in another order; 16 bits need no second tanh
+            float again = sizeof(storage) == 4 ? tanhf(A * value * (1.0f + B * value * value)) : t;
+            y[i] = store(0.5f * value * (1.0f + again));
             gx[i] = store(gradient);
             sum += gradient;
         }

@@ -39,6 +39,7 @@ def product_backward(g, x, with_bias):
 
 def sum_rows(x):
     """The sum of the rows of x (..., C): (C,), in `sum_dtype(x)`."""
+    shapes.check_sum_rows(x)
     return _rows(x).sum(axis=0, dtype=sum_dtype(x))
 
 

@@ -109,7 +109,7 @@ def layer_norm(x, weight, bias, eps):
 
 
 def layer_norm_by_kernel(x, weight, bias, eps):
-    y, (_, mean, rstd) = k.layer_norm_forward(x, weight, bias, eps)
+    y, (_, mean, rstd, _) = k.layer_norm_forward(x, weight, bias, eps)
     return y, mean, rstd
 
 
@@ -445,7 +445,12 @@ def test_layer_norm(xp, rows, columns, shifted, seed):
     x, g = normal(rng, rows, columns) + 100 * shifted, normal(rng, rows, columns)
     weight, bias = normal(rng, columns), normal(rng, columns)
     _, mean, rstd = check(xp, layer_norm_by_kernel, layer_norm, [x, weight, bias], (1e-5,))
-    check(xp, lambda g, w, *saved: k.layer_norm_backward(g, w, saved), layer_norm_backward, [g, weight, x, mean, rstd])
+    finished = xp.zeros(1, dtype=np.uint32)
+
+    def by_kernel(g, weight, *saved):
+        return k.layer_norm_backward(g, weight, (*saved, finished))
+
+    check(xp, by_kernel, layer_norm_backward, [g, weight, x, mean, rstd])
 
 
 def test_layer_norm_without_bias(xp):
@@ -611,7 +616,7 @@ def test_empty_arrays(xp):
     x, weight = xp.zeros((0, 4), dtype=np.float32), xp.ones(4, dtype=np.float32)
     for y in (k.softmax_forward(x), k.log_softmax_forward(x), k.gelu_forward(x), k.dropout(x, DropoutOptions(0.5, 1))):
         assert y.shape == (0, 4)
-    gx, gweight, gbias = k.layer_norm_backward(x, weight, (x, x[:, :1], x[:, :1]))
+    gx, gweight, gbias = k.layer_norm_backward(x, weight, (x, x[:, :1], x[:, :1], xp.zeros(1, dtype=np.uint32)))
     assert gx.shape == (0, 4)
     assert not xp.asnumpy(gweight).any() | xp.asnumpy(gbias).any()
     y, lse = k.attention_forward(xp.zeros((2, 0, 3, 2, 4), dtype=np.float32), 1.0)
@@ -680,6 +685,11 @@ def every_kernel(xp):
         results += [y, log_y, k.softmax_backward(g, y, 0.5), k.log_softmax_backward(g, log_y), k.dropout(x, MASK)]
         normed, saved = k.layer_norm_forward(x, weight, weight, 1e-5)
         results += [normed, *k.layer_norm_backward(g, weight, saved)]
+        *sums, saved = k.add_layer_norm_forward(x, g, weight, weight, None, 1e-5)
+        results += [*sums, *k.layer_norm_backward(g, weight, saved, x), k.bias_add(x, g, weight), k.sum_rows(g)]
+        square = draw(columns, columns)
+        y, saved = k.gelu_linear_forward(x, weight, square, weight)
+        results += [y, *k.gelu_linear_backward(g, x, weight, square, saved, True)]
         losses, lse = k.cross_entropy_forward(x, targets, -1)
         results += [losses, lse, k.cross_entropy_backward(xp.ones((), dtype=np.float32), x, targets, lse, -1)]
         gweight = draw(columns, columns)
@@ -695,6 +705,9 @@ def every_kernel(xp):
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
     for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
         k.adamw_update([param], [draw(300)], [m], [v], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
+    copies = [xp.empty(x.shape, dtype=np.float16) for x in (param, m)]
+    k.round_tensors([param, m], copies)
+    results += [*copies, *k.gradient_norm([param, m, v], 1 << 14)]
     return [*results, param, m, v, *attention_both_ways(draw, 70, 5)]
 
 
