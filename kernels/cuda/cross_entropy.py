@@ -57,7 +57,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
         logits = xp.matmul(x[block], weight.T)  # (n, C) @ (C, V) -> (n, V)
         if with_grad:
             losses = xp.empty(len(logits), dtype=x.dtype)
-            _to_gradients(logits, 1 / count, targets[block], losses, len(weight), ignore_index)
+            logits_to_gradients(logits, 1 / count, targets[block], losses, len(weight), ignore_index)
             xp.matmul(logits, weight, out=gx[block])  # (n, V) @ (V, C) -> (n, C)
             gweight += xp.matmul(logits.T, x[block])  # (V, n) @ (n, C) -> (V, C)
         else:
@@ -85,7 +85,7 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
     for start in range(0, len(x), step):
         block = slice(start, start + step)
         logits = xp.matmul(x[block], padded.T)  # (n, C) @ (C, P) -> (n, P)
-        _to_gradients(logits, one, targets[block], losses[block], classes, ignore_index)
+        logits_to_gradients(logits, one, targets[block], losses[block], classes, ignore_index)
         if with_grad:
             product(logits, padded, gx[block])  # (n, P) @ (P, C) -> (n, C)
             product(logits.T, x[block], gweight, add=start > 0)  # (P, n) @ (n, C) -> (P, C)
@@ -95,7 +95,7 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
     return losses.sum() / count, gx, gweight
 
 
-def _to_gradients(logits, g, targets, losses, classes, ignore_index) -> None:
+def logits_to_gradients(logits, g, targets, losses, classes, ignore_index) -> None:
     """Write the losses of rows of logits, of which `classes` count, and g times their gradients over the logits."""
     if logits.size:
         args = (g, logits, targets, losses, len(logits), classes, logits.shape[1], ignore_index)

@@ -70,10 +70,16 @@ def layer_norm_backward(g, weight, saved, added=None):
         return gx, xp.zeros(columns, dtype=np.float32), xp.zeros(columns, dtype=np.float32)
     if columns <= IN_REGISTERS:
         return gx, *_backward_in_one(g, x, weight, mean, rstd, added, gx, finished)
-    rows = x.size // columns
+    vectors = backward_of_long_rows(g, x, weight, mean, rstd, gx)
+    return gx if added is None else xp.add(added, gx, out=gx), *vectors
+
+
+def backward_of_long_rows(g, x, weight, mean, rstd, gx):
+    """`layer_norm_backward` of rows of any length: writes gx, returns gweight and gbias."""
+    rows, columns = x.size // x.shape[-1], x.shape[-1]
     args = (g, x, weight, mean, rstd, gx, rows, columns)
     launch_rows("layer_norm.cu", "layer_norm_backward", rows, columns, args)
-    return gx if added is None else xp.add(added, gx, out=gx), *sums_over_rows(g, x, mean, rstd)
+    return sums_over_rows(g, x, mean, rstd)
 
 
 def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):

@@ -207,7 +207,7 @@ def device(request, monkeypatch):
 
 def with_last_saved(saved):
     """What forward of layer norm saves: of the CPU's also a flag, of the GPU's also a number of finished blocks."""
-    last = False if len(saved) == 2 else tt.device_of(saved[0]).put(np.zeros(1, np.uint32))
+    last = False if len(saved) == 2 else tt.backend.device_of(saved[0]).put(np.zeros(1, np.uint32))
     return (*saved, last)
 
 
