@@ -24,14 +24,14 @@ from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
 from kernels.cuda.cross_entropy import logits_to_gradients
-from kernels.cuda.launch import STORAGE, SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
 from kernels.cuda.layer_norm import backward_of_long_rows
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "rms_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
-ELEMENT_SOURCES = ("gelu.cu", "gelu_linear.cu", "swiglu.cu", "adamw.cu", "norm.cu", "embedding.cu")
+ELEMENT_SOURCES = ("gelu.cu", "gelu_linear.cu", "swiglu.cu", "adamw.cu", "norm.cu", "rounding.cu", "embedding.cu")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
 
@@ -99,7 +99,6 @@ def builds(architecture: int) -> Iterator[Build]:
     for name in ELEMENT_SOURCES:
         for kernel in signatures(name):
             yield Build(name, kernel, 256)
-    yield Build("rounding.cu", "round_tensors", 256, defines=STORAGE["float16"])
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
 
