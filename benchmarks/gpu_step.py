@@ -22,9 +22,8 @@ from gpt.model import GPT, GPTConfig
 from gpt.options import build
 from gpt.training.batches import Batches
 from gpt.training.optimizer import build_optimizer
-from gpt.training.precision import with_precision
 from gpt.training.recipe import PRESETS, TrainConfig
-from gpt.training.trainer import make_parallel, train_step
+from gpt.training.trainer import make_parallel, train_step, with_precision
 from kernels.cuda.analysis import steps
 from kernels.cuda.analysis.report import table
 from kernels.emulator.cuda_like import compute_capability

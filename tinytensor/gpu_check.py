@@ -102,6 +102,30 @@ def _layer_norm_gradients(k, g, x, weight, bias):
     return k.layer_norm_backward(g, weight, saved)
 
 
+def _norm_of_sum(k, x, added, added_bias, weight, bias):
+    return k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)[:2]
+
+
+def _norm_of_sum_gradients(k, g, other, x, added, added_bias, weight):
+    *_, saved = k.add_layer_norm_forward(x, added, added_bias, weight, None, EPS)
+    return k.layer_norm_backward(g, weight, saved, other)
+
+
+def _gelu_linear(k, x, x_bias, weight, bias):
+    return k.gelu_linear_forward(x, x_bias, weight, bias)[0]
+
+
+def _gelu_linear_gradients(k, g, x, x_bias, weight):
+    _, saved = k.gelu_linear_forward(x, x_bias, weight, None)
+    return k.gelu_linear_backward(g, x, x_bias, weight, saved, True)
+
+
+def _rounded(k, x):
+    copy = tt.array_module(x).empty(x.shape, dtype=np.float16)
+    k.round_tensors([x.astype(np.float32)], [copy])
+    return copy.astype(x.dtype)
+
+
 def _rms_norm(k, x, weight):
     return k.rms_norm_forward(x, weight, EPS)[0]
 
@@ -176,6 +200,10 @@ def cases() -> Iterator[Case]:
             yield Case(name, size, call, (x, g))
         yield Case("layer_norm_forward", size, _layer_norm, (x, weight, bias))
         yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
+        yield Case("add_layer_norm_forward", size, _norm_of_sum, (x, g, bias, weight, bias))
+        yield Case("layer_norm_backward", f"{size}, of a sum", _norm_of_sum_gradients, (g, x, x, g, bias, weight))
+        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias), (x, g, bias))
+        yield Case("sum_rows", size, lambda k, x: k.sum_rows(x), (x,))
         yield Case("rms_norm_forward", size, _rms_norm, (x, weight))
         yield Case("rms_norm_backward", size, _rms_norm_gradients, (g, x, weight))
         halves = normal(rows, 2 * columns)
@@ -209,6 +237,9 @@ def cases() -> Iterator[Case]:
         size = f"{rows} x {inputs} x {outputs}"
         yield Case("linear_forward", size, lambda k, x, w, b: k.linear_forward(x, w, b), (x, weight, bias))
         yield Case("linear_backward", size, lambda k, g, x, w: k.linear_backward(g, x, w, True), (g, x, weight))
+        x_bias = normal(inputs)
+        yield Case("gelu_linear_forward", size, _gelu_linear, (x, x_bias, weight, bias))
+        yield Case("gelu_linear_backward", size, _gelu_linear_gradients, (g, x, x_bias, weight))
         vectors = np.ascontiguousarray(weight.T)  # one per class
         yield Case("linear_cross_entropy", size, _linear_cross_entropy, (x, vectors, targets(rows, outputs)))
     for count, rows, columns in TABLE_SIZES:
@@ -219,6 +250,9 @@ def cases() -> Iterator[Case]:
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
         yield Case("adamw_update", f"{elements}", _adamw_step, state)
     yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
+    parts = normal(1), normal(70_001), normal(300, 100)
+    yield Case("gradient_norm", "100002", lambda k, *parts: k.gradient_norm([*parts], 1 << 16), parts)
+    yield Case("round_tensors", "70001", _rounded, parts[1:2])
     yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
 
 

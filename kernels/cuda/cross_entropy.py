@@ -77,8 +77,8 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
     if not len(x):
         gradients = (xp.zeros(a.shape, dtype=np.float32) if with_grad else None for a in (x, weight))
         return xp.zeros((), dtype=np.float32) / count, *gradients
-    padded = xp.zeros((-(-classes // TILE) * TILE, weight.shape[1]), dtype=weight.dtype)
-    padded[:classes] = weight
+    padded = xp.empty((-(-classes // TILE) * TILE, weight.shape[1]), dtype=weight.dtype)
+    padded[:classes], padded[classes:] = weight, 0
     losses, one = xp.empty(len(x), dtype=np.float32), xp.ones((), dtype=np.float32)
     gx, gweight = (xp.empty(a.shape, dtype=np.float32) if with_grad else None for a in (x, padded))
     step = max(TILE, SIXTEEN_BIT_LOGITS_BYTES // (len(padded) * x.itemsize) // TILE * TILE)

@@ -20,7 +20,7 @@ import numpy as np
 
 from kernels.dtypes import BFLOAT16, is_floating, is_sixteen_bit
 from kernels.emulator import checks, cuda_like
-from kernels.emulator.dry_run import current_recorder
+from kernels.emulator.dry_run import allocate, current_recorder
 from kernels.emulator.memory import live
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
@@ -128,9 +128,10 @@ class ndarray:
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
             raise TypeError("the emulated device makes arrays of its own memory only: memptr and strides must be None")
-        memory = np.empty(np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN, np.uint8)
-        host = np.ndarray(shape, dtype, memory, MARGIN, order=order)
-        if current_recorder() is None:
+        size = np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN
+        in_earnest = current_recorder() is None
+        host = np.ndarray(shape, dtype, np.empty(size, np.uint8) if in_earnest else allocate(size), MARGIN, order=order)
+        if in_earnest:
             host.reshape(-1, order="A").view(np.uint8).fill(0xFF if is_floating(host.dtype) else 0xCC)
         self._own(host)
         if checks.current_request() is not None:

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kernels.emulator.memory import live
+from kernels.emulator.memory.sparse import reserve
 
 _recorder: ContextVar[Recorder | None] = ContextVar("dry run", default=None)
 
 CUB_TILE = 4096  # values that CUB sums in one kernel; more take two
+LARGE = 1 << 20  # bytes
 SORT_TILE = 2816  # values that thrust's merge sort sorts in one block
 VIEWS = frozenset(("broadcast_to", "diagonal", "expand_dims", "ravel", "reshape", "swapaxes", "transpose", "view"))
 REDUCTIONS = frozenset(("all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "sum"))
@@ -124,7 +126,7 @@ class Recorder:
         """x[index]: a view, or for an array of indices along the first axis a copy."""
         if not isinstance(index[0], np.ndarray):
             return x[index]
-        result = np.empty((*index[0].shape, *x.shape[1:]), x.dtype)
+        result = _empty((*index[0].shape, *x.shape[1:]), x.dtype)
         self.add("elementwise", "take", read=result.nbytes + index[0].nbytes, written=result.nbytes)
         return result
 
@@ -150,7 +152,7 @@ class Recorder:
         if out is None:
             kinds = [x.dtype if isinstance(x, (np.ndarray, np.generic)) else type(x) for x in inputs]
             dtype = kwargs.get("dtype") or ufunc.resolve_dtypes((*kinds, None))[-1]
-            out = np.empty(np.broadcast_shapes(*(x.shape for x in arrays)), dtype)
+            out = _empty(np.broadcast_shapes(*(x.shape for x in arrays)), dtype)
         read = sum(distinct_bytes(x) for x in arrays)
         self.add("elementwise", ufunc.__name__, read=read, written=out.nbytes, operations=out.size)
         return out
@@ -160,7 +162,7 @@ class Recorder:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         if out is None:
             shape = (*batch, *([rows] if a.ndim > 1 else []), *([columns] if b.ndim > 1 else []))
-            out = np.empty(shape, np.result_type(a, b))
+            out = _empty(shape, np.result_type(a, b))
         sizes = math.prod(batch) * rows, columns, a.shape[-1]
         self.product(distinct_bytes(a) + distinct_bytes(b), out.nbytes, sizes, a.itemsize)
         return out
@@ -178,14 +180,18 @@ class Recorder:
             shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
             indices = np.intp if name.startswith("arg") else np.bool_ if name in ("all", "any") else dtype
             wide = np.int64 if name in ("sum", "prod") and x.dtype.kind in "bi" else x.dtype
-            out = np.empty(shape, indices or wide)
+            out = _empty(shape, indices or wide)
         launches = 2 if len(axes) == x.ndim and x.size > CUB_TILE else 1
         self.add("reduction", name, read=distinct_bytes(x), written=out.nbytes, operations=x.size, launches=launches)
         return out
 
     def _fill(self, function, name, args, kwargs):
-        like = {"ones_like": np.empty_like, "zeros_like": np.empty_like, "ones": np.empty, "zeros": np.empty}
-        result = like.get(name, function)(*args, **kwargs)
+        if name in ("ones_like", "zeros_like"):
+            result = _empty(args[0].shape, kwargs.get("dtype") or args[0].dtype)
+        elif name in ("ones", "zeros"):
+            result = _empty(args[0], *args[1:2] or [kwargs.get("dtype", float)])
+        else:
+            result = function(*args, **kwargs)
         self.add("fill", name, written=result.nbytes)
         return result
 
@@ -194,13 +200,13 @@ class Recorder:
     def _astype(self, x, dtype, order="K", copy=True):
         if not copy and x.dtype == dtype:
             return x
-        result = np.empty(x.shape, dtype)
+        result = _empty(x.shape, dtype)
         self.add("copy", "astype", read=distinct_bytes(x), written=result.nbytes)
         return result
 
     def _copy(self, x, order="C"):
         self.add("copy", "copy", read=distinct_bytes(x), written=x.nbytes)
-        return np.empty(x.shape, x.dtype)
+        return _empty(x.shape, x.dtype)
 
     def _dot(self, a, b, out=None):
         if a.ndim > 1 or b.ndim > 1:
@@ -209,14 +215,14 @@ class Recorder:
         return self._reduction("sum", product, out=out)
 
     def _argsort(self, x, axis=-1, kind=None):
-        order = np.empty(x.shape, np.int64)
+        order = _empty(x.shape, np.int64)
         merges = math.ceil(math.log2(max(1, x.size / SORT_TILE)))
         moved = (2 + merges) * (x.nbytes + order.nbytes)  # a copy, the blocks, and each merge
         self.add("sort", "argsort", read=moved, written=moved, launches=3 + 2 * merges)
         return order
 
     def _searchsorted(self, a, v, side="left", sorter=None):
-        found = np.empty(v.shape, np.int64)
+        found = _empty(v.shape, np.int64)
         self.add("elementwise", "searchsorted", read=a.nbytes + v.nbytes, written=found.nbytes)
         return found
 
@@ -231,7 +237,7 @@ class Recorder:
         return self._joined(arrays, shape, out)
 
     def _joined(self, arrays, shape, out):
-        out = np.empty(shape, np.result_type(*arrays)) if out is None else out
+        out = _empty(shape, np.result_type(*arrays)) if out is None else out
         self.add("copy", "concatenate", read=sum(map(distinct_bytes, arrays)), written=out.nbytes)
         return out
 
@@ -242,6 +248,17 @@ def _array(argument) -> Array:
         return Array(argument.memory.shape, argument.memory.dtype, argument.constant)
     tensors = live.owners(argument.memory)
     return Array((sum(x.size for x in tensors),), tensors[0].dtype, argument.constant)
+
+
+def allocate(size: int):
+    """Memory for so many bytes, as NumPy owns it; of large arrays only addresses."""
+    return np.empty(size, np.uint8) if size < LARGE else reserve(size)
+
+
+def _empty(shape, dtype):
+    """An array that holds nothing yet."""
+    dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
+    return np.ndarray(shape, dtype, allocate(math.prod(shape) * dtype.itemsize))
 
 
 def distinct_bytes(x) -> int:
