@@ -11,6 +11,31 @@
 
 #define STRANDS 8
 
+// ids as rows of the table: negative ones count from its end, as they do in an index.
+extern "C" __global__ void __launch_bounds__(256)
+embedding_rows(const long long *__restrict__ ids, long long *__restrict__ table_rows, long long size, long long rows)
+{
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < size) table_rows[i] = ids[i] < 0 ? ids[i] + rows : ids[i];
+}
+
+// starts[r] for r = 0 ... rows: how many positions have a smaller row, by bisection of the sorted ones.
+extern "C" __global__ void __launch_bounds__(256)
+embedding_starts(const long long *__restrict__ table_rows, const long long *__restrict__ order,
+                 long long *__restrict__ starts, long long size, long long rows)
+{
+    long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x, low = 0, high = size;
+    if (row > rows) return;
+    while (low < high) {
+        long long middle = (low + high) / 2;
+        if (table_rows[order[middle]] < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    starts[row] = low;
+}
+
 extern "C" __global__ void __launch_bounds__(32 * STRANDS)
 embedding_backward(const storage *__restrict__ g, const long long *__restrict__ order,
                    const long long *__restrict__ starts, float *__restrict__ gweight, int columns)
