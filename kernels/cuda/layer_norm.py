@@ -59,9 +59,9 @@ def _results(x):
 def layer_norm_backward(g, weight, saved, added=None):
     """With h = g * weight: gx = added + rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g.
 
-    added: None, or what else has reached x, of its shape.
+    added: None, or what else has reached x, of its shape. saved may lack its last number.
     """
-    x, mean, rstd, finished = saved
+    x, mean, rstd, finished = saved if len(saved) == 4 else (*saved, device_namespace(g).zeros(1, dtype=np.uint32))
     shapes.check_layer_norm_backward(g, weight, x, mean, rstd, added=added)
     g, weight, x, mean, rstd = contiguous(g, weight, x, mean, rstd)
     xp, columns = device_namespace(x), x.shape[-1]

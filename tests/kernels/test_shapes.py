@@ -90,7 +90,7 @@ CALLS = {
         {"x": ROWS},
     ),
     "layer_norm_backward": Call(
-        lambda k, g, weight, *saved: k.layer_norm_backward(g, weight, with_last_saved(saved), g),
+        lambda k, g, weight, *saved: k.layer_norm_backward(g, weight, saved if len(saved) == 3 else (*saved, False), g),
         {"g": normal(3, 5), "weight": normal(5)},  # and what forward saved
     ),
     "add_layer_norm_forward": Call(
@@ -203,12 +203,6 @@ def device(request, monkeypatch):
         return tt.device(name)
     except tt.DeviceError as error:
         pytest.skip(str(error))
-
-
-def with_last_saved(saved):
-    """What forward of layer norm saves: of the CPU's also a flag, of the GPU's also a number of finished blocks."""
-    last = False if len(saved) == 2 else tt.backend.device_of(saved[0]).put(np.zeros(1, np.uint32))
-    return (*saved, last)
 
 
 def good_arrays(name: str, k, device) -> dict:

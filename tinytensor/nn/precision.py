@@ -12,7 +12,7 @@ bfloat16 has the range of float32 and needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,16 @@ class Rounded(Tensor):
 
     def _edge(self) -> Any:
         return self.parameter._edge()
+
+
+def refresh(copies: Iterable[Rounded]) -> None:
+    """Round those parameters again that have changed since they were rounded, all of them together."""
+    stale = [copy for copy in copies if copy.is_stale()]
+    if stale:
+        arrays = [(copy.parameter.data, copy.data) for copy in stale]
+        kernels_for(arrays[0][0]).round_tensors(*zip(*arrays, strict=True))
+    for copy in stale:
+        copy.mark_rounded()
 
 
 class ScaleGradient(Function):
@@ -95,7 +105,7 @@ class _Copies:
         for _, _, parameter in places:
             if id(parameter) not in self._copies:
                 self._copies[id(parameter)] = Rounded(parameter, self._dtype)
-        self._round_again()
+        refresh(self._copies.values())
         try:
             for attributes, name, parameter in places:
                 attributes[name] = self._copies[id(parameter)]
@@ -103,12 +113,3 @@ class _Copies:
         finally:
             for attributes, name, parameter in places:
                 attributes[name] = parameter
-
-    def _round_again(self) -> None:
-        """Round those parameters again that have changed since, all together."""
-        stale = [copy for copy in self._copies.values() if copy.is_stale()]
-        if stale:
-            arrays = [(copy.parameter.data, copy.data) for copy in stale]
-            kernels_for(arrays[0][0]).round_tensors(*zip(*arrays, strict=True))
-        for copy in stale:
-            copy.mark_rounded()
