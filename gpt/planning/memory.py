@@ -48,9 +48,9 @@ more until the shared ones have their values. **The sample** at the end loads th
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
 weights twice, when the model is made and when a checkpoint is written.
 
-**In 16 bits on a GPU** (`--dtype`) these are 2 bytes each, but for the gradients of parameters, of the head one, and for
-a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides. Attention
-that computes in float32 copies its input and its gradients, at 26 C bytes more than an MLP has.
+**In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, and
+for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides.
+Attention that computes in float32 copies its arguments and its result, in backward 30 C bytes for each token.
 
 **Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
 

@@ -16,6 +16,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files, version
+from pathlib import Path
 
 from kernels.emulator.compiler import cache_directory
 
@@ -63,7 +64,7 @@ def include_options() -> tuple[str, ...]:
         (target,) = (file for file in files("cupy-cuda12x") or [] if str(file).endswith("libcudacxx/nv/target"))
     except (PackageNotFoundError, ValueError):
         raise CompilerMissing(f"kernels of 16 bits need headers: pip install {RUNTIME} cupy-cuda12x") from None
-    return (f"-I{header.locate().parent}", f"-I{target.locate().parent.parent}")
+    return (f"-I{Path(header.locate()).parent}", f"-I{Path(target.locate()).parents[1]}")
 
 
 @functools.cache
