@@ -69,10 +69,10 @@ def make_parallel(model: Any, device: tt.Device, config: TrainConfig, ranks: Com
 class LossScaler:
     """The loss scale of a training in float16: part of its progress, and a power of two, which changes no digit.
 
-    It is halved when gradients overflow, and doubled after GROWTH_STEPS steps without.
+    It is halved when gradients overflow, and doubled after GROWTH_STEPS steps without. model: a MixedPrecision.
     """
 
-    def __init__(self, model: MixedPrecision, progress: Progress):
+    def __init__(self, model: Any, progress: Progress):
         self.model, self.progress = model, progress
         model.loss_scale = progress.loss_scale
 
