@@ -86,7 +86,7 @@ def check_add_layer_norm(x, added, added_bias, weight, bias) -> None:
 
 
 def check_layer_norm_backward(g, weight, saved, *saved_per_row, added=None) -> None:
-    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved; added None or like g."""
+    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved. added: like g."""
     where = "layer_norm_backward"
     _expect_floating(where, "g", g)
     _expect_axes(where, "g", g, ("columns",))

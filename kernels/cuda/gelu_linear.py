@@ -1,4 +1,4 @@
-"""A linear layer behind GELU and a bias, and the sum of a residual stream and a layer's result, as `gelu_linear.cu` does.
+"""A linear layer behind GELU and a bias, and the sum of a residual stream and a layer's result (`gelu_linear.cu`).
 
 Same functions as `kernels/cpu/gelu_linear.py`. A bias costs no pass over memory of its own here: it is added by what
 reads the product next.

@@ -181,7 +181,7 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
 
 @functools.cache
 def _storage_options(dtype: np.dtype) -> dict[str, int] | None:
-    """The options for arrays of this dtype, None if it is none of STORAGE; NumPy takes longer to find a dtype's name."""
+    """The options for arrays of this dtype, None if it is none of STORAGE; a dtype's name takes longer to find."""
     return STORAGE.get(dtype.name)
 
 

@@ -12,17 +12,11 @@ from kernels.cuda import cross_entropy, layer_norm, norm
 from kernels.cuda import tensors as tensors_of_kernels
 from kernels.emulator import OutOfBounds, UninitializedRead, checked
 from kernels.options import AdamWOptions
-from tests.kernels.test_cuda_kernels import (  # noqa: F401  (xp is a fixture)
-    adamw,
-    assert_accurate,
-    check,
-    gelu,
-    gelu_backward,
-    in_double,
-    normal,
-    xp,
-)
+from tests.kernels import test_cuda_kernels
+from tests.kernels.test_cuda_kernels import adamw, assert_accurate, check, gelu, gelu_backward, in_double, normal
 from tests.kernels.test_cuda_kernels import layer_norm as layer_norm_formula
+
+xp = test_cuda_kernels.xp  # the device under test
 
 SIXTEEN_BITS = np.float16
 
@@ -169,7 +163,9 @@ def test_layer_norm_of_a_sum_is_the_formula(xp):
 def test_gelu_linear(xp, rows, columns, seed):
     rng = np.random.default_rng(seed)
     x, x_bias, weight, bias = normal(rng, rows, columns), normal(rng, columns), normal(rng, columns, 3), normal(rng, 3)
-    check(xp, lambda *a: k.gelu_linear_forward(*a)[0], lambda x, c, w, b: gelu(x + c) @ w + b, [x, x_bias, weight, bias])
+    check(
+        xp, lambda *a: k.gelu_linear_forward(*a)[0], lambda x, c, w, b: gelu(x + c) @ w + b, [x, x_bias, weight, bias]
+    )
 
     def by_kernels(g, x, x_bias, weight):
         saved = k.gelu_linear_forward(x, x_bias, weight, None)[1]

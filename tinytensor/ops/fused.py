@@ -79,7 +79,7 @@ class BiasAdd(Function):
 
 
 class AddForNorm(Function):
-    """y = x + (a + b), b of shape (C,) or none, and in the same pass what `LayerNorm` makes of y;  gradients as above"""
+    """y = x + (a + b), b of shape (C,) or none, and in the same pass what `LayerNorm` makes of y;  as `BiasAdd`"""
 
     def __init__(self, weight, norm_bias, eps):
         self.norm = weight, norm_bias, eps

@@ -39,4 +39,4 @@ class AdamW(Optimizer):
             p.mark_changed()
         for numbers, arrays in together.items():
             k = kernels_for(arrays[0][0])
-            k.adamw_update(*zip(*arrays, strict=True), AdamWOptions(*numbers, grad_scale))
+            k.adamw_update(*zip(*arrays, strict=True), AdamWOptions(*numbers, grad_scale=grad_scale))

@@ -1,7 +1,7 @@
 """What a dry run says of a training step: bytes, operations and launches by kernel, and how long a GPU would take.
 
-The bytes are those of device memory, each array of a kernel once, as if whatever a kernel reads again came from a cache.
-The time is a model, not a measurement, with no more than four stated numbers for a GPU:
+The bytes are those of device memory, each array of a kernel once, as if what it reads again came from a cache. The time
+is a model, not a measurement, of a few numbers that are stated below:
 
     a kernel     the larger of bytes / (0.85 bandwidth) and operations / (efficiency * peak), and 1.5 us until the next
     a step       the sum of its kernels, but at least OVERHEAD for each launch, which is what Python needs for one
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kernels.cuda.analysis.traffic import embedding_work
-from kernels.emulator.dry_run import Array, Operation
+from kernels.emulator.dry_run import Operation
 
 BANDWIDTH_EFFICIENCY = 0.85  # of the published bandwidth: what copying reaches
 GAP = 1.5e-6  # seconds between two kernels of a stream
@@ -62,7 +62,9 @@ def rows(operations: Iterable[Operation]) -> list[Row]:
     found: dict[str, Row] = {}
     for operation in operations:
         read, written, work, factor = moved_and_done(operation)
-        row = found.setdefault(label(operation), Row(label(operation), 0, 0, 0, dict.fromkeys((g.name for g in GPUS), 0.0)))
+        row = found.setdefault(
+            label(operation), Row(label(operation), 0, 0, 0, dict.fromkeys((g.name for g in GPUS), 0.0))
+        )
         row.launches += operation.launches
         row.bytes += read + written
         row.operations += work

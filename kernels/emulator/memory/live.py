@@ -1,16 +1,14 @@
 """The emulated device's arrays by address, for kernels that are given tables of addresses.
 
-A table of type `uint64`, for a parameter such as `float *const *tensors`, says where a kernel may read and write besides
-its own arguments. A checked launch leaves these arrays where they are, as it does with sparse ones (sparse.py).
+A table of type `uint64`, for a parameter such as `float *const *tensors`, says where a kernel may read and write
+besides its own arguments. A checked launch leaves these arrays where they are, as it does with sparse ones (sparse.py).
 """
 
 import weakref
 
-import numpy as np
-
 from kernels.emulator.record import Region
 
-_owners = weakref.WeakValueDictionary()  # address of the first byte: the array that owns the memory
+_owners: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by the address of their first byte
 
 
 def register(array):
