@@ -32,11 +32,12 @@ class AdamW(Optimizer):
 
     def step(self, grad_scale: Any = 1.0) -> None:
         """Update every parameter that has a gradient, in place, those with the same options together."""
-        together: dict[tuple, list[tuple]] = {}
+        together: dict[tuple[float, float, float, float, float, int], list[tuple]] = {}
         for p, group, step, (m, v) in self._due():
-            numbers = group["lr"], *group["betas"], group["eps"], group["weight_decay"], step
+            beta1, beta2 = group["betas"]
+            numbers = group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step
             together.setdefault(numbers, []).append((p.data, p.grad, m, v))
             p.mark_changed()
         for numbers, arrays in together.items():
             k = kernels_for(arrays[0][0])
-            k.adamw_update(*zip(*arrays, strict=True), AdamWOptions(*numbers, grad_scale=grad_scale))
+            k.adamw_update(*zip(*arrays, strict=True), AdamWOptions(*numbers, grad_scale))
