@@ -23,6 +23,7 @@ from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.manifest import find_verified
 from gpt.training.optimizer import build_optimizer
+from gpt.training.precision import LossScaler, with_precision
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
 from gpt.training.report import Report, describe, finish
 from gpt.training.run import Run, create_run, open_run
@@ -142,7 +143,7 @@ def make_model(
     configure_process(device, own_cores(run.train.processes, ranks), run.train.splits)
     model = build_model(run.train.model, run.model, run.train.seed, device)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
-    parallel = make_parallel(model, device, run.train, ranks)
+    parallel = make_parallel(with_precision(model, run.train), device, run.train, ranks)
     return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
 
 
@@ -164,6 +165,7 @@ def train(
     if options.resume and config.init_from and progress.step == 0 and ranks.rank == 0:
         start_from(model, config.init_from)
     progress = start_together(ranks, progress, optimizer)
+    scaler = LossScaler(parallel.model, progress) if config.dtype == "float16" else None
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -176,12 +178,12 @@ def train(
     last = min(config.steps, options.stop_after or config.steps)
     with Report(run, model, progress) as report:
         if progress.step == 0:
-            report.begin(require_finite("validation loss", evaluate(model, eval_windows, ranks), 0, config.lr))
+            report.begin(require_finite("validation loss", evaluate(parallel.model, eval_windows, ranks), 0, config.lr))
         for step in range(progress.step, last):
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks)
+                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks, scaler)
                 progress.step = step + 1
                 exiting = ranks.any(bool(exit_requested))
                 evaluating = due(progress.step, config.eval_interval, config.steps)
@@ -195,7 +197,7 @@ def train(
             if logging:
                 row = {"step": progress.step, "train_loss": train_loss, "lr": lr, "grad_norm": grad_norm}
                 if evaluating:
-                    val_loss = evaluate(model, eval_windows, ranks)
+                    val_loss = evaluate(parallel.model, eval_windows, ranks)
                     row["val_loss"] = require_finite("validation loss", val_loss, progress.step, lr)
                     run.record_val_loss(progress, val_loss, model)
                 report.log(row | {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)})

@@ -5,12 +5,14 @@ given an array that is too short reads beyond its end. Only `shape` and `dtype` 
 copies nothing, does not synchronize the device and costs less than a microsecond.
 
 A wrong shape raises ValueError and a wrong dtype TypeError, with a message that names the argument, its value and what
-is expected. All floating-point arrays of one call have one dtype. Functions are in the order of the primitives' files.
+is expected. All floating-point arrays of one call have one dtype, but of 16 bits only what has an element for each of
+the inputs': sums are float32 (`sum_dtype`). Functions are in the order of the primitives' files.
 """
 
 from __future__ import annotations
 
-BFLOAT16 = "bfloat16"  # the name of ml_dtypes' dtype, whose kind is not "f", as NumPy has no such floats itself
+from kernels.dtypes import is_floating, sum_dtype
+
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
 # of weights that are packed for decoding, by NumPy's character for them
 PACKED_DTYPES = {"f": "float32", "H": "uint16 (bfloat16)", "b": "int8"}
@@ -82,7 +84,7 @@ def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
     _expect_like(where, "a saved array", saved, g.shape, "g", g)
     for array in saved_per_row:
-        _expect_like(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+        _expect_sums(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
 
 
 def check_rms_norm(x, weight) -> None:
@@ -99,7 +101,7 @@ def check_rms_norm_backward(g, weight, x, rstd) -> None:
     _expect_axes(where, "g", g, ("columns",))
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
     _expect_like(where, "a saved array", x, g.shape, "g", g)
-    _expect_like(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
+    _expect_sums(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
 
 
 def check_linear(x, weight, bias) -> None:
@@ -151,7 +153,8 @@ def check_embedding_backward(g, ids, gweight) -> None:
             f"{where}: g has shape {g.shape}: ids of shape {ids.shape} and gweight of shape {gweight.shape}"
             f" need {shape}"
         )
-    _expect_dtype(where, "g", g, "gweight", gweight)
+    if gweight.dtype != sum_dtype(g):
+        _expect_dtype(where, "g", g, "gweight", gweight)
 
 
 def check_cross_entropy(logits, targets, primitive: str = "cross_entropy") -> None:
@@ -164,8 +167,8 @@ def check_cross_entropy(logits, targets, primitive: str = "cross_entropy") -> No
 def check_cross_entropy_backward(g, logits, targets, lse) -> None:
     """g (), logits (N, V), integer targets (N,), lse (N,)."""
     check_cross_entropy(logits, targets, "cross_entropy_backward")
-    _expect_like("cross_entropy_backward", "g", g, (), "logits", logits)
-    _expect_like("cross_entropy_backward", "lse", lse, logits.shape[:1], "logits", logits)
+    _expect_sums("cross_entropy_backward", "g", g, (), "logits", logits)
+    _expect_sums("cross_entropy_backward", "lse", lse, logits.shape[:1], "logits", logits)
 
 
 def check_linear_cross_entropy(x, weight, targets) -> None:
@@ -206,7 +209,7 @@ def check_attention_backward(g, qkv, y, lse, kv_heads: int | None) -> tuple[int,
     batch, time, heads, groups, size = check_attention(qkv, kv_heads, where)
     _expect_like(where, "g", g, (batch, time, heads, size), "qkv", qkv)
     _expect_like(where, "y", y, (batch, time, heads, size), "qkv", qkv)
-    _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
+    _expect_sums(where, "lse", lse, (batch, heads, time), "qkv", qkv)
     return batch, time, heads, groups, size
 
 
@@ -232,7 +235,7 @@ def check_rotary(x, table, count: int, in_place: bool) -> None:
     _expect_floating("rotary", "x", x)
     _expect_layout("rotary", "x", x, ("batch", "time", "vectors", "size"))
     half = table.shape[-1] if table.ndim == 3 and 2 * table.shape[-1] <= x.shape[3] else x.shape[3] // 2
-    _expect_like("rotary", "table", table, (x.shape[1], 2, half), "x", x)
+    _expect_sums("rotary", "table", table, (x.shape[1], 2, half), "x", x)
     if not 0 <= count <= x.shape[2]:
         raise ValueError(f"rotary: count is {count}: x of shape {x.shape} has {x.shape[2]} vectors")
     if in_place and not x.flags.c_contiguous:
@@ -276,7 +279,7 @@ def _expect_scale(where: str, grad_scale) -> None:
 
 
 def _expect_floating(where: str, name: str, x) -> None:
-    if x.dtype.kind != "f" and x.dtype.name != BFLOAT16:
+    if not is_floating(x.dtype):
         raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be floating-point")
 
 
@@ -306,6 +309,14 @@ def _expect_like(where: str, name: str, x, shape: tuple[int, ...], other_name: s
         raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
     if x.dtype != other.dtype:
         _expect_dtype(where, name, x, other_name, other)
+
+
+def _expect_sums(where: str, name: str, x, shape: tuple[int, ...], other_name: str, other) -> None:
+    """x has this shape and `sum_dtype(other)`."""
+    if x.shape != shape:
+        raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
+    if x.dtype != sum_dtype(other):
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be {sum_dtype(other)}, as {other_name} needs")
 
 
 def _expect_product(where: str, x, weight) -> None:

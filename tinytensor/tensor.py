@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kernels.dtypes import is_floating, is_sixteen_bit
 from kernels.namespace import require_current
 from tinytensor.backend import array_module, device_of, to_numpy
 
@@ -146,7 +147,7 @@ class Tensor(Methods):
     def requires_grad(self, required: bool) -> None:
         if not isinstance(required, bool):
             raise TypeError(f"requires_grad {required!r}: must be True or False (for a shape, use tt.zeros)")
-        if required and self._data.dtype.kind != "f":
+        if required and not is_floating(self._data.dtype):
             raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
         self._requires_grad = required
 
@@ -228,6 +229,10 @@ class Tensor(Methods):
         constant = Tensor(self._data)
         constant.version = self.version
         return constant
+
+    def _edge(self) -> tuple[Function | Tensor, tuple[int, ...], Any]:
+        """Where a gradient of this tensor goes, and the shape and dtype that it has there."""
+        return _node(self), self._data.shape, self._data.dtype
 
     def backward(self, gradient: TensorLike = None) -> None:
         """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
@@ -337,7 +342,7 @@ class Function:
         edges, guards, depth = [], [], 0
         for x, needed in zip(inputs, self.needs_grad, strict=True):
             # not the Tensors themselves, which would keep all their arrays alive
-            edges.append((_node(x), x._data.shape, x._data.dtype) if needed else None)
+            edges.append(x._edge() if needed else None)
             if isinstance(x, Tensor):
                 depth = depth if x.function is None else max(depth, x.function._depth)
                 if saved and id(_owner(x._data)) in saved:
@@ -532,7 +537,8 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
         array = np.asarray(data, dtype)
         if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
             array = array.astype(DEFAULT_DTYPE)
-    if array.dtype.kind not in "fiub" or isinstance(data, np.ma.MaskedArray):
+    holds_numbers = array.dtype.kind in "fiub" or is_floating(array.dtype)
+    if not holds_numbers or isinstance(data, np.ma.MaskedArray):
         kind = "a masked array" if isinstance(data, np.ma.MaskedArray) else f"{array.dtype} as in {data!r:.40}"
         raise TypeError(f"a tensor holds real numbers or booleans, not {kind}")
     if type(array) is not np.ndarray and isinstance(array, np.ndarray):
@@ -622,13 +628,13 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def accurate_sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, dtype: Any = None) -> Array:
-    """x.sum(axes), with float16 accumulated in float32, and many rows on the CPU in blocks.
+    """x.sum(axes), with 16 bits accumulated in float32, and many rows on the CPU in blocks.
 
     NumPy adds the rows of axis 0 one after the other, so rounding errors grow with their number: 10^7 rows of 0.1 in
     float32 would sum to 1.09 10^6. Elsewhere it adds pairwise, as CuPy does.
     """
-    if x.dtype == np.float16:
-        return x.sum(axis=axes, dtype=np.float32, keepdims=keepdims).astype(np.float16)
+    if is_sixteen_bit(x.dtype):
+        return x.sum(axis=axes, dtype=np.float32, keepdims=keepdims).astype(x.dtype)
     if type(x) is np.ndarray and 0 in axes and len(axes) < x.ndim and len(x) > SUM_ROWS and x.dtype.kind == "f":
         even = len(x) // SUM_BLOCK * SUM_BLOCK
         blocks = x[:even].reshape(-1, SUM_BLOCK, *x.shape[1:]).sum(axis=1)

@@ -27,6 +27,14 @@ class TrainConfig:
     model: str = option("gpt", "kind of model", choices=("gpt", "bigram"))
     init_from: str = option("", "model to start from: a run, a model directory, or hf:NAME@REVISION, such as hf:gpt2")
     device: str = option("auto", DEVICE_HELP)
+    dtype: str = option(
+        "float32",
+        "of activations and products; weights are float32. 16 bits need a GPU, bfloat16 one from 2020 on (8.0)",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    matmul: str = option(
+        "float32", "with tf32, products of float32 keep 10 bits on a GPU's tensor cores", choices=("float32", "tf32")
+    )
     processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
     shares: int = option(
         0, "parts of a batch, whose number decides how sums are rounded; 0 for one per core", at_least=0
@@ -93,6 +101,8 @@ def require_used(train: TrainConfig, given: Mapping[str, Any]) -> None:
         raise UserError(
             f"--muon-lr {train.muon_lr}: --optimizer {train.optimizer} does not use it: add --optimizer muon"
         )
+    if given.get("matmul") == "tf32" and train.dtype != "float32":
+        raise UserError(f"--matmul tf32: is of float32, and --dtype {train.dtype} has none: leave one of them out")
     if given.get("positions") == "rotary" and train.model == "bigram":
         raise UserError("--positions rotary: --model bigram has no positions: leave one of them out")
 

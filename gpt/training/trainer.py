@@ -6,7 +6,7 @@ stay on the device until they are read.
 
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,6 +20,9 @@ from gpt.training.recipe import TrainConfig
 from kernels.cpu.threads import split_evenly
 from kernels.shapes import MAX_GPU_HEAD_SIZE
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank
+
+if TYPE_CHECKING:
+    from gpt.training.precision import LossScaler
 
 BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that short ones show none
 
@@ -61,24 +64,36 @@ def train_step(
     step: int,
     config: TrainConfig,
     ranks: Communicator = ONE_RANK,
+    scaler: "LossScaler | None" = None,
 ) -> tuple[Any, Any]:
     """One update of the weights; returns the loss and the gradient norm, () device arrays.
 
     The loss is the mean over the targets that count in the whole batch, and dropout is keyed by the row of that: so
     shares and accumulation change nothing but rounding. No gradients are left, so that an evaluation has their memory.
-    With several ranks the optimizer is a ShardedOptimizer.
+    With several ranks the optimizer is a ShardedOptimizer. scaler: float16's; gradients that overflow are computed once
+    more at a lower scale, so that neither the step nor the optimizer's state is lost.
     """
     whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
     ids, targets = batches.rows(step, parallel.shares.rows(whole))
     counts = ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size)
-    with tt.seeded(config.seed, "dropout", step):
-        loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
-    if ranks.size > 1:
-        loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
-    else:
-        norm = tt.grad_norm(optimizer.parameters())
-    optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
+    while True:
+        with tt.seeded(config.seed, "dropout", step):
+            loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
+        if ranks.size > 1:
+            loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
+        else:
+            norm = tt.grad_norm(optimizer.parameters())
+        if scaler is None or scaler.accepts(loss, norm, step, optimizer.lr):
+            break
+        optimizer.zero_grad()
+    unscaled = 1.0
+    if scaler is not None:
+        unscaled = 1.0 / scaler.scale
+        norm = norm * unscaled
+        scaler.advance()
+    grad_scale = tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0
+    optimizer.step(grad_scale=grad_scale if scaler is None else grad_scale * unscaled)
     optimizer.zero_grad()
     return loss, norm
 

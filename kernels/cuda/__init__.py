@@ -1,8 +1,10 @@
 """The fused primitives as CUDA C, run by CuPy on a GPU or by the emulator on a CPU.
 
-The same functions as `kernels.cpu`, on float32 arrays. Each `.cu` file is complete and begins with its derivation;
-the `.py` file of the same name checks shapes and launches. Read `softmax.cu`, then `attention.cu`, then `launch.py`;
-`docs/cuda.md` explains, and `kernels.cuda.analysis` shows what the kernels use on each architecture.
+The same functions as `kernels.cpu`, on float32, float16 or bfloat16 arrays, all of a call the same; what is summed over
+many elements (log-sum-exps, losses, statistics of norms, gradients of parameters) is float32. Each `.cu` file is
+complete and begins with its derivation; the `.py` file of the same name checks shapes and launches. Read `softmax.cu`,
+then `attention.cu`, then `launch.py`; `docs/cuda.md` explains, `docs/precision.md` what training in 16 bits is, and
+`kernels.cuda.analysis` shows what the kernels use on each architecture.
 
 CuPy compiles every kernel, these and its own, with `-ftz=true`: on a GPU, denormal float32 numbers (below 1.18e-38) are
 flushed to zero wherever a kernel reads or produces them. A probability or gradient that small is therefore exactly 0

@@ -10,15 +10,18 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch_rows
+from kernels.cuda.products import product
+from kernels.dtypes import is_sixteen_bit
 
 LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows to fill the largest GPU
+TILE_ROWS = 128  # of a product on tensor cores: blocks have a multiple of it where they have as many
 
 
 def cross_entropy_forward(logits, targets, ignore_index):
     """logits (N, V), targets (N,) -> losses (N,), 0 where the target is `ignore_index`, and lse (N,)."""
     shapes.check_cross_entropy(logits, targets)
     logits, targets = contiguous(logits, _as_int64(targets))
-    losses, lse = (device_namespace(logits).empty(len(logits), dtype=logits.dtype) for _ in range(2))
+    losses, lse = (device_namespace(logits).empty(len(logits), dtype=np.float32) for _ in range(2))
     if logits.size:
         args = (logits, targets, losses, lse, *logits.shape, ignore_index)
         launch_rows("cross_entropy.cu", "cross_entropy_forward", *logits.shape, args)
@@ -41,6 +44,8 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     more products and no second forward pass (Hsu et al. 2024, arXiv:2410.10989). Without `with_grad` they are None.
     """
     shapes.check_linear_cross_entropy(x, weight, targets)
+    if is_sixteen_bit(x.dtype):
+        return _in_sixteen_bits(x, weight, targets, ignore_index, with_grad)
     xp, targets = device_namespace(x), _as_int64(targets)
     count = (targets != ignore_index).sum().astype(x.dtype)
     total = xp.zeros((), dtype=x.dtype)
@@ -58,13 +63,39 @@ def linear_cross_entropy(x, weight, targets, ignore_index, with_grad):
     return total / count, gx, gweight
 
 
+def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
+    """`linear_cross_entropy` with products and logits of 16 bits; the loss and both gradients are float32.
+
+    Gradients of a row's loss are divided by the number of rows only at the end, as float16 has no numbers so small.
+    """
+    xp, targets = device_namespace(x), _as_int64(targets)
+    count = (targets != ignore_index).sum().astype(np.float32)
+    total, one = xp.zeros((), dtype=np.float32), xp.ones((), dtype=np.float32)
+    gx, gweight = (xp.empty(a.shape, dtype=np.float32) if with_grad else None for a in (x, weight))
+    step = max(1, LOGITS_BYTES // (len(weight) * x.itemsize))
+    step = max(step // TILE_ROWS * TILE_ROWS, min(step, TILE_ROWS))
+    for start in range(0, len(x), step):
+        block = slice(start, start + step)
+        logits = xp.matmul(x[block], weight.T)  # (n, C) @ (C, V) -> (n, V)
+        losses, lse = cross_entropy_forward(logits, targets[block], ignore_index)
+        total += losses.sum()
+        if with_grad:
+            _backward_into(logits, one, logits, targets[block], lse, ignore_index)
+            product(logits, weight, gx[block])  # (n, V) @ (V, C) -> (n, C)
+            product(logits.T, x[block], gweight, add=start > 0)  # (V, n) @ (n, C) -> (V, C)
+    if with_grad:
+        gx /= count
+        gweight /= count
+    return total / count, gx, gweight
+
+
 def _as_int64(targets):
     return contiguous(targets.astype(np.int64, copy=False))[0]
 
 
 def _backward_into(glogits, g, logits, targets, lse, ignore_index) -> None:
     if logits.size:
-        g = device_namespace(logits).asarray(g, dtype=logits.dtype)
+        g = device_namespace(logits).asarray(g, dtype=np.float32)
         args = (g, logits, targets, lse, glogits, *logits.shape, ignore_index)
         rows, columns = logits.shape
         launch_rows("cross_entropy.cu", "cross_entropy_backward", rows, columns, args)

@@ -13,14 +13,16 @@
 // The two sums over rows take two stages, each in a fixed order: a block sums a strip of rows for 32 columns into its
 // own row of `partial`, then one thread per column adds the strips. No atomics, so the same bits every time.
 //
+// mean, rstd, gweight and gbias are float, also where the other arrays have 16 bits.
+//
 // Options: ROW_THREADS (see rows.cuh).
 
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight, const float *__restrict__ bias,
-                   float *__restrict__ y, float *__restrict__ mean, float *__restrict__ rstd, long long rows,
-                   int columns, float eps, int has_bias)
+layer_norm_forward(const storage *__restrict__ x, const storage *__restrict__ weight,
+                   const storage *__restrict__ bias, storage *__restrict__ y, float *__restrict__ mean,
+                   float *__restrict__ rstd, long long rows, int columns, float eps, int has_bias)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -28,7 +30,7 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
     y += row * columns;
 
     float cached[CACHED], sum = 0.0f, rest = 0.0f, squares = 0.0f;
-    auto fetch = [&](int col) { return x[col]; };
+    auto fetch = [&](int col) { return load(x[col]); };
     first_pass(columns, cached, fetch, [&](int, float value) { sum += value; });
     float center = row_sum(sum) / columns;
     second_pass(columns, cached, fetch, [&](int, float value) { rest += value - center; });
@@ -40,7 +42,7 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
     float scale = 1.0f / sqrtf(row_sum(squares) / columns + eps);
     second_pass(columns, cached, fetch, [&](int col, float value) {
         float n = (value - center) * scale;
-        y[col] = n * weight[col] + (has_bias ? bias[col] : 0.0f);
+        y[col] = store(n * load(weight[col]) + (has_bias ? load(bias[col]) : 0.0f));
     });
     if (threadIdx.x == 0) {
         mean[row] = center;
@@ -49,8 +51,8 @@ layer_norm_forward(const float *__restrict__ x, const float *__restrict__ weight
 }
 
 extern "C" __global__ void ROW_BOUNDS
-layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ weight,
-                    const float *__restrict__ mean, const float *__restrict__ rstd, float *__restrict__ gx,
+layer_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x, const storage *__restrict__ weight,
+                    const float *__restrict__ mean, const float *__restrict__ rstd, storage *__restrict__ gx,
                     long long rows, int columns)
 {
     long long row = this_row();
@@ -62,14 +64,16 @@ layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, co
 
     float2 cached[CACHED];  // (h, n)
     float sum_h = 0.0f, sum_hn = 0.0f;
-    auto fetch = [&](int col) { return make_float2(g[col] * weight[col], (x[col] - center) * scale); };
+    auto fetch = [&](int col) {
+        return make_float2(load(g[col]) * load(weight[col]), (load(x[col]) - center) * scale);
+    };
     first_pass(columns, cached, fetch, [&](int, float2 hn) {
         sum_h += hn.x;
         sum_hn = fmaf(hn.x, hn.y, sum_hn);
     });
     float mean_h = row_sum(sum_h) / columns, mean_hn = row_sum(sum_hn) / columns;
     second_pass(columns, cached, fetch,
-                [&](int col, float2 hn) { gx[col] = scale * (hn.x - mean_h - hn.y * mean_hn); });
+                [&](int col, float2 hn) { gx[col] = store(scale * (hn.x - mean_h - hn.y * mean_hn)); });
 }
 
 // Stage one. Grid (ceil(C / 32), strips), block (32, STRANDS): strand k takes rows k, k + STRANDS, ... of the strip.
@@ -77,7 +81,7 @@ layer_norm_backward(const float *__restrict__ g, const float *__restrict__ x, co
 #define STRANDS 8
 
 extern "C" __global__ void __launch_bounds__(32 * STRANDS)
-layer_norm_strips(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ mean,
+layer_norm_strips(const storage *__restrict__ g, const storage *__restrict__ x, const float *__restrict__ mean,
                   const float *__restrict__ rstd, float *__restrict__ partial, long long rows, int columns,
                   long long strip_rows)
 {
@@ -87,8 +91,8 @@ layer_norm_strips(const float *__restrict__ g, const float *__restrict__ x, cons
     float2 sum = make_float2(0.0f, 0.0f);
     if (col < columns)
         for (long long row = first + threadIdx.y; row < end; row += STRANDS) {
-            float value = g[row * columns + col];
-            sum.x = fmaf(value, (x[row * columns + col] - mean[row]) * rstd[row], sum.x);
+            float value = load(g[row * columns + col]);
+            sum.x = fmaf(value, (load(x[row * columns + col]) - mean[row]) * rstd[row], sum.x);
             sum.y += value;
         }
     of_strand[threadIdx.y][threadIdx.x] = sum;

@@ -1,9 +1,11 @@
 """Layer normalization over the last axis, as `layer_norm.cu` computes it.
 
-Same functions as `kernels/cpu/layer_norm.py`.
+Same functions as `kernels/cpu/layer_norm.py`; x, weight, bias, y and gx may have 16 bits, all else is float32.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows
@@ -19,7 +21,7 @@ def layer_norm_forward(x, weight, bias, eps):
     x, weight, added = contiguous(x, weight, added)
     xp, columns = device_namespace(x), x.shape[-1]
     y = xp.empty_like(x)
-    mean, rstd = (xp.empty((*x.shape[:-1], 1), dtype=x.dtype) for _ in range(2))
+    mean, rstd = (xp.empty((*x.shape[:-1], 1), dtype=np.float32) for _ in range(2))
     if x.size:
         rows = x.size // columns
         args = (x, weight, added, y, mean, rstd, rows, columns, eps, bias is not None)
@@ -35,7 +37,7 @@ def layer_norm_backward(g, weight, saved):
     xp, columns = device_namespace(x), x.shape[-1]
     gx = xp.empty_like(x)
     if not x.size:
-        return gx, xp.zeros_like(weight), xp.zeros_like(weight)
+        return gx, xp.zeros(columns, dtype=np.float32), xp.zeros(columns, dtype=np.float32)
     rows = x.size // columns
     args = (g, x, weight, mean, rstd, gx, rows, columns)
     launch_rows("layer_norm.cu", "layer_norm_backward", rows, columns, args)
@@ -48,8 +50,8 @@ def sums_over_rows(g, x, mean, rstd):
     rows = x.size // columns
     strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
     strips = -(-rows // strip_rows)
-    gweight, gbias = (xp.empty(columns, dtype=x.dtype) for _ in range(2))
-    partial = xp.empty((2, strips, columns), dtype=x.dtype)
+    gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
+    partial = xp.empty((2, strips, columns), dtype=np.float32)
     args = (g, x, mean, rstd, partial, rows, columns, strip_rows)
     launch("layer_norm.cu", "layer_norm_strips", (-(-columns // 32), strips), (32, 8), args, ROW_THREADS=32)
     args = (partial, gweight, gbias, strips, columns)

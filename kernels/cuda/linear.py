@@ -1,14 +1,19 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
-Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats.
+Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats. Of 16-bit
+arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from kernels import shapes
 from kernels.cuda.launch import device_namespace
+from kernels.cuda.products import product
+from kernels.dtypes import is_sixteen_bit
 
 
 def linear_forward(x, weight, bias):
@@ -25,8 +30,10 @@ def linear_backward(g, x, weight, with_bias):
     shapes.check_linear_backward(g, x, weight)
     xp = device_namespace(x)
     rows, inputs = _rows(g), _rows(x)
-    gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)
-    return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None
+    gx = xp.matmul(rows, weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
+    if is_sixteen_bit(x.dtype):
+        return gx, product(inputs.T, rows), rows.sum(axis=0, dtype=np.float32) if with_bias else None
+    return gx, xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None
 
 
 def _rows(x):

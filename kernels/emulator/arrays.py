@@ -17,6 +17,7 @@ from numbers import Number
 
 import numpy as np
 
+from kernels.dtypes import BFLOAT16, is_floating, is_sixteen_bit
 from kernels.emulator import checks, cuda_like
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
@@ -81,6 +82,7 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 KEEPS_ORDER = frozenset(("astype", "copy", "zeros_like", "ones_like", "full_like", "empty_like"))
+SUMS = frozenset(("dot", "matmul", "mean", "prod", "std", "sum", "var"))
 MARGIN = 4096  # bytes around an array: a kernel that writes past its end must not reach what keeps the process alive
 NO_CONVERSION = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one explicitly."
 
@@ -124,7 +126,7 @@ class ndarray:
             raise TypeError("the emulated device makes arrays of its own memory only: memptr and strides must be None")
         memory = np.empty(np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN, np.uint8)
         host = np.ndarray(shape, dtype, memory, MARGIN, order=order)
-        host.reshape(-1, order="A").view(np.uint8).fill(0xFF if host.dtype.kind == "f" else 0xCC)
+        host.reshape(-1, order="A").view(np.uint8).fill(0xFF if is_floating(host.dtype) else 0xCC)
         self._own(host)
         if checks.current_request() is not None:
             self._written = np.zeros(host.nbytes, np.uint8)
@@ -146,6 +148,11 @@ class ndarray:
             return None
         start = self.host.ctypes.data - owner.host.ctypes.data
         return owner._written[start : start + self.host.nbytes]
+
+    def _mark_written(self):
+        """Something other than a kernel wrote here; the rest of the memory counts as written, too."""
+        owner = self if self.base is None else self.base
+        owner._written = None
 
     # ---- what it is ----
 
@@ -183,7 +190,7 @@ class ndarray:
 
     @property
     def data(self):
-        return cuda_like.MemoryPointer(self.host.ctypes.data, self._device)
+        return cuda_like.MemoryPointer(self, self._device)
 
     @property
     def device(self):
@@ -250,7 +257,7 @@ class ndarray:
         if (arr.dtype, arr.shape) != (self.dtype, self.shape):
             raise ValueError(f"cannot set {arr.shape} {arr.dtype} to an array of {self.shape} {self.dtype}")
         self.host[...] = arr
-        _mark_written(self)
+        self._mark_written()
 
     def fill(self, value):
         self[...] = value
@@ -290,7 +297,7 @@ class ndarray:
                 if isinstance(array, ndarray):
                     cuda_like.check_current(array._device)
             self.host[host_index] = value.host if isinstance(value, ndarray) else value
-            _mark_written(self)
+            self._mark_written()
 
     @property
     def T(self):
@@ -376,11 +383,29 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
     kwargs = {key: to_host(value, arrays, name) for key, value in kwargs.items()}
     for array in arrays:
         cuda_like.check_current(array._device)
+    if name in SUMS and any(is_sixteen_bit(array.dtype) for array in arrays):
+        function = _summed_in_float32(function, name)
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
         result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
     if out is not None:
-        _mark_written(out)
+        out._mark_written()
     return result
+
+
+def _summed_in_float32(function, name: str):
+    """`function` of 16-bit arrays as CuPy has it: sums are accumulated in float32, and rounded at the end."""
+
+    def apply(*args, out=None, **kwargs):
+        dtype = np.result_type(*(x for x in args if isinstance(x, np.ndarray)))
+        if dtype.name == BFLOAT16 and name in ("matmul", "dot") and any(np.ndim(x) > 2 for x in args):
+            raise TypeError(f"{name}: CuPy 14 has no products of bfloat16 arrays of more than two axes")
+        wide = [x.astype(np.float32) if isinstance(x, np.ndarray) and is_sixteen_bit(x.dtype) else x for x in args]
+        result = np.asarray(function(*wide, **kwargs)).astype(kwargs.get("dtype") or dtype)
+        if out is not None:
+            out[...] = result
+        return result if out is None else out
+
+    return apply
 
 
 def call_ufunc(ufunc, *args, **kwargs):
@@ -392,6 +417,9 @@ def call_ufunc(ufunc, *args, **kwargs):
             raise TypeError(f"{name}: Unsupported type {type(x)}")
     if kwargs.get("out") is None:
         kwargs = {**kwargs, "order": "C"}
+    bfloat16 = next((x.dtype for x in args if isinstance(x, ndarray) and x.dtype.name == BFLOAT16), None)
+    if bfloat16:  # as with every other dtype, Python's numbers take that of the array; ml_dtypes would make float32
+        args = tuple(bfloat16.type(x) if type(x) in (int, float) else x for x in args)
     return call(ufunc, name, *args, **kwargs)
 
 
@@ -416,11 +444,6 @@ def _index(index) -> tuple[tuple, bool]:
     parts = tuple(part.host if isinstance(part, ndarray) else part for part in parts)
     is_mask = any(getattr(part, "dtype", None) == np.bool_ for part in parts)
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis), is_mask
-
-
-def _mark_written(array: ndarray) -> None:
-    owner = array if array.base is None else array.base
-    owner._written = None
 
 
 def _operator(ufunc):

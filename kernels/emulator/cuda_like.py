@@ -12,7 +12,9 @@ import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
+from kernels.emulator import cublas_like as cublas
 from kernels.emulator import module
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "MemoryPointer",
     "MemoryPool",
     "Stream",
+    "cublas",
     "get_current_stream",
     "get_elapsed_time",
     "runtime",
@@ -123,11 +126,18 @@ def track_peak():
     last = POOL._peak
 
 
+class Address(int):
+    """An address that remembers the array there, so that what is given addresses can check them."""
+
+    array: Any
+
+
 class MemoryPointer:
     """The address of an array's first element."""
 
-    def __init__(self, ptr: int, device: int):
-        self.ptr = ptr
+    def __init__(self, array: Any, device: int):
+        self.ptr = Address(array.host.ctypes.data)
+        self.ptr.array = array
         self.device = Device(device)
         self.device_id = device
 
@@ -169,6 +179,8 @@ class Device:
     def use(self):
         _current.device = self.id
         return self
+
+    cublas_handle = 0  # the emulated cuBLAS has no state
 
     def synchronize(self) -> None:
         """Nothing to wait for."""

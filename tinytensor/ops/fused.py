@@ -15,7 +15,7 @@ from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import float16_as_float32
+from tinytensor.ops.elementwise import float16_by_kernels
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
 from tinytensor.random import first_row, next_seed
@@ -161,20 +161,20 @@ class Dropout(Function):
 
 
 @torch_names
-@float16_as_float32
+@float16_by_kernels
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow. Composed: `composed.softmax`."""
     return _along_last("softmax", Softmax(), x, axis)
 
 
 @torch_names
-@float16_as_float32
+@float16_by_kernels
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, accurate where the softmax is tiny. Composed: `composed.log_softmax`."""
     return _along_last("log_softmax", LogSoftmax(), x, axis)
 
 
-@float16_as_float32
+@float16_by_kernels
 def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
     """Normalize x (..., C) to mean 0, variance 1 over its last axis, then scale by weight (C,) and add bias (C,).
 
@@ -186,7 +186,7 @@ def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None
     return LayerNorm(eps)(x, weight, bias)
 
 
-@float16_as_float32
+@float16_by_kernels
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """Divide x (..., C) by the root of its mean square over the last axis, then scale by weight (C,), if there is one.
 
@@ -202,13 +202,13 @@ def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Ten
     return RMSNorm(eps)(x, weight)
 
 
-@float16_as_float32
+@float16_by_kernels
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """x (..., I) @ weight (I, O) + bias (O,) -> (..., O). Composed: `composed.linear`."""
     return Linear()(x, as_tensor(weight), bias)
 
 
-@float16_as_float32
+@float16_by_kernels
 def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """`linear(gelu(x), weight, bias)` in less memory: x (..., I), weight (I, O), bias (O,) -> (..., O).
 
@@ -217,7 +217,7 @@ def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> T
     return GELULinear()(x, as_tensor(weight), bias)
 
 
-@float16_as_float32
+@float16_by_kernels
 def swiglu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """The gated activation and second layer of Llama's MLP: x (..., 2 I), weight (I, O), bias (O,) -> (..., O).
 
