@@ -90,6 +90,11 @@ def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> 
 
 def compiler_log(source: str, options: tuple[str, ...]) -> str:
     """NVRTC's messages on compiling `source` with exactly these options. Raises CompileError with them if it fails."""
+    return compiled(source, options)[0]
+
+
+def compiled(source: str, options: tuple[str, ...]) -> tuple[str, bytes]:
+    """NVRTC's messages, and the module's machine code. Raises CompileError with the messages if it fails."""
     nvrtc, program = load_nvrtc(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
@@ -99,11 +104,14 @@ def compiler_log(source: str, options: tuple[str, ...]) -> str:
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetProgramLog(program, log)
+        if failed:
+            raise CompileError(log.value.decode())
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        code = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, code)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise CompileError(log.value.decode())
-    return log.value.decode()
+    return log.value.decode(), code.raw
 
 
 def _parse_log(log: str) -> dict[str, Resources]:
