@@ -136,7 +136,12 @@ def test_accuracy(device, head, data):
     dtype, p, sizes = VARIANTS[head]
     groups, shared = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (1, 3)]), "groups and heads to each")
     T = data.draw(st.integers(1, 40) | st.sampled_from([63, 64, 65, 130]), "T")
-    shape = data.draw(st.integers(1, 2), "B") if T < 64 else 1, T, groups * shared, data.draw(st.sampled_from(sizes), "D")
+    shape = (
+        data.draw(st.integers(1, 2), "B") if T < 64 else 1,
+        T,
+        groups * shared,
+        data.draw(st.sampled_from(sizes), "D"),
+    )
     kind = data.draw(st.sampled_from(["normal", "normal", "large", "constant"]))
     compare(device, floats(dtype), shape, groups, p, data.draw(st.integers(0, 2**16), "seed"), kind)
 

@@ -48,7 +48,11 @@ def demands(instructions: Counter[str], rates: Rates) -> dict[str, float]:
     for opcode, count in instructions.items():
         kinds[_kind(opcode.partition(".")[0])] += count
     rest = kinds["multiply_add"] + kinds["special"] + kinds["integer"]  # one cycle each to be issued
-    pipes = (rates.multiply_add * kinds["multiply_add"], rates.integer * kinds["integer"], rates.special * kinds["special"])
+    pipes = (
+        rates.multiply_add * kinds["multiply_add"],
+        rates.integer * kinds["integer"],
+        rates.special * kinds["special"],
+    )
     return {
         "tensor": rates.matrix * kinds["matrix"],
         "shared": rates.load * kinds["load"],

@@ -65,7 +65,11 @@ def inner_loop(code: list[Instruction], opcode: str = "HMMA") -> Counter[str]:
     What a branch inside the loop can skip, and has none of it, is taken as skipped: the mask of the tiles on the
     diagonal. Of several such loops (the compiler may copy one) the last.
     """
-    spans = [(i.target, n) for n, i in enumerate(code) if i.opcode.startswith("BRA") and i.target is not None and i.target <= n]
+    spans = [
+        (i.target, n)
+        for n, i in enumerate(code)
+        if i.opcode.startswith("BRA") and i.target is not None and i.target <= n
+    ]
     spans = [(begin, end) for begin, end in spans if any(i.opcode.startswith(opcode) for i in code[begin : end + 1])]
     begin, end = min(spans, key=lambda span: span[1] - span[0])
     counts: Counter[str] = Counter()

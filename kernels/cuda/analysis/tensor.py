@@ -117,7 +117,13 @@ def model_table(T: int = 1024) -> str:
                 cells = [f"{cycles[place] / pairs:.0f}" for place in issue.PLACES]
                 useful = fractions[kernel] * issue.useful_pairs(T, 16 * tiles.m_tiles, tiles.strip)
                 rows.append(
-                    [f"sm_{architecture}", str(head), f"`{kernel}`", str(sum(loop.values()) * 1024 // (16 * tiles.m_tiles * tiles.strip)), *cells]
+                    [
+                        f"sm_{architecture}",
+                        str(head),
+                        f"`{kernel}`",
+                        str(sum(loop.values()) * 1024 // (16 * tiles.m_tiles * tiles.strip)),
+                        *cells,
+                    ]
                     + [str(blocks), f"{fractions[kernel]:.0%}", f"{useful:.0%}"]
                 )
             backward = NEEDED_BACKWARD / sum(PRODUCTS[kernel] / fractions[kernel] for kernel in (QUERIES, KEYS))
