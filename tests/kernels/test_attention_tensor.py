@@ -17,11 +17,11 @@ import tinytensor as tt
 from kernels.cuda.analysis import issue, nvrtc, sass, tensor
 from kernels.cuda.launch import KernelArgumentError
 from kernels.emulator import checked
-from kernels.options import NO_DROPOUT, DropoutOptions
+from kernels.options import DropoutOptions
 from tests.kernels.test_cuda_kernels import attention_mask, ungrouped
 
 SEED = 0x0123_4567_89AB_CDEF
-# Each is compiled once: a head size's tiles, with dropout or without, for one dtype. D: what is padded to the head size.
+# Each is compiled once: a head size's tiles, with dropout or without, for one dtype; and sizes that are padded to it.
 VARIANTS = {
     32: ("float16", 0.2, (1, 5, 24, 32)),
     64: ("bfloat16", 0.0, (33, 40, 63, 64)),
@@ -136,7 +136,12 @@ def test_accuracy(device, head, data):
     dtype, p, sizes = VARIANTS[head]
     groups, shared = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (1, 3)]), "groups and heads to each")
     T = data.draw(st.integers(1, 40) | st.sampled_from([63, 64, 65, 130]), "T")
-    shape = data.draw(st.integers(1, 2), "B") if T < 64 else 1, T, groups * shared, data.draw(st.sampled_from(sizes), "D")
+    shape = (
+        data.draw(st.integers(1, 2), "B") if T < 64 else 1,
+        T,
+        groups * shared,
+        data.draw(st.sampled_from(sizes), "D"),
+    )
     kind = data.draw(st.sampled_from(["normal", "normal", "large", "constant"]))
     compare(device, floats(dtype), shape, groups, p, data.draw(st.integers(0, 2**16), "seed"), kind)
 

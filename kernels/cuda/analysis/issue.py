@@ -34,8 +34,8 @@ class Rates:
     load: int = 16  # 512 bytes at 128 per cycle and multiprocessor, which four schedulers share
 
 
-# 2048 multiply-adds each: an A100's quarter makes 256 per cycle (Sun et al. 2022, arXiv:2206.02874, measured m16n8k16 at
-# that rate), an RTX 4090's 64 where sums are float32. An H100 makes 512 by wgmma; by mma.sync Luo et al. (2024,
+# 2048 multiply-adds each: an A100's quarter makes 256 per cycle (Sun et al. 2022, arXiv:2206.02874, measured m16n8k16
+# at that rate), an RTX 4090's 64 where sums are float32. An H100 makes 512 by wgmma; by mma.sync Luo et al. (2024,
 # arXiv:2402.13499) measured 62.9 % of that. The others are from the CUDA C++ Programming Guide, "Arithmetic
 # Instructions": 64 (8.0) or 128 float32 multiply-adds, 64 integer operations, 16 exponentials per cycle and
 # multiprocessor.
@@ -48,7 +48,11 @@ def demands(instructions: Counter[str], rates: Rates) -> dict[str, float]:
     for opcode, count in instructions.items():
         kinds[_kind(opcode.partition(".")[0])] += count
     rest = kinds["multiply_add"] + kinds["special"] + kinds["integer"]  # one cycle each to be issued
-    pipes = (rates.multiply_add * kinds["multiply_add"], rates.integer * kinds["integer"], rates.special * kinds["special"])
+    pipes = (
+        rates.multiply_add * kinds["multiply_add"],
+        rates.integer * kinds["integer"],
+        rates.special * kinds["special"],
+    )
     return {
         "tensor": rates.matrix * kinds["matrix"],
         "shared": rates.load * kinds["load"],
