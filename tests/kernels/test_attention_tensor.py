@@ -17,11 +17,11 @@ import tinytensor as tt
 from kernels.cuda.analysis import issue, nvrtc, sass, tensor
 from kernels.cuda.launch import KernelArgumentError
 from kernels.emulator import checked
-from kernels.options import NO_DROPOUT, DropoutOptions
+from kernels.options import DropoutOptions
 from tests.kernels.test_cuda_kernels import attention_mask, ungrouped
 
 SEED = 0x0123_4567_89AB_CDEF
-# Each is compiled once: a head size's tiles, with dropout or without, for one dtype. D: what is padded to the head size.
+# Each is compiled once: a head size's tiles, with dropout or without, for one dtype; and sizes that are padded to it.
 VARIANTS = {
     32: ("float16", 0.2, (1, 5, 24, 32)),
     64: ("bfloat16", 0.0, (33, 40, 63, 64)),
@@ -118,10 +118,18 @@ def compare(device, dtype, shape, groups, p, seed, kind="normal"):
         gradient = grouped(backward(g.astype(precision), full, scale, mask, rounded), groups)
         return (*forward(full, scale, mask, rounded), rounded(gradient).astype(precision))
 
+    # dp and delta nearly cancel where a weight is nearly 1: then the roundings of y decide, which may fall either way
+    products = np.abs(
+        np.einsum("bihd,bjhd->bhij", *(x.astype(np.float32) for x in (g, ungrouped(qkv, groups)[:, :, 2])))
+    )
+    cancelling = (
+        2.0 ** (-12 if dtype == np.float16 else -9) * products.max() * scale * np.abs(qkv[:, :, : H + groups]).max()
+    )
     usual = formulas(np.float32, lambda x: x.astype(dtype))
-    for result, want, plain in zip(got, formulas(np.float64, lambda x: x), usual, strict=True):
+    floors = (0, 0, cancelling / 8)
+    for result, want, plain, floor in zip(got, formulas(np.float64, lambda x: x), usual, floors, strict=True):
         error, usual_error = np.abs(result - want).max(), np.abs(plain - want).max()
-        assert error <= 2 * usual_error + 2e-6 * max(1, np.abs(want).max()), (error, usual_error)
+        assert error <= 2 * usual_error + floor + 2e-6 * max(1, np.abs(want).max()), (error, usual_error)
     return launches
 
 

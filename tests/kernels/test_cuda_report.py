@@ -10,6 +10,7 @@ from kernels import emulator
 from kernels.cuda.analysis import nvrtc, report, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
 from kernels.cuda.attention import plan
+from kernels.cuda.attention_tensor import TILES
 from kernels.cuda.launch import SOURCES, SharedMemory, flags, signatures, source
 
 KIB = 1024
@@ -42,7 +43,8 @@ def variants(architecture):
 def test_every_source_compiles(compiler, architecture):
     """Every source for every architecture, and every combination of options for one of them at least."""
     needed = variants(architecture)
-    assert {build.source for build in needed.values()} == {path.name for path in SOURCES.glob("*.cu")}
+    others = {f"{kernel}.cu" for kernel in TILES}  # tests/kernels/test_attention_tensor.py
+    assert {build.source for build in needed.values()} | others == {path.name for path in SOURCES.glob("*.cu")}
     elsewhere = {key for other in (*MEASURED, *OTHERS[: OTHERS.index(architecture)]) for key in variants(other)}
     chosen = {build.source: build for build in needed.values()}  # of each source one
     for build in [*chosen.values(), *(needed[key] for key in needed.keys() - elsewhere)]:

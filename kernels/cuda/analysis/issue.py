@@ -34,8 +34,8 @@ class Rates:
     load: int = 16  # 512 bytes at 128 per cycle and multiprocessor, which four schedulers share
 
 
-# 2048 multiply-adds each: an A100's quarter makes 256 per cycle (Sun et al. 2022, arXiv:2206.02874, measured m16n8k16 at
-# that rate), an RTX 4090's 64 where sums are float32. An H100 makes 512 by wgmma; by mma.sync Luo et al. (2024,
+# 2048 multiply-adds each: an A100's quarter makes 256 per cycle (Sun et al. 2022, arXiv:2206.02874, measured m16n8k16
+# at that rate), an RTX 4090's 64 where sums are float32. An H100 makes 512 by wgmma; by mma.sync Luo et al. (2024,
 # arXiv:2402.13499) measured 62.9 % of that. The others are from the CUDA C++ Programming Guide, "Arithmetic
 # Instructions": 64 (8.0) or 128 float32 multiply-adds, 64 integer operations, 16 exponentials per cycle and
 # multiprocessor.

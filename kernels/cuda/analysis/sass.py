@@ -50,7 +50,8 @@ def disassemble(cubin: bytes) -> str:
 
 def parse(text: str) -> list[Instruction]:
     """The instructions of a module with one kernel, in order."""
-    labels, found = {}, []
+    labels: dict[str, int] = {}
+    found: list[tuple[str, re.Match | None]] = []
     for opcode, operands, label in _LINE.findall(text):
         if label:
             labels[label] = len(found)
@@ -77,9 +78,9 @@ def inner_loop(code: list[Instruction], opcode: str = "HMMA") -> Counter[str]:
     while n <= end:
         here = code[n]
         counts[here.opcode] += 1
-        skips = here.opcode.startswith("BRA") and here.target is not None and n < here.target <= end
-        if skips and not any(i.opcode.startswith(opcode) for i in code[n : here.target]):
-            n = here.target
-        else:
-            n += 1
+        after = n + 1
+        if here.opcode.startswith("BRA") and here.target is not None and n < here.target <= end:
+            skipped = code[after : here.target]
+            after = after if any(i.opcode.startswith(opcode) for i in skipped) else here.target
+        n = after
     return counts

@@ -82,7 +82,7 @@ def resource_table() -> str:
         label = f"head size {defines['HEAD']}" + (", dropout" if defines["DROPOUT"] else "")
         cells = [cell(b, a) for b, a in zip(variant, ARCHITECTURES, strict=True)]
         rows.append([f"`{variant[0].kernel}`", label, *cells])
-    return table(["kernel", "variant"] + [f"sm_{a}" for a in ARCHITECTURES], rows)
+    return table(["kernel", "variant", *(f"sm_{a}" for a in ARCHITECTURES)], rows)
 
 
 def tile_table() -> str:
@@ -92,7 +92,7 @@ def tile_table() -> str:
         plans = [plan(kernel, head, False, 80) for head in HEAD_SIZES]
         cells = [f"{p.block_m}x{p.block_n}, {p.strip}, {p.shared / 1024:.1f}" for p in plans]
         rows.append([f"`{kernel}`", *cells])
-    return table(["kernel"] + [f"head size {head}" for head in HEAD_SIZES], rows)
+    return table(["kernel", *(f"head size {head}" for head in HEAD_SIZES)], rows)
 
 
 def model_table(T: int = 1024) -> str:
@@ -109,30 +109,25 @@ def model_table(T: int = 1024) -> str:
                 tiles = plan(kernel, head, False, architecture)
                 variant = build(tiles, "bfloat16")
                 loop = inner_loop(variant, architecture)
-                registers = variant.resources(architecture).registers
-                blocks = resident_blocks(architecture, tiles.threads, registers, tiles.shared)
-                fractions[kernel] = issue.utilization(loop, rates, blocks)
-                cycles = issue.demands(loop, rates)
-                pairs = 16 * tiles.m_tiles * tiles.strip / 1024
-                cells = [f"{cycles[place] / pairs:.0f}" for place in issue.PLACES]
-                useful = fractions[kernel] * issue.useful_pairs(T, 16 * tiles.m_tiles, tiles.strip)
-                rows.append(
-                    [
-                        f"sm_{architecture}",
-                        str(head),
-                        f"`{kernel}`",
-                        str(sum(loop.values()) * 1024 // (16 * tiles.m_tiles * tiles.strip)),
-                        *cells,
-                    ]
-                    + [str(blocks), f"{fractions[kernel]:.0%}", f"{useful:.0%}"]
+                blocks = resident_blocks(
+                    architecture, tiles.threads, variant.resources(architecture).registers, tiles.shared
                 )
+                fractions[kernel] = issue.utilization(loop, rates, blocks)
+                passes = 1024 / (16 * tiles.m_tiles * tiles.strip)
+                cycles = [f"{passes * cycles:.0f}" for cycles in issue.demands(loop, rates).values()]
+                counts = [f"{passes * sum(loop.values()):.0f}", *cycles, str(blocks)]
+                label = [f"sm_{architecture}", str(head), f"`{kernel}`"]
+                rows.append([*label, *counts, *fraction_cells(fractions[kernel], tiles, T)])
             backward = NEEDED_BACKWARD / sum(PRODUCTS[kernel] / fractions[kernel] for kernel in (QUERIES, KEYS))
-            tiles = plan(KEYS, head, False, architecture)
-            useful = backward * issue.useful_pairs(T, 16 * tiles.m_tiles, tiles.strip)
-            label = [f"sm_{architecture}", str(head), "backward, 5 products"]
-            rows.append([*label, "", "", "", "", "", f"{backward:.0%}", f"{useful:.0%}"])
-    header = ["", "head size", "kernel", "instructions", *issue.PLACES, "warps", "of the peak", f"and causal, T {T}"]
+            label = [f"sm_{architecture}", str(head), "backward, 5 of its 7 products"]
+            rows.append([*label, *[""] * 5, *fraction_cells(backward, plan(KEYS, head, False, architecture), T)])
+    header = ["", "head size", "kernel", "instructions", *issue.PLACES, "warps", "of the peak", f"causal, T {T}"]
     return table(header, rows)
+
+
+def fraction_cells(fraction: float, tiles: TensorPlan, T: int) -> list[str]:
+    """A fraction of the peak, and what is left where the products of masked scores do not count."""
+    return [f"{fraction:.0%}", f"{fraction * issue.useful_pairs(T, 16 * tiles.m_tiles, tiles.strip):.0%}"]
 
 
 def roofline_table() -> str:
