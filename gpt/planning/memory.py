@@ -49,7 +49,8 @@ for each layer. Of the gradient of the head there are two, and the block of logi
 weights twice, when the model is made and when a checkpoint is written.
 
 **In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, and
-for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides.
+for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides, of the
+head's another one at the loss, where the block of logits may have four times as many bytes.
 Attention that computes in float32 copies its arguments and its result, in backward 30 C bytes for each token.
 
 **Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
@@ -247,8 +248,10 @@ def _step_bytes(kind: str, model: GPTConfig, tokens: int) -> int:
     c, heads = model.n_embd, model.n_head * model.head_size
     in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
     in_attention = FLOAT * (2 * heads + 2 * model.qkv_width) + HALF * (model.qkv_width - model.fc_width)
-    work = max(HALF * _logits(model, tokens, 4), HALF * in_mlp, in_attention * tokens)
-    at_loss = HALF * saved_values(model, True) * tokens + FLOAT * model.vocab_size * c + work
+    head = model.vocab_size * c
+    in_head = max(HALF * (_logits(model, tokens, 16) + head), FLOAT * head)  # its weight padded; its gradient divided
+    work = max(in_head, HALF * in_mlp, in_attention * tokens)
+    at_loss = HALF * saved_values(model, True) * tokens + FLOAT * head + work
     return max(at_loss + (FLOAT + HALF) * c * tokens, FLOAT * count + HALF * 3 * c * tokens)
 
 

@@ -89,6 +89,7 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_grad):
         if with_grad:
             product(logits, padded, gx[block])  # (n, P) @ (P, C) -> (n, C)
             product(logits.T, x[block], gweight, add=start > 0)  # (P, n) @ (n, C) -> (P, C)
+    del logits, padded  # the next line needs memory
     if with_grad:
         gx /= count
         gweight = gweight[:classes] / count
