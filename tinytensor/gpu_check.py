@@ -29,7 +29,8 @@ from tqdm import tqdm
 import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
-from kernels.dtypes import BFLOAT16, named_dtype
+from kernels.dtypes import BFLOAT16
+from kernels.namespace import named_dtype
 from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions, MuonOptions
 
 # An error may be FACTOR times the float32 error of the CPU + RELATIVE times the largest value + ABSOLUTE.

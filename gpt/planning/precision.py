@@ -3,7 +3,8 @@
 import tinytensor as tt
 from gpt.errors import UserError
 from gpt.training.recipe import TrainConfig
-from kernels.dtypes import BFLOAT16, named_dtype
+from kernels.dtypes import BFLOAT16
+from kernels.namespace import named_dtype
 
 FIRST_CUPY = 14  # that has bfloat16
 BFLOAT16_CAPABILITY = 80  # of GPUs whose products can be of bfloat16

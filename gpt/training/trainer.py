@@ -20,7 +20,7 @@ from gpt.training.checkpoint import Progress
 from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
 from kernels.cpu.threads import split_evenly
-from kernels.dtypes import named_dtype
+from kernels.namespace import named_dtype
 from kernels.shapes import MAX_GPU_HEAD_SIZE
 from tinytensor.nn import MixedPrecision, Module
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank

@@ -5,7 +5,8 @@ conversion raises, every result is an array (0-d rather than a number), and read
 act that `no_synchronization` can forbid. A view keeps its owner in `base`, so live bytes are counted exactly.
 Where CuPy would be lenient this is strict: NumPy's functions refuse the array (CuPy's dispatch would take it), an
 index out of bounds raises (CuPy wraps it round), an array of a device that is not current takes part in nothing but
-copies (CuPy may use peer access), and fresh memory is poisoned. Read `cupy_like.py` next.
+copies (CuPy may use peer access), and fresh memory is poisoned. Sums and products of 16-bit arrays are accumulated in
+float32, and products of float32 matrices may be TF32, as CuPy's are. Read `cupy_like.py` next.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import pytest
 import tinytensor as tt
 from gpt.model import GPTConfig
 from gpt.model.gpt import GPT
-from kernels.dtypes import is_floating, named_dtype
+from kernels.dtypes import is_floating
+from kernels.namespace import named_dtype
 from tinytensor import nn
 from tinytensor.nn.precision import Rounded, refresh
 
@@ -157,6 +158,6 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
         raise ImportError(name)
 
     named_dtype.cache_clear()
-    monkeypatch.setattr("kernels.dtypes.importlib.import_module", missing)
+    monkeypatch.setattr("kernels.namespace.importlib.import_module", missing)
     with pytest.raises(tt.DeviceError, match="bfloat16 needs the package ml_dtypes: pip install ml_dtypes"):
         named_dtype("bfloat16")

@@ -11,8 +11,9 @@ import kernels.cuda as k
 import tinytensor as tt
 from kernels.cuda.launch import KernelArgumentError
 from kernels.cuda.products import product
-from kernels.dtypes import is_sixteen_bit, named_dtype
+from kernels.dtypes import is_sixteen_bit
 from kernels.emulator import checks
+from kernels.namespace import named_dtype
 from kernels.options import DropoutOptions
 from tests.kernels import test_cuda_kernels as formulas
 
