@@ -23,11 +23,11 @@ from gpt.signals import GracefulExit
 from gpt.training.batches import Batches, EvalWindows
 from gpt.training.manifest import find_verified
 from gpt.training.optimizer import build_optimizer
-from gpt.training.precision import LossScaler, with_precision
 from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, require_used
 from gpt.training.report import Report, describe, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
+    LossScaler,
     Throughput,
     build_model,
     due,
@@ -35,6 +35,7 @@ from gpt.training.trainer import (
     make_parallel,
     require_finite,
     train_step,
+    with_precision,
 )
 from gpt.weights.load import inherit, pinned, start_from
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores

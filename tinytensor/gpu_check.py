@@ -6,13 +6,15 @@
 
 Each primitive of `kernels.cuda` runs twice on drawn inputs. Both runs must give the same bits, and their error against
 `kernels.cpu` in float64 may be at most four times that of `kernels.cpu` in float32, plus 2e-6 of the largest value.
-The training step compares loss, gradients and updated weights in the same way. The report is plain text, to be pasted
-into a bug report. Exit status: 0 if everything agrees, 1 if something does not, 2 if there is no such device.
+The training step compares loss, gradients and updated weights in the same way; in mixed precision an error may be 2^-8
+of the largest value in float16, 2^-5 in bfloat16. The report is plain text, to be pasted into a bug report. Exit
+status: 0 if everything agrees, 1 if something does not, 2 if there is no such device.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import sys
 import time
@@ -27,6 +29,7 @@ from tqdm import tqdm
 import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
+from kernels.dtypes import BFLOAT16, named_dtype
 from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions, MuonOptions
 
 # An error may be FACTOR times the float32 error of the CPU + RELATIVE times the largest value + ABSOLUTE.
@@ -287,8 +290,11 @@ class SmallModel(tt.nn.Module):
         return tt.linear_cross_entropy(x, self.embedding.weight, targets)
 
 
-def train_step(device: tt.Device, dtype: Any) -> dict[str, list[np.ndarray]]:
-    """Loss, gradients and weights after one clipped AdamW step from drawn weights, the same for every device."""
+def train_step(device: tt.Device, dtype: Any, copies: Any = None) -> dict[str, list[np.ndarray]]:
+    """Loss, gradients and weights after one clipped AdamW step from drawn weights, the same for every device.
+
+    copies: None, or the dtype of the weights' copies that the loss is computed from.
+    """
     with tt.seeded("gpu_check"):
         model = SmallModel()
         ids = np.random.default_rng(0).integers(0, model.VOCABULARY, (4, 26))
@@ -296,7 +302,8 @@ def train_step(device: tt.Device, dtype: Any) -> dict[str, list[np.ndarray]]:
             parameter.data = device.put(parameter.data.astype(dtype))
         # a large eps: AdamW's first step is lr * g / (|g| + eps), which would magnify rounding in tiny gradients
         optimizer = tt.optim.AdamW(model.parameters(), lr=0.01, eps=0.01)
-        loss = model(ids[:, :-1], ids[:, 1:])
+        computed = model if copies is None else tt.nn.MixedPrecision(model, copies)
+        loss = computed(ids[:, :-1], ids[:, 1:])
     loss.backward()
     gradients = [tt.to_numpy(parameter.grad) for parameter in model.parameters()]
     optimizer.step(tt.clip_scale(tt.grad_norm(model.parameters()), 1.0))
@@ -310,6 +317,18 @@ def check_training(device: tt.Device) -> Iterator[Row]:
     reference, plain, results = train_step(cpu, np.float64), train_step(cpu, np.float32), train_step(device, np.float32)
     for part in reference:
         yield compare("training step", part, results[part], reference[part], plain[part])
+    for dtype, rounding in sixteen_bit_dtypes(device):
+        results = train_step(device, np.float32, dtype)
+        for part in ("loss", "gradients"):  # not weights, of which the first step moves even the least gradient's
+            usual = [want + rounding / FACTOR * np.abs(want).max() for want in reference[part]]
+            yield compare(f"training step, {dtype.name}", part, results[part], reference[part], usual)
+
+
+def sixteen_bit_dtypes(device: tt.Device) -> Iterator[tuple[Any, float]]:
+    """float16, and bfloat16 where the GPU and the packages have it, with the error that a gradient may have."""
+    yield np.dtype(np.float16), 2.0**-8
+    if importlib.util.find_spec("ml_dtypes") and int(device.xp.cuda.Device(device.index).compute_capability) >= 80:
+        yield named_dtype(BFLOAT16), 2.0**-5
 
 
 # ---- report ---------------------------------------------------------------------------------------------------------

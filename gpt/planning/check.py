@@ -14,8 +14,8 @@ from gpt.model import GPTConfig
 from gpt.options import build, flag
 from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
 from gpt.planning.memory import Prediction, generation_memory, preparation_memory, training_memory
+from gpt.planning.precision import require_precision
 from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
-from gpt.training.precision import require_precision
 from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import ONE_RANK, Communicator, available_cores
 

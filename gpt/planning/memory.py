@@ -48,6 +48,10 @@ more until the shared ones have their values. **The sample** at the end loads th
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
 weights twice, when the model is made and when a checkpoint is written.
 
+**In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, and
+for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides.
+Attention that computes in float32 copies its arguments and its result, in backward 30 C bytes for each token.
+
 **Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
 
 **A preparation** has worker processes, each with its own library and a few megabytes of text, and learns a byte-pair
@@ -75,7 +79,7 @@ from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS
 from tinytensor.parallel.sharded import BUCKET, MESSAGE
 
-FLOAT, INT = 4, 8
+HALF, FLOAT, INT = 2, 4, 8
 MIB = 1 << 20
 # measured: beyond what is there after the imports of a command, and in each forked process
 LIBRARIES, LIBRARIES_OF_FORK = 92 * MIB, 42 * MIB
@@ -219,14 +223,33 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Com
     rows = _rows_of_share(train, shares)
     tokens = min(rows, train.batch_size) * model.block_size
     existing = count * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
-    step = _step_values(kind, model, tokens, True) + existing
+    weights = [Item("weights", FLOAT * count)]
+    if train.dtype == "float32":
+        step = FLOAT * _step_values(kind, model, tokens, True)
+    else:
+        step = _step_bytes(kind, model, tokens)
+        weights.append(Item(f"weights in {train.dtype}", HALF * count))
+    step += FLOAT * existing
     if train.optimizer == "muon":
-        step = max(step, count + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
+        step = max(step, FLOAT * (count + 11 * model.n_layer * model.n_embd * model.fc_width // 4))
     return (
-        Item("weights", FLOAT * count),
+        *weights,
         *_state(kind, model, train, ranks),
-        Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
+        Item(f"gradients, activations of {tokens:,} tokens", step + 2 * INT * tokens),
     )
+
+
+def _step_bytes(kind: str, model: GPTConfig, tokens: int) -> int:
+    """As `_step_values` on a GPU, of activations of 16 bits and gradients of parameters in float32, in bytes."""
+    count = parameter_count(kind, model)
+    if kind == "bigram":
+        return FLOAT * count + HALF * 3 * tokens * model.vocab_size
+    c, heads = model.n_embd, model.n_head * model.head_size
+    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
+    in_attention = FLOAT * (2 * heads + 2 * model.qkv_width) + HALF * (model.qkv_width - model.fc_width)
+    work = max(HALF * _logits(model, tokens, 4), HALF * in_mlp, in_attention * tokens)
+    at_loss = HALF * saved_values(model, True) * tokens + FLOAT * model.vocab_size * c + work
+    return max(at_loss + (FLOAT + HALF) * c * tokens, FLOAT * count + HALF * 3 * c * tokens)
 
 
 def _rows_of_share(train: TrainConfig, shares: int) -> int:

@@ -11,6 +11,7 @@ copies (CuPy may use peer access), and fresh memory is poisoned. Read `cupy_like
 from __future__ import annotations
 
 import math
+import os
 import threading
 from contextlib import contextmanager
 from numbers import Number
@@ -82,7 +83,8 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 KEEPS_ORDER = frozenset(("astype", "copy", "zeros_like", "ones_like", "full_like", "empty_like"))
-SUMS = frozenset(("dot", "matmul", "mean", "prod", "std", "sum", "var"))
+PRODUCTS = ("dot", "matmul")
+SUMS = frozenset((*PRODUCTS, "mean", "prod", "std", "sum", "var"))
 MARGIN = 4096  # bytes around an array: a kernel that writes past its end must not reach what keeps the process alive
 NO_CONVERSION = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one explicitly."
 
@@ -385,6 +387,8 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
         cuda_like.check_current(array._device)
     if name in SUMS and any(is_sixteen_bit(array.dtype) for array in arrays):
         function = _summed_in_float32(function, name)
+    elif name in PRODUCTS and os.environ.get("CUPY_TF32", "0") != "0":
+        function = _in_tf32(function)
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
         result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
     if out is not None:
@@ -397,7 +401,7 @@ def _summed_in_float32(function, name: str):
 
     def apply(*args, out=None, **kwargs):
         dtype = np.result_type(*(x for x in args if isinstance(x, np.ndarray)))
-        if dtype.name == BFLOAT16 and name in ("matmul", "dot") and any(np.ndim(x) > 2 for x in args):
+        if dtype.name == BFLOAT16 and name in PRODUCTS and any(np.ndim(x) > 2 for x in args):
             raise TypeError(f"{name}: CuPy 14 has no products of bfloat16 arrays of more than two axes")
         wide = [x.astype(np.float32) if isinstance(x, np.ndarray) and is_sixteen_bit(x.dtype) else x for x in args]
         result = np.asarray(function(*wide, **kwargs)).astype(kwargs.get("dtype") or dtype)
@@ -406,6 +410,17 @@ def _summed_in_float32(function, name: str):
         return result if out is None else out
 
     return apply
+
+
+def _in_tf32(function):
+    """A product as CuPy has it with CUPY_TF32=1: the factors of two float32 matrices keep 10 bits after the point."""
+
+    def rounded(x):
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
+            return x
+        return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+    return lambda *args, **kwargs: function(*map(rounded, args), **kwargs)
 
 
 def call_ufunc(ufunc, *args, **kwargs):

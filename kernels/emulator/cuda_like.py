@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from kernels.emulator import cublas_like as cublas
-from kernels.emulator import module
+from kernels.emulator import cublas_like, module
 
 __all__ = [
     "Device",
@@ -23,7 +22,6 @@ __all__ = [
     "MemoryPointer",
     "MemoryPool",
     "Stream",
-    "cublas",
     "get_current_stream",
     "get_elapsed_time",
     "runtime",
@@ -219,6 +217,7 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
 
 
 _stream = Stream(null=True)
+cublas = cublas_like
 
 
 def get_current_stream() -> Stream:

@@ -99,7 +99,7 @@ def test_a_wrong_optimizer_fails_the_training_step(run, monkeypatch):
     monkeypatch.setattr(kernels.cuda, "adamw_update", wrong)
     status, lines = run()
     assert status == 1
-    problems = [line for line in lines if line.startswith("training step")]
+    problems = [line for line in lines if line.startswith("training step  ")]
     assert ["FAILED" in line for line in problems] == [False, False, True]  # loss, gradients, weights
 
 

@@ -1,6 +1,7 @@
 """The kernels as each architecture would compile them, and the report's formulas against what the emulator counts."""
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,26 @@ def test_no_spills_and_enough_occupancy(compiler, architecture):
             assert build.occupancy(architecture) >= 0.5, build
         if build.defines.get("HEAD") == 64:
             assert build.occupancy(architecture) >= 0.25, build
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"), [(50, "float16"), (80, "bfloat16"), (90, "float16"), (120, "bfloat16")]
+)
+def test_kernels_of_16_bits_compile_without_spills(compiler, request, architecture, dtype):
+    """Of each source one variant, with --thorough all of them."""
+    try:
+        nvrtc.include_options()
+    except nvrtc.CompilerMissing as error:
+        pytest.skip(str(error))
+    needed = {(build.source, build.kernel): build for build in report.sixteen_bit_builds(architecture, dtype)}
+    if request.config.getoption("--thorough"):
+        needed = dict(enumerate(report.sixteen_bit_builds(architecture, dtype)))
+    assert {build.source for build in needed.values()} >= {"softmax.cu", "layer_norm.cu", "gelu.cu", "embedding.cu"}
+    for build in needed.values():
+        used = build.resources(architecture)
+        assert (used.spill_stores, used.spill_loads) == (0, 0), build
+        plain = replace(build, defines={name: n for name, n in build.defines.items() if name != "STORAGE"})
+        assert build.occupancy(architecture) >= min(0.5, plain.occupancy(architecture)), build
 
 
 def test_a_source_that_does_not_compile_says_where(compiler):

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from kernels.cuda.analysis import nvrtc, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
-from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.launch import STORAGE, SharedMemory, flags, shared_memory, signatures, source
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
@@ -96,6 +96,13 @@ def builds(architecture: int) -> Iterator[Build]:
             yield Build(name, kernel, 256)
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
+
+
+def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
+    """Those of the kernels that take arrays of float16 or bfloat16, as compiled for them."""
+    for build in builds(architecture):
+        if any(parameter.type == "storage" for parameter in signatures(build.source)[build.kernel]):
+            yield replace(build, defines=build.defines | STORAGE[dtype])
 
 
 def attention_builds(head: int, architecture: int) -> Iterator[Build]:
