@@ -118,11 +118,16 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT, kv_heads=None)
     return gqkv
 
 
+def takes(qkv) -> bool:
+    """Whether these kernels are for such an array: float16 or bfloat16, on compute capability 8.0 or newer."""
+    return qkv.dtype.itemsize == 2 and _architecture(device_namespace(qkv), qkv.device.id) >= 80
+
+
 def _supported(qkv, scale, sizes: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
     """The same B, T, H, G, D, if the kernels can take them."""
     D = sizes[-1]
     check(D <= shapes.MAX_GPU_HEAD_SIZE, f"attention: head size {D}: must be at most {shapes.MAX_GPU_HEAD_SIZE}")
-    check(qkv.dtype.itemsize == 2, f"attention: qkv has dtype {qkv.dtype}: tensor cores take float16 or bfloat16")
+    check(takes(qkv), f"attention: qkv has dtype {qkv.dtype}: must be float16 or bfloat16, on a GPU from 8.0 on")
     check(scale > 0, f"attention: scale is {scale}: must be positive, for maxima of scores to be those of products")
     return sizes
 

@@ -3,7 +3,7 @@
 CuPy's wrapper of NVRTC asks the driver for the architecture, so this calls NVRTC's C interface directly, for any
 architecture, with CuPy's options (`CUPY_OPTIONS`). As under CuPy, NVRTC produces machine code rather than PTX; its
 assembler is asked to report registers, shared memory and spills. Needs `pip install nvidia-cuda-nvrtc-cu12`, and for
-kernels of 16 bits `nvidia-cuda-runtime-cu12` and CuPy, which have the headers.
+kernels with `storage.cuh` of 16 bits `nvidia-cuda-runtime-cu12` and CuPy, which have the headers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> 
     """
     options = (*options, *CUPY_OPTIONS)
     load_nvrtc()
-    headers = include_options() if any(option.startswith("-DSTORAGE") for option in options) else ()
+    sixteen_bits = any(option.startswith("-DSTORAGE") for option in options)
+    headers = include_options() if sixteen_bits and "#include <cuda_" in source else ()
     key = "\0".join([version(NVRTC), source, str(architecture), *options])
     cached = cache_directory() / "nvrtc" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not cached.exists():
