@@ -12,15 +12,7 @@ import numpy as np
 from kernels import shapes
 from kernels.cuda import attention_tensor
 from kernels.cuda.dropout import dropout_args
-from kernels.cuda.launch import (
-    SharedMemory,
-    check,
-    compute_capability,
-    contiguous,
-    device_namespace,
-    launch,
-    shared_memory,
-)
+from kernels.cuda.launch import SharedMemory, check, contiguous, device_namespace, launch, shared_memory
 from kernels.dtypes import is_sixteen_bit
 from kernels.options import NO_DROPOUT
 
@@ -70,7 +62,7 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT, kv_heads=None):
     """
     B, T, H, G, D = _supported(shapes.check_attention(qkv, kv_heads))
     if is_sixteen_bit(qkv.dtype):
-        if compute_capability(device_namespace(qkv), qkv.device.id) >= attention_tensor.OLDEST:
+        if attention_tensor.takes(qkv):
             return attention_tensor.attention_forward(qkv, scale, dropout, kv_heads)
         y, lse = attention_forward(qkv.astype(np.float32), scale, dropout, kv_heads)
         return y.astype(qkv.dtype), lse
@@ -88,7 +80,7 @@ def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT, kv_heads=None)
     """g (B, T, H, D) -> gqkv of the shape of qkv, given what `attention_forward` took and returned."""
     B, T, H, G, D = _supported(shapes.check_attention_backward(g, qkv, y, lse, kv_heads))
     if is_sixteen_bit(qkv.dtype):
-        if compute_capability(device_namespace(qkv), qkv.device.id) >= attention_tensor.OLDEST:
+        if attention_tensor.takes(qkv):
             return attention_tensor.attention_backward(g, qkv, y, lse, scale, dropout, kv_heads)
         wide = (array.astype(np.float32) for array in (g, qkv, y))
         return attention_backward(*wide, lse, scale, dropout, kv_heads).astype(qkv.dtype)

@@ -14,7 +14,6 @@ from kernels.cuda.dropout import dropout_args
 from kernels.cuda.launch import check, contiguous, device_namespace, launch
 from kernels.options import NO_DROPOUT
 
-OLDEST = 80  # compute capability
 WARPS = 4  # to a block
 
 

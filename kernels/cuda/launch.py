@@ -128,12 +128,6 @@ def shared_memory(xp, device: int) -> SharedMemory:
     )
 
 
-@functools.cache
-def compute_capability(xp, device: int) -> int:
-    """For example 86."""
-    return int(xp.cuda.Device(device).compute_capability)
-
-
 # ---- launch ---------------------------------------------------------------------------------------------------------
 # A step has hundreds of launches, so what does not change from one to the next is worked out once for each kernel, and
 # an argument is looked at closely only if something is wrong with it.
