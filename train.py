@@ -27,6 +27,7 @@ from gpt.training.recipe import PRESETS, RENAMED, WITHOUT_MUON, TrainConfig, req
 from gpt.training.report import Report, describe, describe_model, finish
 from gpt.training.run import Run, create_run, open_run
 from gpt.training.trainer import (
+    LossScaler,
     Throughput,
     build_model,
     due,
@@ -34,6 +35,7 @@ from gpt.training.trainer import (
     make_parallel,
     require_finite,
     train_step,
+    with_precision,
 )
 from gpt.weights.load import inherit, pinned, start_from
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, own_cores
@@ -144,7 +146,7 @@ def make_model(
     model = build_model(run.train.model, run.model, run.train.seed, device)
     choose_trained(model, run.train)
     # processes are forked before there is any state of the optimizer, of which each would keep a copy
-    parallel = make_parallel(model, device, run.train, ranks)
+    parallel = make_parallel(with_precision(model, run.train), device, run.train, ranks)
     return model, parallel, build_optimizer(model, run.train, between_devices(ranks, device))
 
 
@@ -167,6 +169,7 @@ def train(
     if options.resume and run.start and (progress.step == 0 or config.lora_rank) and ranks.rank == 0:
         start_from(model, run.start)
     progress = start_together(ranks, progress, model, optimizer)
+    scaler = LossScaler(parallel.model, progress) if config.dtype == "float16" else None
     schedule = tt.optim.SCHEDULES[config.schedule]
     for sentence in notes:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -179,12 +182,12 @@ def train(
     last = min(config.steps, options.stop_after or config.steps)
     with Report(run, model, progress) as report:
         if progress.step == 0:
-            report.begin(require_finite("validation loss", evaluate(model, eval_windows, ranks), 0, config.lr))
+            report.begin(require_finite("validation loss", evaluate(parallel.model, eval_windows, ranks), 0, config.lr))
         for step in range(progress.step, last):
             with throughput:
                 lr = schedule(step, config.steps, config.warmup_steps, config.lr, config.min_lr)
                 optimizer.lr = lr
-                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks)
+                loss, norm = train_step(parallel, optimizer, batches, step, config, ranks, scaler)
                 progress.step = step + 1
                 exiting = ranks.any(bool(exit_requested))
                 evaluating = due(progress.step, config.eval_interval, config.steps)
@@ -198,7 +201,7 @@ def train(
             if logging:
                 row = {"step": progress.step, "train_loss": train_loss, "lr": lr, "grad_norm": grad_norm}
                 if evaluating:
-                    val_loss = evaluate(model, eval_windows, ranks)
+                    val_loss = evaluate(parallel.model, eval_windows, ranks)
                     row["val_loss"] = require_finite("validation loss", val_loss, progress.step, lr)
                     run.record_val_loss(progress, val_loss, model)
                 report.log(row | {"tokens_per_second": throughput.read(), "seconds": round(progress.seconds, 3)})

@@ -4,7 +4,8 @@
 `kernels.emulator` runs the CUDA source on a CPU. Both check their arguments by `shapes.py`, and take `options.py`.
 Read `kernels/cpu/softmax.py` first, then `kernels/cuda/softmax.cu`.
 
-Layering, lowest first: `namespace.py`, `shapes.py`, `options.py` and `caches.py` import nothing of this project, and
-`newton_schulz.py` only the first; `kernels.cpu`, `kernels.cuda` and `kernels.emulator` import them, and of one another
-only `kernels.cuda.analysis` imports the emulator. Nothing here imports `tinytensor`, which imports this package.
+Layering, lowest first: `dtypes.py`, `options.py` and `caches.py` import nothing of this project, `namespace.py` and
+`shapes.py` only the first, `newton_schulz.py` only `namespace.py`; `kernels.cpu`, `kernels.cuda` and `kernels.emulator`
+import them, and of one another only `kernels.cuda.analysis` imports the emulator. Nothing here imports `tinytensor`,
+which imports this package.
 """

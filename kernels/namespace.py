@@ -1,4 +1,4 @@
-"""Which library an array comes from, and which device it is on.
+"""Which library an array comes from, which device it is on, and the dtypes by name.
 
 Shared by both kinds of kernels and by `tinytensor/backend.py`.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+from kernels.dtypes import BFLOAT16
 
 EMULATED = "kernels.emulator.cupy_like"
 
@@ -64,3 +67,14 @@ def require_current(*arrays) -> None:
                 f"an array of shape {x.shape} is on {own!r} while {used!r} is this thread's current device: "
                 f"call tt.device({own!r}).use() first, or move the array"
             )
+
+
+@functools.cache
+def named_dtype(name: str) -> Any:
+    """NumPy's dtype of that name, or ml_dtypes' bfloat16. DeviceError where that is not installed."""
+    if name != BFLOAT16:
+        return np.dtype(name)
+    try:
+        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        raise DeviceError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes, or use float32") from None

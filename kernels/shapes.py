@@ -5,10 +5,13 @@ given an array that is too short reads beyond its end. Only `shape` and `dtype` 
 copies nothing, does not synchronize the device and costs less than a microsecond.
 
 A wrong shape raises ValueError and a wrong dtype TypeError, with a message that names the argument, its value and what
-is expected. All floating-point arrays of one call have one dtype. Functions are in the order of the primitives' files.
+is expected. All floating-point arrays of one call have one dtype, but of 16 bits only what has an element for each of
+the inputs': sums are float32 (`sum_dtype`). Functions are in the order of the primitives' files.
 """
 
 from __future__ import annotations
+
+from kernels.dtypes import is_floating, is_sixteen_bit, sum_dtype
 
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
 # of weights that are packed for decoding, by NumPy's character for them
@@ -73,15 +76,26 @@ def check_layer_norm(x, weight, bias) -> None:
         _expect_like("layer_norm", "bias", bias, x.shape[-1:], "x", x)
 
 
-def check_layer_norm_backward(g, weight, saved, *saved_per_row) -> None:
-    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved."""
+def check_add_layer_norm(x, added, added_bias, weight, bias) -> None:
+    """As layer norm of x; added of its shape, added_bias (C,) or None."""
+    where = "add_layer_norm"
+    check_layer_norm(x, weight, bias)
+    _expect_like(where, "added", added, x.shape, "x", x)
+    if added_bias is not None:
+        _expect_like(where, "added_bias", added_bias, x.shape[-1:], "x", x)
+
+
+def check_layer_norm_backward(g, weight, saved, *saved_per_row, added=None) -> None:
+    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved. added: like g."""
     where = "layer_norm_backward"
     _expect_floating(where, "g", g)
     _expect_axes(where, "g", g, ("columns",))
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
     _expect_like(where, "a saved array", saved, g.shape, "g", g)
     for array in saved_per_row:
-        _expect_like(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+        _expect_sums(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
+    if added is not None:
+        _expect_like(where, "added", added, g.shape, "g", g)
 
 
 def check_rms_norm(x, weight) -> None:
@@ -98,7 +112,7 @@ def check_rms_norm_backward(g, weight, x, rstd) -> None:
     _expect_axes(where, "g", g, ("columns",))
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
     _expect_like(where, "a saved array", x, g.shape, "g", g)
-    _expect_like(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
+    _expect_sums(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
 
 
 def check_linear(x, weight, bias) -> None:
@@ -118,6 +132,34 @@ def check_linear_backward(g, x, weight) -> None:
             f"{where}: g has shape {g.shape}: x of shape {x.shape} and weight of shape {weight.shape} need {shape}"
         )
     _expect_dtype(where, "g", g, "x", x)
+
+
+def check_sum_rows(x) -> None:
+    """x (..., C)."""
+    _expect_floating("sum_rows", "x", x)
+    _expect_axes("sum_rows", "x", x, ("columns",))
+
+
+def check_gelu_linear(x, x_bias, weight, bias) -> None:
+    """As linear; x_bias (I,) or None."""
+    check_linear(x, weight, bias)
+    if x_bias is not None:
+        _expect_like("gelu_linear", "x_bias", x_bias, x.shape[-1:], "x", x)
+
+
+def check_gelu_linear_backward(g, x, x_bias, weight) -> None:
+    """As linear's; x_bias (I,) or None."""
+    check_linear_backward(g, x, weight)
+    if x_bias is not None:
+        _expect_like("gelu_linear_backward", "x_bias", x_bias, x.shape[-1:], "x", x)
+
+
+def check_bias_add(x, added, bias) -> None:
+    """x and added (..., C), bias (C,)."""
+    _expect_floating("bias_add", "x", x)
+    _expect_axes("bias_add", "x", x, ("columns",))
+    _expect_like("bias_add", "added", added, x.shape, "x", x)
+    _expect_like("bias_add", "bias", bias, x.shape[-1:], "x", x)
 
 
 def check_packed_linear(x, weight, bias) -> None:
@@ -150,7 +192,8 @@ def check_embedding_backward(g, ids, gweight) -> None:
             f"{where}: g has shape {g.shape}: ids of shape {ids.shape} and gweight of shape {gweight.shape}"
             f" need {shape}"
         )
-    _expect_dtype(where, "g", g, "gweight", gweight)
+    if gweight.dtype != sum_dtype(g):
+        _expect_dtype(where, "g", g, "gweight", gweight)
 
 
 def check_cross_entropy(logits, targets, primitive: str = "cross_entropy") -> None:
@@ -163,8 +206,8 @@ def check_cross_entropy(logits, targets, primitive: str = "cross_entropy") -> No
 def check_cross_entropy_backward(g, logits, targets, lse) -> None:
     """g (), logits (N, V), integer targets (N,), lse (N,)."""
     check_cross_entropy(logits, targets, "cross_entropy_backward")
-    _expect_like("cross_entropy_backward", "g", g, (), "logits", logits)
-    _expect_like("cross_entropy_backward", "lse", lse, logits.shape[:1], "logits", logits)
+    _expect_sums("cross_entropy_backward", "g", g, (), "logits", logits)
+    _expect_sums("cross_entropy_backward", "lse", lse, logits.shape[:1], "logits", logits)
 
 
 def check_linear_cross_entropy(x, weight, targets) -> None:
@@ -205,7 +248,7 @@ def check_attention_backward(g, qkv, y, lse, kv_heads: int | None) -> tuple[int,
     batch, time, heads, groups, size = check_attention(qkv, kv_heads, where)
     _expect_like(where, "g", g, (batch, time, heads, size), "qkv", qkv)
     _expect_like(where, "y", y, (batch, time, heads, size), "qkv", qkv)
-    _expect_like(where, "lse", lse, (batch, heads, time), "qkv", qkv)
+    _expect_sums(where, "lse", lse, (batch, heads, time), "qkv", qkv)
     return batch, time, heads, groups, size
 
 
@@ -236,22 +279,49 @@ def check_rotary(x, table, count: int, in_place: bool) -> None:
     _expect_floating("rotary", "x", x)
     _expect_layout("rotary", "x", x, ("batch", "time", "vectors", "size"))
     half = table.shape[-1] if table.ndim == 3 and 2 * table.shape[-1] <= x.shape[3] else x.shape[3] // 2
-    _expect_like("rotary", "table", table, (x.shape[1], 2, half), "x", x)
+    _expect_sums("rotary", "table", table, (x.shape[1], 2, half), "x", x)
     if not 0 <= count <= x.shape[2]:
         raise ValueError(f"rotary: count is {count}: x of shape {x.shape} has {x.shape[2]} vectors")
     if in_place and not x.flags.c_contiguous:
         raise ValueError("rotary: x must be C-contiguous to be changed in place")
 
 
-def check_adamw(param, grad, m, v, grad_scale) -> None:
-    """param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or an array ()."""
+def check_adamw(params, grads, ms, vs, grad_scale) -> None:
+    """Lists of equal length: param, grad, m, v of one shape, all but grad contiguous; grad_scale a number or ()."""
     where = "adamw_update"
-    _expect_floating(where, "param", param)
-    _expect_like(where, "grad", grad, param.shape, "param", param)
-    _expect_like(where, "m", m, param.shape, "param", param)
-    _expect_like(where, "v", v, param.shape, "param", param)
-    _expect_changeable(where, param=param, m=m, v=v)
+    for param, grad, m, v in zip(params, grads, ms, vs, strict=True):
+        _expect_floating(where, "param", param)
+        _expect_like(where, "grad", grad, param.shape, "param", param)
+        _expect_like(where, "m", m, param.shape, "param", param)
+        _expect_like(where, "v", v, param.shape, "param", param)
+        _expect_changeable(where, param=param, m=m, v=v)
     _expect_scale(where, grad_scale)
+
+
+def check_gradient_norm(gradients, chunk: int, divisor: int) -> None:
+    """At least one array, all of one dtype of floats; chunk a multiple of the divisor."""
+    where = "gradient_norm"
+    if not gradients:
+        raise ValueError(f"{where}: there are no gradients: must be at least one")
+    _expect_floating(where, "a gradient", gradients[0])
+    for gradient in gradients:
+        _expect_dtype(where, "a gradient", gradient, "another", gradients[0])
+    if chunk < 1 or chunk % divisor:
+        raise ValueError(f"{where}: chunk is {chunk}: must be a multiple of {divisor}")
+
+
+def check_round_tensors(tensors, copies) -> None:
+    """Lists of equal length: float32 tensors, and copies of their shapes, all of one dtype of 16 bits; contiguous."""
+    where = "round_tensors"
+    for tensor, copy in zip(tensors, copies, strict=True):
+        if copy.shape != tensor.shape:
+            raise ValueError(_wrong_shape(where, "a copy", copy, "a tensor", tensor, tensor.shape))
+        if tensor.dtype.name != "float32" or not is_sixteen_bit(copy.dtype) or copy.dtype != copies[0].dtype:
+            raise TypeError(
+                f"{where}: a tensor has dtype {tensor.dtype} and its copy {copy.dtype}: must be float32 and float16 or "
+                "bfloat16, the copies all the same"
+            )
+        _expect_changeable(where, tensor=tensor, copy=copy)
 
 
 def check_muon(params, grads, momenta, options) -> None:
@@ -280,7 +350,7 @@ def _expect_scale(where: str, grad_scale) -> None:
 
 
 def _expect_floating(where: str, name: str, x) -> None:
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be floating-point")
 
 
@@ -310,6 +380,14 @@ def _expect_like(where: str, name: str, x, shape: tuple[int, ...], other_name: s
         raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
     if x.dtype != other.dtype:
         _expect_dtype(where, name, x, other_name, other)
+
+
+def _expect_sums(where: str, name: str, x, shape: tuple[int, ...], other_name: str, other) -> None:
+    """x has this shape and `sum_dtype(other)`."""
+    if x.shape != shape:
+        raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
+    if x.dtype != sum_dtype(other):
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}: must be {sum_dtype(other)}, as {other_name} needs")
 
 
 def _expect_product(where: str, x, weight) -> None:

@@ -90,6 +90,8 @@ from tinytensor.ops.elementwise import (
     where,
 )
 from tinytensor.ops.fused import (
+    add_layer_norm,
+    bias_add,
     dropout,
     embedding,
     gelu_linear,
@@ -190,6 +192,7 @@ __all__ = [
     "ScatterAdd",
     "Tensor",
     "add",
+    "add_layer_norm",
     "allclose",
     "arange",
     "argmax",
@@ -197,6 +200,7 @@ __all__ = [
     "argsort",
     "array_module",
     "batch_rows",
+    "bias_add",
     "bitwise_and",
     "bitwise_not",
     "bitwise_or",

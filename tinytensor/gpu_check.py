@@ -6,13 +6,15 @@
 
 Each primitive of `kernels.cuda` runs twice on drawn inputs. Both runs must give the same bits, and their error against
 `kernels.cpu` in float64 may be at most four times that of `kernels.cpu` in float32, plus 2e-6 of the largest value.
-The training step compares loss, gradients and updated weights in the same way. The report is plain text, to be pasted
-into a bug report. Exit status: 0 if everything agrees, 1 if something does not, 2 if there is no such device.
+The training step compares loss, gradients and updated weights in the same way; in mixed precision an error may be 2^-8
+of the largest value in float16, 2^-5 in bfloat16. The report is plain text, to be pasted into a bug report. Exit
+status: 0 if everything agrees, 1 if something does not, 2 if there is no such device.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import sys
 import time
@@ -27,6 +29,8 @@ from tqdm import tqdm
 import kernels.cpu
 import kernels.cuda
 import tinytensor as tt
+from kernels.dtypes import BFLOAT16
+from kernels.namespace import named_dtype
 from kernels.options import NO_DROPOUT, AdamWOptions, DropoutOptions, MuonOptions
 
 # An error may be FACTOR times the float32 error of the CPU + RELATIVE times the largest value + ABSOLUTE.
@@ -102,6 +106,30 @@ def _layer_norm_gradients(k, g, x, weight, bias):
     return k.layer_norm_backward(g, weight, saved)
 
 
+def _norm_of_sum(k, x, added, added_bias, weight, bias):
+    return k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)[:2]
+
+
+def _norm_of_sum_gradients(k, g, other, x, added, added_bias, weight):
+    *_, saved = k.add_layer_norm_forward(x, added, added_bias, weight, None, EPS)
+    return k.layer_norm_backward(g, weight, saved, other)
+
+
+def _gelu_linear(k, x, x_bias, weight, bias):
+    return k.gelu_linear_forward(x, x_bias, weight, bias)[0]
+
+
+def _gelu_linear_gradients(k, g, x, x_bias, weight):
+    _, saved = k.gelu_linear_forward(x, x_bias, weight, None)
+    return k.gelu_linear_backward(g, x, x_bias, weight, saved, True)
+
+
+def _rounded(k, x):
+    copy = tt.array_module(x).empty(x.shape, dtype=np.float16)
+    k.round_tensors([x.astype(np.float32)], [copy])
+    return copy.astype(x.dtype)
+
+
 def _rms_norm(k, x, weight):
     return k.rms_norm_forward(x, weight, EPS)[0]
 
@@ -149,7 +177,7 @@ def _embedding_gradient(k, g, ids, weight):
 
 def _adamw_step(k, param, grad, m, v, grad_scale=0.5):
     param, m, v = param.copy(), m.copy(), v.copy()
-    k.adamw_update(param, grad, m, v, replace(ADAMW, grad_scale=grad_scale))
+    k.adamw_update([param], [grad], [m], [v], replace(ADAMW, grad_scale=grad_scale))
     return param, m, v
 
 
@@ -176,6 +204,10 @@ def cases() -> Iterator[Case]:
             yield Case(name, size, call, (x, g))
         yield Case("layer_norm_forward", size, _layer_norm, (x, weight, bias))
         yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
+        yield Case("add_layer_norm_forward", size, _norm_of_sum, (x, g, bias, weight, bias))
+        yield Case("layer_norm_backward", f"{size}, of a sum", _norm_of_sum_gradients, (g, x, x, g, bias, weight))
+        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias), (x, g, bias))
+        yield Case("sum_rows", size, lambda k, x: k.sum_rows(x), (x,))
         yield Case("rms_norm_forward", size, _rms_norm, (x, weight))
         yield Case("rms_norm_backward", size, _rms_norm_gradients, (g, x, weight))
         halves = normal(rows, 2 * columns)
@@ -209,6 +241,9 @@ def cases() -> Iterator[Case]:
         size = f"{rows} x {inputs} x {outputs}"
         yield Case("linear_forward", size, lambda k, x, w, b: k.linear_forward(x, w, b), (x, weight, bias))
         yield Case("linear_backward", size, lambda k, g, x, w: k.linear_backward(g, x, w, True), (g, x, weight))
+        x_bias = normal(inputs)
+        yield Case("gelu_linear_forward", size, _gelu_linear, (x, x_bias, weight, bias))
+        yield Case("gelu_linear_backward", size, _gelu_linear_gradients, (g, x, x_bias, weight))
         vectors = np.ascontiguousarray(weight.T)  # one per class
         yield Case("linear_cross_entropy", size, _linear_cross_entropy, (x, vectors, targets(rows, outputs)))
     for count, rows, columns in TABLE_SIZES:
@@ -219,6 +254,9 @@ def cases() -> Iterator[Case]:
         state = normal(elements), normal(elements), normal(elements), normal(elements) ** 2
         yield Case("adamw_update", f"{elements}", _adamw_step, state)
     yield Case("adamw_update", f"{elements}, scale on the device", _adamw_step, (*state, np.array(0.5, np.float32)))
+    parts = normal(1), normal(70_001), normal(300, 100)
+    yield Case("gradient_norm", "100002", lambda k, *parts: k.gradient_norm([*parts], 1 << 16), parts)
+    yield Case("round_tensors", "70001", _rounded, parts[1:2])
     yield Case("muon_update", "100 x 300", _muon_step, (normal(100, 300), normal(100, 300), normal(100, 300)))
 
 
@@ -287,8 +325,11 @@ class SmallModel(tt.nn.Module):
         return tt.linear_cross_entropy(x, self.embedding.weight, targets)
 
 
-def train_step(device: tt.Device, dtype: Any) -> dict[str, list[np.ndarray]]:
-    """Loss, gradients and weights after one clipped AdamW step from drawn weights, the same for every device."""
+def train_step(device: tt.Device, dtype: Any, copies: Any = None) -> dict[str, list[np.ndarray]]:
+    """Loss, gradients and weights after one clipped AdamW step from drawn weights, the same for every device.
+
+    copies: None, or the dtype of the weights' copies that the loss is computed from.
+    """
     with tt.seeded("gpu_check"):
         model = SmallModel()
         ids = np.random.default_rng(0).integers(0, model.VOCABULARY, (4, 26))
@@ -296,7 +337,8 @@ def train_step(device: tt.Device, dtype: Any) -> dict[str, list[np.ndarray]]:
             parameter.data = device.put(parameter.data.astype(dtype))
         # a large eps: AdamW's first step is lr * g / (|g| + eps), which would magnify rounding in tiny gradients
         optimizer = tt.optim.AdamW(model.parameters(), lr=0.01, eps=0.01)
-        loss = model(ids[:, :-1], ids[:, 1:])
+        computed = model if copies is None else tt.nn.MixedPrecision(model, copies)
+        loss = computed(ids[:, :-1], ids[:, 1:])
     loss.backward()
     gradients = [tt.to_numpy(parameter.grad) for parameter in model.parameters()]
     optimizer.step(tt.clip_scale(tt.grad_norm(model.parameters()), 1.0))
@@ -310,6 +352,18 @@ def check_training(device: tt.Device) -> Iterator[Row]:
     reference, plain, results = train_step(cpu, np.float64), train_step(cpu, np.float32), train_step(device, np.float32)
     for part in reference:
         yield compare("training step", part, results[part], reference[part], plain[part])
+    for dtype, rounding in sixteen_bit_dtypes(device):
+        results = train_step(device, np.float32, dtype)
+        for part in ("loss", "gradients"):  # not weights, of which the first step moves even the least gradient's
+            usual = [want + rounding / FACTOR * np.abs(want).max() for want in reference[part]]
+            yield compare(f"training step, {dtype.name}", part, results[part], reference[part], usual)
+
+
+def sixteen_bit_dtypes(device: tt.Device) -> Iterator[tuple[Any, float]]:
+    """float16, and bfloat16 where the GPU and the packages have it, with the error that a gradient may have."""
+    yield np.dtype(np.float16), 2.0**-8
+    if importlib.util.find_spec("ml_dtypes") and int(device.xp.cuda.Device(device.index).compute_capability) >= 80:
+        yield named_dtype(BFLOAT16), 2.0**-5
 
 
 # ---- report ---------------------------------------------------------------------------------------------------------

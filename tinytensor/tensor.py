@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kernels.dtypes import is_floating, is_sixteen_bit
 from kernels.namespace import require_current
 from tinytensor.backend import array_module, device_of, to_numpy
 
@@ -146,7 +147,7 @@ class Tensor(Methods):
     def requires_grad(self, required: bool) -> None:
         if not isinstance(required, bool):
             raise TypeError(f"requires_grad {required!r}: must be True or False (for a shape, use tt.zeros)")
-        if required and self._data.dtype.kind != "f":
+        if required and not is_floating(self._data.dtype):
             raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}")
         self._requires_grad = required
 
@@ -229,6 +230,10 @@ class Tensor(Methods):
         constant.version = self.version
         return constant
 
+    def _edge(self) -> tuple[Function | Tensor, tuple[int, ...], Any]:
+        """Where a gradient of this tensor goes, and the shape and dtype that it has there."""
+        return _node(self), self._data.shape, self._data.dtype
+
     def backward(self, gradient: TensorLike = None) -> None:
         """Add dL/dx to `x.grad` of every leaf x this tensor was computed from, and free the graph.
 
@@ -279,6 +284,7 @@ class Function:
     """
 
     needs_grad: tuple[bool, ...] = ()  # for each input, once the Function is applied
+    accumulates = False  # whether vjp(g, total) adds dL/dx of the first input to `total`, which has reached it so far
     _applied = False
     _saved: tuple = ()
     _depth = 0  # topological depth: 1 + the largest depth of the Functions that made the inputs
@@ -337,7 +343,7 @@ class Function:
         edges, guards, depth = [], [], 0
         for x, needed in zip(inputs, self.needs_grad, strict=True):
             # not the Tensors themselves, which would keep all their arrays alive
-            edges.append((_node(x), x._data.shape, x._data.dtype) if needed else None)
+            edges.append(x._edge() if needed else None)
             if isinstance(x, Tensor):
                 depth = depth if x.function is None else max(depth, x.function._depth)
                 if saved and id(_owner(x._data)) in saved:
@@ -393,6 +399,11 @@ class _Backward:
         else:  # never into an array that another node may hold; without out=, 0-d sums would be NumPy scalars
             out = g if owned else array_module(g).empty_like(g)
         self.sums[id(node)] = node, array_module(g).add(total, g, out=out), True
+
+    def total_like(self, g: Array, edge: tuple | None) -> Array | None:
+        """What has reached the node of an edge so far, if it has g's shape and dtype."""
+        _, total, _ = self.sums.get(id(edge[0]), (None, None, False)) if edge else (None, None, False)
+        return total if total is not None and (total.shape, total.dtype) == (g.shape, g.dtype) else None
 
     def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
         """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
@@ -452,7 +463,8 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     """Call one Function's VJP and add its gradients to the inputs' sums; returns the parents now reached first."""
     function._check()
     _, g, _ = walk.sums.pop(id(function))
-    gradients = function.vjp(g)
+    total = walk.total_like(g, function._edges[0]) if function.accumulates else None
+    gradients = function.vjp(g) if total is None else function.vjp(g, total)  # type: ignore[call-arg]
     _require_tuple(function, gradients)
     # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs
     held = {id(g), *map(id, function._saved)}
@@ -473,7 +485,10 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
             owned = id(gx) not in held and gx.base is None
             if gx.shape != shape or gx.dtype != dtype:
                 gx, owned = _fit(gx, shape, dtype), True
-            walk.add(node, gx, owned)
+            if i == 0 and total is not None:
+                walk.sums[id(node)] = node, gx, owned
+            else:
+                walk.add(node, gx, owned)
     return reached
 
 
@@ -532,7 +547,8 @@ def as_array(data: TensorLike, dtype: DTypeLike | None = None) -> Array:
         array = np.asarray(data, dtype)
         if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
             array = array.astype(DEFAULT_DTYPE)
-    if array.dtype.kind not in "fiub" or isinstance(data, np.ma.MaskedArray):
+    holds_numbers = array.dtype.kind in "fiub" or is_floating(array.dtype)
+    if not holds_numbers or isinstance(data, np.ma.MaskedArray):
         kind = "a masked array" if isinstance(data, np.ma.MaskedArray) else f"{array.dtype} as in {data!r:.40}"
         raise TypeError(f"a tensor holds real numbers or booleans, not {kind}")
     if type(array) is not np.ndarray and isinstance(array, np.ndarray):
@@ -622,13 +638,13 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def accurate_sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, dtype: Any = None) -> Array:
-    """x.sum(axes), with float16 accumulated in float32, and many rows on the CPU in blocks.
+    """x.sum(axes), with 16 bits accumulated in float32, and many rows on the CPU in blocks.
 
     NumPy adds the rows of axis 0 one after the other, so rounding errors grow with their number: 10^7 rows of 0.1 in
     float32 would sum to 1.09 10^6. Elsewhere it adds pairwise, as CuPy does.
     """
-    if x.dtype == np.float16:
-        return x.sum(axis=axes, dtype=np.float32, keepdims=keepdims).astype(np.float16)
+    if is_sixteen_bit(x.dtype):
+        return x.sum(axis=axes, dtype=np.float32, keepdims=keepdims).astype(x.dtype)
     if type(x) is np.ndarray and 0 in axes and len(axes) < x.ndim and len(x) > SUM_ROWS and x.dtype.kind == "f":
         even = len(x) // SUM_BLOCK * SUM_BLOCK
         blocks = x[:even].reshape(-1, SUM_BLOCK, *x.shape[1:]).sum(axis=1)

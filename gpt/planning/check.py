@@ -14,6 +14,7 @@ from gpt.model import GPTConfig
 from gpt.options import build, flag
 from gpt.planning.limits import Limit, device_limit, host_limit, process_limit
 from gpt.planning.memory import Prediction, generation_memory, preparation_memory, serving_memory, training_memory
+from gpt.planning.precision import require_precision
 from gpt.tokenizers.bpe import MIN_VOCAB_SIZE
 from gpt.training.recipe import TrainConfig
 from tinytensor.parallel import ONE_RANK, Communicator, available_cores
@@ -65,12 +66,13 @@ def check_training(
     quiet: bool = False,
     ranks: Communicator = ONE_RANK,
 ) -> None:
-    """Raise UserError if a training would not fit into memory; a warning on stderr if it would hardly.
+    """Raise UserError if the device cannot do a training, or not in its memory; a warning on stderr if it hardly can.
 
     given: the flags that were given, which are the first that advice is about. quiet: no warnings. ranks: those that
     share this machine's memory.
     """
     device = tt.device(train.device)
+    require_precision(train, device)
 
     def predict(changes: Mapping[str, int]) -> list[Prediction]:
         changed = _changed(model, changes), _changed(train, changes)

@@ -51,6 +51,11 @@ more until the shared ones have their values. **The sample** at the end loads th
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
 weights twice, when the model is made and when a checkpoint is written.
 
+**In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, and
+for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides, of the
+head's another one at the loss, where the block of logits may have four times as many bytes.
+Attention that computes in float32 copies its arguments and its result, in backward 30 C bytes for each token.
+
 **Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
 
 **A preparation** has worker processes, each with its own library and a few megabytes of text, and learns a byte-pair
@@ -79,7 +84,7 @@ from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 from tinytensor.parallel.processes import CAN_FORK, PART_TOKENS
 from tinytensor.parallel.sharded import BUCKET, MESSAGE
 
-FLOAT, INT = 4, 8
+HALF, FLOAT, INT = 2, 4, 8
 MIB = 1 << 20
 # measured: beyond what is there after the imports of a command, and in each forked process
 LIBRARIES, LIBRARIES_OF_FORK = 92 * MIB, 42 * MIB
@@ -230,14 +235,36 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Com
     rows = _rows_of_share(train, shares)
     tokens = min(rows, train.batch_size) * model.block_size
     existing = trained.values * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
-    step = _step_values(kind, model, tokens, True, trained) + existing
+    count = parameter_count(kind, model) + trained.adapters
+    weights = [Item("weights", FLOAT * count)]
+    if train.dtype == "float32":
+        step = FLOAT * _step_values(kind, model, tokens, True, trained)
+    else:
+        step = _step_bytes(kind, model, tokens, trained)
+        weights.append(Item(f"weights in {train.dtype}", HALF * count))
+    step += FLOAT * existing
     if train.optimizer == "muon":
-        step = max(step, trained.values + 11 * model.n_layer * model.n_embd * model.fc_width // 4)
+        step = max(step, FLOAT * (trained.values + 11 * model.n_layer * model.n_embd * model.fc_width // 4))
     return (
-        Item("weights", FLOAT * (parameter_count(kind, model) + trained.adapters)),
+        *weights,
         *_state(kind, model, train, ranks),
-        Item(f"gradients, activations of {tokens:,} tokens", FLOAT * step + 2 * INT * tokens),
+        Item(f"gradients, activations of {tokens:,} tokens", step + 2 * INT * tokens),
     )
+
+
+def _step_bytes(kind: str, model: GPTConfig, tokens: int, trained: Trained) -> int:
+    """As `_step_values` on a GPU, of activations of 16 bits and gradients of parameters in float32, in bytes."""
+    if kind == "bigram":
+        return FLOAT * trained.values + HALF * 3 * tokens * model.vocab_size
+    c, heads = model.n_embd, model.n_head * model.head_size
+    in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
+    in_attention = FLOAT * (2 * heads + 2 * model.qkv_width) + HALF * (model.qkv_width - model.fc_width)
+    head = model.vocab_size * c
+    ghead = FLOAT * head if trained.head else 0
+    in_head = max(HALF * (_logits(model, tokens, 16) + head), ghead)  # its weight padded; its gradient divided
+    work = max(in_head, HALF * in_mlp, in_attention * tokens)
+    at_loss = HALF * saved_values(model, True, trained) * tokens + ghead + work
+    return max(at_loss + (FLOAT + HALF) * c * tokens, FLOAT * trained.values + HALF * 3 * c * tokens)
 
 
 def _rows_of_share(train: TrainConfig, shares: int) -> int:

@@ -34,13 +34,18 @@ class InvalidCheckpoint(Exception):
 
 @dataclass
 class Progress:
-    """How far a run has come: updates made, the last and the best validation loss, seconds of training."""
+    """How far a run has come: updates made, the last and the best validation loss, seconds of training.
+
+    loss_scale: that of float16; scaled_steps: how many steps it has had this value.
+    """
 
     step: int = 0
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_step: int = 0
     seconds: float = 0.0
+    loss_scale: float = 2.0**16
+    scaled_steps: int = 0
 
 
 @dataclass(frozen=True)

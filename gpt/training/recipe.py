@@ -39,6 +39,14 @@ class TrainConfig:
     freeze: str = option("", "parameters to leave as they are, such as transformer.wte,transformer.h.0; * is any name")
     chat_template: str = option("", "for dialogs: chatml, or a file with a template, instead of the model's own")
     device: str = option("auto", DEVICE_HELP)
+    dtype: str = option(
+        "float32",
+        "of activations and products; weights are float32. 16 bits need a GPU, bfloat16 one from 2020 on (8.0)",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    matmul: str = option(
+        "float32", "with tf32, products of float32 keep 10 bits on a GPU's tensor cores", choices=("float32", "tf32")
+    )
     processes: int = option(0, "CPU processes that work on the shares, 0 for one per core", at_least=0)
     shares: int = option(
         0, "parts of a batch, whose number decides how sums are rounded; 0 for one per core", at_least=0
@@ -138,6 +146,8 @@ def require_used(train: TrainConfig, given: Mapping[str, Any]) -> None:
         )
     if given.get("lora_rank") == 0:
         raise UserError("--lora-rank 0: must be at least 1; leave it out to train the weights themselves")
+    if given.get("matmul") == "tf32" and train.dtype != "float32":
+        raise UserError(f"--matmul tf32: is of float32, and --dtype {train.dtype} has none: leave one of them out")
     if given.get("positions") == "rotary" and train.model == "bigram":
         raise UserError("--positions rotary: --model bigram has no positions: leave one of them out")
 

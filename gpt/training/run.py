@@ -52,7 +52,7 @@ from tinytensor.parallel import ONE_RANK, Communicator, own_cores
 RUN_FILE = "config.json"
 RUN_FORMAT = "tinytensor run 1"
 # What may change when a run is resumed: where it is computed, and how rounded; for how long; and what is shown of it.
-RESUMABLE = {"device", "processes", "sample_interval", "shares", "steps"}
+RESUMABLE = {"device", "dtype", "matmul", "processes", "sample_interval", "shares", "steps"}
 
 
 @dataclass

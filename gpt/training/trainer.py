@@ -5,6 +5,7 @@ stay on the device until they are read.
 """
 
 import math
+import os
 import time
 from typing import Any
 
@@ -15,13 +16,17 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.model import MODELS, GPTConfig
 from gpt.training.batches import Batches, EvalWindows
+from gpt.training.checkpoint import Progress
 from gpt.training.metrics import SLOWER
 from gpt.training.recipe import TrainConfig
 from kernels.cpu.threads import split_evenly
+from kernels.namespace import named_dtype
 from kernels.shapes import MAX_GPU_HEAD_SIZE
+from tinytensor.nn import MixedPrecision, Module
 from tinytensor.parallel import ONE_RANK, BatchParallel, Communicator, WholeBatch, count_targets, shares_of_rank
 
 BAR_DELAY = 2  # seconds before an evaluation shows a progress bar, so that short ones show none
+LARGEST_SCALE, GROWTH_STEPS = 2.0**24, 2000  # of gradients in float16; steps without an overflow until it is doubled
 
 
 def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> Any:
@@ -41,6 +46,13 @@ def build_model(kind: str, config: GPTConfig, seed: int, device: tt.Device) -> A
     return model
 
 
+def with_precision(model: Any, config: TrainConfig) -> Module:
+    """What computes losses in the dtype of the training: the model itself, or its copy in 16 bits."""
+    if config.matmul == "tf32":
+        os.environ["CUPY_TF32"] = "1"  # which CuPy reads before its first product
+    return model if config.dtype == "float32" else MixedPrecision(model, named_dtype(config.dtype))
+
+
 def make_parallel(model: Any, device: tt.Device, config: TrainConfig, ranks: Communicator = ONE_RANK) -> BatchParallel:
     """What divides this rank's shares of a step: on the CPU among the processes that `configure_process` was told.
 
@@ -54,6 +66,45 @@ def make_parallel(model: Any, device: tt.Device, config: TrainConfig, ranks: Com
     return BatchParallel(model, shares, None if device.name == "cpu" else config.batch_size)
 
 
+class LossScaler:
+    """The loss scale of a training in float16: part of its progress, and a power of two, which changes no digit.
+
+    It is halved when gradients overflow, and doubled after GROWTH_STEPS steps without. model: a MixedPrecision.
+    """
+
+    def __init__(self, model: Any, progress: Progress):
+        self.model, self.progress = model, progress
+        model.loss_scale = progress.loss_scale
+
+    @property
+    def scale(self) -> float:
+        """What all gradients are multiplied by."""
+        return self.progress.loss_scale
+
+    def accepts(self, loss: Any, norm: Any, step: int, lr: float) -> bool:
+        """Whether the gradients of a step are finite; if not, the scale is lowered, and they are to be computed again.
+
+        Synchronizes the device, to read the norm. UserError if a lower scale would not help.
+        """
+        if math.isfinite(float(norm)):
+            self.progress.scaled_steps += 1
+            return True
+        require_finite("training loss", loss, step, lr)
+        if self.scale <= 1:
+            require_finite("gradient norm", norm, step, lr)
+        self._set(self.scale / 2)
+        return False
+
+    def advance(self) -> None:
+        """After an update: raise the scale if it is time."""
+        if self.progress.scaled_steps >= GROWTH_STEPS:
+            self._set(min(2 * self.scale, LARGEST_SCALE))
+
+    def _set(self, scale: float) -> None:
+        self.model.loss_scale = self.progress.loss_scale = scale
+        self.progress.scaled_steps = 0
+
+
 def train_step(
     parallel: BatchParallel,
     optimizer: Any,
@@ -61,24 +112,36 @@ def train_step(
     step: int,
     config: TrainConfig,
     ranks: Communicator = ONE_RANK,
+    scaler: LossScaler | None = None,
 ) -> tuple[Any, Any]:
     """One update of the weights; returns the loss and the gradient norm, () device arrays.
 
     The loss is the mean over the targets that count in the whole batch, and dropout is keyed by the row of that: so
     shares and accumulation change nothing but rounding. No gradients are left, so that an evaluation has their memory.
-    With several ranks the optimizer is a ShardedOptimizer.
+    With several ranks the optimizer is a ShardedOptimizer. scaler: float16's; gradients that overflow are computed once
+    more at a lower scale, so that neither the step nor the optimizer's state is lost.
     """
     whole = config.windows
     # on the host: ids are checked there, then moved without synchronizing the device
     ids, targets = batches.rows(step, parallel.shares.rows(whole))
     counts = np.concatenate(ranks.all_gather(np.array([count_targets(targets)]), [1] * ranks.size))
-    with tt.seeded(config.seed, "dropout", step):
-        loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
-    if ranks.size > 1:
-        loss, norm = optimizer.reduce(loss, (counts > 0).tolist())
-    else:
-        norm = tt.grad_norm(optimizer.parameters())
-    optimizer.step(grad_scale=tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0)
+    fused = config.dtype != "float32"  # whose gradient norms keep the bits that they have always had
+    while True:
+        with tt.seeded(config.seed, "dropout", step):
+            loss = parallel.backward(ids, targets, WholeBatch(whole, int(counts.sum())))
+        if ranks.size > 1:
+            loss, norm = optimizer.reduce(loss, (counts > 0).tolist(), fused)
+        else:
+            norm = tt.grad_norm(optimizer.parameters(), fused)
+        if scaler is None or scaler.accepts(loss, norm, step, optimizer.lr):
+            break
+        optimizer.zero_grad()
+    scale = 1.0 if scaler is None else scaler.scale
+    norm = norm if scaler is None else norm / scale
+    grad_scale = tt.clip_scale(norm, config.grad_clip) if config.grad_clip else 1.0
+    optimizer.step(grad_scale=grad_scale if scaler is None else grad_scale / scale)
+    if scaler is not None:
+        scaler.advance()
     optimizer.zero_grad()
     return loss, norm
 

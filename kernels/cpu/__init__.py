@@ -15,18 +15,23 @@ from kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forw
 from kernels.cpu.dropout import dropout
 from kernels.cpu.embedding import embedding_backward
 from kernels.cpu.gelu import gelu_backward, gelu_forward
-from kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
-from kernels.cpu.linear import linear_backward, linear_forward
+from kernels.cpu.gelu_linear import bias_add, gelu_linear_backward, gelu_linear_forward
+from kernels.cpu.layer_norm import add_layer_norm_forward, layer_norm_backward, layer_norm_forward
+from kernels.cpu.linear import linear_backward, linear_forward, sum_rows
 from kernels.cpu.muon import muon_update
+from kernels.cpu.norm import gradient_norm
 from kernels.cpu.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.cpu.rotary import rotary
+from kernels.cpu.rounding import round_tensors
 from kernels.cpu.softmax import log_softmax_backward, log_softmax_forward, softmax_backward, softmax_forward
 from kernels.cpu.swiglu import swiglu_backward, swiglu_forward
 
 __all__ = [
     "adamw_update",
+    "add_layer_norm_forward",
     "attention_backward",
     "attention_forward",
+    "bias_add",
     "cached_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
@@ -34,6 +39,9 @@ __all__ = [
     "embedding_backward",
     "gelu_backward",
     "gelu_forward",
+    "gelu_linear_backward",
+    "gelu_linear_forward",
+    "gradient_norm",
     "layer_norm_backward",
     "layer_norm_forward",
     "linear_backward",
@@ -45,8 +53,10 @@ __all__ = [
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary",
+    "round_tensors",
     "softmax_backward",
     "softmax_forward",
+    "sum_rows",
     "swiglu_backward",
     "swiglu_forward",
 ]

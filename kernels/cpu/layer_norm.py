@@ -22,17 +22,36 @@ def layer_norm_forward(x, weight, bias, eps):
     saved is n (..., C), rstd (..., 1), False; or y, rstd, True, where n is y / weight.
     """
     shapes.check_layer_norm(x, weight, bias)
+    rows = as_rows(x)
+    return _forward(x, weight, bias, eps, lambda block: rows[block])
+
+
+def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
+    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), and `layer_norm_forward` of it."""
+    shapes.check_add_layer_norm(x, added, added_bias, weight, bias)
+    total = np.empty(x.shape, x.dtype)
+    rows, others, totals = map(as_rows, (x, added, total))
+
+    def add(block):
+        other = others[block] if added_bias is None else np.add(others[block], added_bias, out=totals[block])
+        return np.add(rows[block], other, out=totals[block])
+
+    return total, *_forward(x, weight, bias, eps, add)
+
+
+def _forward(x, weight, bias, eps, fetch):
+    """`layer_norm_forward` of arrays like x, a block of whose rows is fetch(block)."""
     divides = bias is None and bool(np.abs(weight).min(initial=1) > TINY)
     y, rstd = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 1), x.dtype)
     normed = None if divides else np.empty(x.shape, x.dtype)
-    rows, out, rstds = map(as_rows, (x, y, rstd))
+    out, rstds = map(as_rows, (y, rstd))
     n_rows = None if divides else as_rows(normed)
 
     def work(block):
         n = None if divides else n_rows[block]
-        rstds[block] = layer_norm_pass(rows[block], weight, bias, eps, out[block], n)
+        rstds[block] = layer_norm_pass(fetch(block), weight, bias, eps, out[block], n)
 
-    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
+    for_blocks(work, len(out), x.shape[-1] * x.itemsize)
     return y, (y if divides else normed, rstd, divides)
 
 
@@ -50,17 +69,24 @@ def layer_norm_pass(x, weight, bias, eps, y, normed):
     return rstd
 
 
-def layer_norm_backward(g, weight, saved):
-    """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
+def layer_norm_backward(g, weight, saved, added=None):
+    """With h = g * weight: gx = added + rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g.
+
+    added: None, or what else has reached x, of its shape.
+    """
     stored, rstd, divides = saved
-    shapes.check_layer_norm_backward(g, weight, stored, rstd)
+    shapes.check_layer_norm_backward(g, weight, stored, rstd, added=added)
     inverse = 1 / weight if divides else None
     gx = np.empty(g.shape, g.dtype)
     gs, rows, rstds, out = map(as_rows, (g, stored, rstd, gx))
+    others = None if added is None else as_rows(added)
     width = g.shape[-1]
 
     def work(block):
-        return layer_norm_backward_pass(gs[block], weight, rows[block], inverse, rstds[block], out[block])
+        sums = layer_norm_backward_pass(gs[block], weight, rows[block], inverse, rstds[block], out[block])
+        if others is not None:
+            out[block] += others[block]
+        return sums
 
     sums = for_blocks(work, len(gs), width * g.itemsize)
     gweight, gbias = np.sum(sums, axis=0, dtype=g.dtype) if sums else np.zeros((2, width), g.dtype)

@@ -40,7 +40,14 @@ def linear_backward(g, x, weight, with_bias):
     gx, gweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, weight.dtype)
     matmul(g, weight.T, as_rows(gx))  # (N, O) @ (O, I) -> (N, I)
     matmul(inputs.T, g, gweight)  # (I, N) @ (N, O) -> (I, O)
-    return gx, gweight, np.ones(len(g), g.dtype) @ g if with_bias else None
+    return gx, gweight, sum_rows(g) if with_bias else None
+
+
+def sum_rows(x):
+    """The sum of the rows of x (..., C): (C,)."""
+    shapes.check_sum_rows(x)
+    rows = as_rows(x)
+    return np.ones(len(rows), rows.dtype) @ rows
 
 
 def matmul(a, b, out, add=False):

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from kernels import shapes
+from kernels.cuda import attention_tensor
 from kernels.cuda.dropout import dropout_args
 from kernels.cuda.launch import SharedMemory, check, contiguous, device_namespace, launch, shared_memory
+from kernels.dtypes import is_sixteen_bit
 from kernels.options import NO_DROPOUT
 
 # (BLOCK_M, BLOCK_N), best first: larger tiles read less memory per multiply-add.
@@ -57,6 +61,11 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT, kv_heads=None):
     kv_heads: G, of qkv (B, T, H + 2 G, D), which is how the first layout lies in memory, too.
     """
     B, T, H, G, D = _supported(shapes.check_attention(qkv, kv_heads))
+    if is_sixteen_bit(qkv.dtype):
+        if attention_tensor.takes(qkv):
+            return attention_tensor.attention_forward(qkv, scale, dropout, kv_heads)
+        y, lse = attention_forward(qkv.astype(np.float32), scale, dropout, kv_heads)
+        return y.astype(qkv.dtype), lse
     xp = device_namespace(qkv)
     (qkv,) = contiguous(qkv)
     y = xp.empty((B, T, H, D), dtype=qkv.dtype)
@@ -70,6 +79,11 @@ def attention_forward(qkv, scale, dropout=NO_DROPOUT, kv_heads=None):
 def attention_backward(g, qkv, y, lse, scale, dropout=NO_DROPOUT, kv_heads=None):
     """g (B, T, H, D) -> gqkv of the shape of qkv, given what `attention_forward` took and returned."""
     B, T, H, G, D = _supported(shapes.check_attention_backward(g, qkv, y, lse, kv_heads))
+    if is_sixteen_bit(qkv.dtype):
+        if attention_tensor.takes(qkv):
+            return attention_tensor.attention_backward(g, qkv, y, lse, scale, dropout, kv_heads)
+        wide = (array.astype(np.float32) for array in (g, qkv, y))
+        return attention_backward(*wide, lse, scale, dropout, kv_heads).astype(qkv.dtype)
     xp = device_namespace(qkv)
     g, qkv, y, lse = contiguous(g, qkv, y, lse)
     gqkv, delta = xp.empty_like(qkv), xp.empty_like(lse)

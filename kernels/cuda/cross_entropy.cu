@@ -10,6 +10,8 @@
 // Rows whose target is `ignored` have loss and gradient 0. A GPU cannot raise an error, so any other target outside
 // 0 ... V - 1 makes the row's loss and gradient NaN, which shows in the mean loss.
 //
+// The logits may have 16 bits; losses, lse and g are float.
+//
 // Options: ROW_THREADS (see rows.cuh).
 
 #include "rows.cuh"
@@ -17,30 +19,30 @@
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
 extern "C" __global__ void ROW_BOUNDS
-cross_entropy_forward(const float *__restrict__ logits, const long long *__restrict__ targets,
+cross_entropy_forward(const storage *__restrict__ logits, const long long *__restrict__ targets,
                       float *__restrict__ losses, float *__restrict__ lse, long long rows, int columns,
                       long long ignored)
 {
     long long row = this_row();
     if (row >= rows) return;
-    const float *x = logits + row * columns;
+    const storage *x = logits + row * columns;
 
     MaxSum total = {LOWEST, 0.0f};
-    for (int col = threadIdx.x; col < columns; col += ROW_THREADS) include(total, x[col]);
+    for (int col = threadIdx.x; col < columns; col += ROW_THREADS) include(total, load(x[col]));
     total = row_merge(total);
     if (threadIdx.x > 0) return;
 
     long long target = targets[row];
     float log_sum = logf(total.sum), loss = NOT_A_NUMBER;
-    if (target >= 0 && target < columns) loss = log_sum - (x[target] - total.max);
+    if (target >= 0 && target < columns) loss = log_sum - (load(x[target]) - total.max);
     lse[row] = total.max + log_sum;
     losses[row] = target == ignored ? 0.0f : loss;
 }
 
 // g is one number in device memory. logits and glogits may be the same array, so neither is __restrict__.
 extern "C" __global__ void ROW_BOUNDS
-cross_entropy_backward(const float *__restrict__ g, const float *logits, const long long *__restrict__ targets,
-                       const float *__restrict__ lse, float *glogits, long long rows, int columns, long long ignored)
+cross_entropy_backward(const float *__restrict__ g, const storage *logits, const long long *__restrict__ targets,
+                       const float *__restrict__ lse, storage *glogits, long long rows, int columns, long long ignored)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -50,7 +52,38 @@ cross_entropy_backward(const float *__restrict__ g, const float *logits, const l
     float factor = target >= 0 && target < columns ? g[0] : NOT_A_NUMBER;
     float row_lse = lse[row];
     for (int col = threadIdx.x; col < columns; col += ROW_THREADS) {
-        float p = expf(logits[col] - row_lse);
-        glogits[col] = target == ignored ? 0.0f : factor * (p - (col == target ? 1.0f : 0.0f));
+        float p = expf(load(logits[col]) - row_lse);
+        glogits[col] = store(target == ignored ? 0.0f : factor * (p - (col == target ? 1.0f : 0.0f)));
+    }
+}
+
+// Both at once, in place: logits become their gradient. A row is read again from what the caches still have of it.
+// Rows may be longer than their columns, for the products that they take part in: the rest becomes 0.
+extern "C" __global__ void ROW_BOUNDS
+cross_entropy_gradient(const float *__restrict__ g, storage *logits, const long long *__restrict__ targets,
+                       float *__restrict__ losses, long long rows, int columns, int length, long long ignored)
+{
+    long long row = this_row();
+    if (row >= rows) return;
+    storage *x = logits + row * length;
+    MaxSum total = {LOWEST, 0.0f};
+    for (int col = threadIdx.x; col < columns; col += ROW_THREADS) include(total, load(x[col]));
+    total = row_merge(total);
+
+    long long target = targets[row];
+    bool valid = target >= 0 && target < columns;
+    float log_sum = logf(total.sum), lse = total.max + log_sum, factor = valid ? g[0] : NOT_A_NUMBER;
+    float loss = valid ? log_sum - (load(x[target]) - total.max) : NOT_A_NUMBER;
+    if (threadIdx.x == 0) losses[row] = target == ignored ? 0.0f : loss;
+#if ROW_THREADS > 32
+    __syncthreads();  // the target's logit is read before it is overwritten
+#else
+    __syncwarp();
+#endif
+    for (int col = threadIdx.x; col < length; col += ROW_THREADS) {
+        float gradient = 0.0f;
+        if (col < columns && target != ignored)
+            gradient = factor * (expf(load(x[col]) - lse) - (col == target ? 1.0f : 0.0f));
+        x[col] = store(gradient);
     }
 }

@@ -7,7 +7,7 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-dropout(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns, unsigned threshold,
+dropout(const storage *__restrict__ x, storage *__restrict__ y, long long rows, int columns, unsigned threshold,
         float keep_scale, unsigned seed_low, unsigned seed_high, unsigned first_row)
 {
     long long row = this_row();
@@ -15,5 +15,5 @@ dropout(const float *__restrict__ x, float *__restrict__ y, long long rows, int 
     const Dropout dropout = {threshold, keep_scale, seed_low, seed_high, first_row};
     unsigned key = row_key(dropout, (unsigned)row);
     for (int col = threadIdx.x; col < columns; col += ROW_THREADS)
-        y[row * columns + col] = is_kept(dropout, key, col) ? x[row * columns + col] * keep_scale : 0.0f;
+        y[row * columns + col] = store(is_kept(dropout, key, col) ? load(x[row * columns + col]) * keep_scale : 0.0f);
 }

@@ -3,13 +3,41 @@
 // Positions come sorted by id (`order`, a stable sort), with `starts[id]` the first of them in that order, so each row
 // of the table is the sum of one segment and has one owner: no atomics, and the same bits every time. STRANDS rows of
 // threads share a segment (a common token's is long) and are added in a fixed order; absent ids cost next to nothing.
+// g may have 16 bits; sums are float, and so is gweight.
 //
 // Grid (rows of the table, ceil(C / 32)), block (32, STRANDS).
 
+#include "storage.cuh"
+
 #define STRANDS 8
 
+// ids as rows of the table: negative ones count from its end, as they do in an index.
+extern "C" __global__ void __launch_bounds__(256)
+embedding_rows(const long long *__restrict__ ids, long long *__restrict__ table_rows, long long size, long long rows)
+{
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < size) table_rows[i] = ids[i] < 0 ? ids[i] + rows : ids[i];
+}
+
+// starts[r] for r = 0 ... rows: how many positions have a smaller row, by bisection of the sorted ones.
+extern "C" __global__ void __launch_bounds__(256)
+embedding_starts(const long long *__restrict__ table_rows, const long long *__restrict__ order,
+                 long long *__restrict__ starts, long long size, long long rows)
+{
+    long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x, low = 0, high = size;
+    if (row > rows) return;
+    while (low < high) {
+        long long middle = (low + high) / 2;
+        if (table_rows[order[middle]] < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    starts[row] = low;
+}
+
 extern "C" __global__ void __launch_bounds__(32 * STRANDS)
-embedding_backward(const float *__restrict__ g, const long long *__restrict__ order,
+embedding_backward(const storage *__restrict__ g, const long long *__restrict__ order,
                    const long long *__restrict__ starts, float *__restrict__ gweight, int columns)
 {
     __shared__ float of_strand[STRANDS][32];
@@ -18,7 +46,7 @@ embedding_backward(const float *__restrict__ g, const long long *__restrict__ or
     if (starts[id] == end) return;  // the whole block: nobody waits at the barrier
     float sum = 0.0f;
     if (col < columns)
-        for (long long k = starts[id] + threadIdx.y; k < end; k += STRANDS) sum += g[order[k] * columns + col];
+        for (long long k = starts[id] + threadIdx.y; k < end; k += STRANDS) sum += load(g[order[k] * columns + col]);
     of_strand[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || col >= columns) return;

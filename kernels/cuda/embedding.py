@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import check, contiguous, device_namespace, launch
+from kernels.cuda.launch import check, contiguous, device_namespace, launch, launch_elements
 
 
 def embedding_backward(g, ids, gweight):
@@ -22,8 +22,11 @@ def embedding_backward(g, ids, gweight):
     (g,) = contiguous(g)
     xp, (rows, columns) = device_namespace(g), gweight.shape
     if g.size and rows:
-        ids = ids.reshape(-1).astype(np.int64) % rows
-        order = xp.argsort(ids)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed
-        starts = xp.searchsorted(ids[order], xp.arange(rows + 1)).astype(np.int64, copy=False)
+        (ids,) = contiguous(ids.reshape(-1).astype(np.int64, copy=False))
+        table_rows, starts = xp.empty_like(ids), xp.empty(rows + 1, dtype=np.int64)
+        launch_elements("embedding.cu", "embedding_rows", ids.size, (ids, table_rows, ids.size, rows))
+        order = xp.argsort(table_rows)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed
+        args = (table_rows, order, starts, ids.size, rows)
+        launch_elements("embedding.cu", "embedding_starts", rows + 1, args)
         grid = (rows, -(-columns // 32))
         launch("embedding.cu", "embedding_backward", grid, (32, 8), (g, order, starts, gweight, columns))

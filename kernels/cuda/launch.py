@@ -3,7 +3,8 @@
 A source is compiled once per device and set of -D options, when first needed, by the `RawModule` of the namespace that
 the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own signature in the
 .cu file says what each argument must be, so arrays are checked against it and Python's numbers (which CuPy would pass
-as 64-bit) are cast to its types; no second list of types has to be kept in sync.
+as 64-bit) are cast to its types; no second list of types has to be kept in sync. Arrays of `storage` (storage.cuh) may
+be float32, float16 or bfloat16, all of one call the same, for which the source is then compiled.
 
 Kernels run on the current device and stream. Read `softmax.py` next: the smallest use.
 """
@@ -22,6 +23,9 @@ from kernels import namespace
 
 SOURCES = Path(__file__).parent
 SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
+SCALARS["address"] = np.uint64  # in a table of tensors (tensors.py)
+STORAGE: dict[str, dict[str, int]] = {"float32": {}, "float16": {"STORAGE": 1}, "bfloat16": {"STORAGE": 2}}
+FLOAT32 = np.dtype(np.float32)
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
 
@@ -44,7 +48,10 @@ class SharedMemory:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `const float *x` has type "float", name "x" and pointer True."""
+    """One parameter of a kernel: `const float *x` has type "float", name "x" and pointer True.
+
+    A pointer to pointers has type "address".
+    """
 
     type: str
     name: str
@@ -91,7 +98,7 @@ def signatures(name: str) -> dict[str, tuple[Parameter, ...]]:
 def _parameter(text: str) -> Parameter:
     words = text.replace("*", " * ").split()
     kind = " ".join(word for word in words[:-1] if word not in ("const", "*", "__restrict__"))
-    return Parameter(kind, words[-1], "*" in words)
+    return Parameter("address" if words.count("*") > 1 else kind, words[-1], "*" in words)
 
 
 def flags(defines: dict[str, int]) -> tuple[str, ...]:
@@ -100,8 +107,9 @@ def flags(defines: dict[str, int]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _kernel(xp, device: int, name: str, kernel: str, options: tuple[str, ...]):
-    return _module(xp, device, name, options).get_function(kernel)
+def _function(xp, device: int, name: str, kernel: str, storage: np.dtype, defines: tuple[tuple[str, int], ...]):
+    """The compiled kernel; found anew for every launch, so the arguments are what the caller has at hand."""
+    return _module(xp, device, name, flags(dict(defines) | STORAGE[storage.name])).get_function(kernel)
 
 
 @functools.cache
@@ -121,6 +129,34 @@ def shared_memory(xp, device: int) -> SharedMemory:
 
 
 # ---- launch ---------------------------------------------------------------------------------------------------------
+# A step has hundreds of launches, so what does not change from one to the next is worked out once for each kernel, and
+# an argument is looked at closely only if something is wrong with it.
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a kernel takes: its parameters, and their places by what has to be checked."""
+
+    parameters: tuple[Parameter, ...]
+    arrays: tuple[tuple[int, Any], ...]  # (place, dtype, or None for `storage`)
+    integers: tuple[tuple[int, Any, int, int], ...]  # (place, type, lowest, highest)
+    floats: tuple[int, ...]
+    storage: int | None  # the place of the first array of `storage`
+
+
+@functools.cache
+def _signature(name: str, kernel: str) -> Signature:
+    parameters = signatures(name)[kernel]
+    arrays = [(i, p.type) for i, p in enumerate(parameters) if p.pointer]
+    scalars = [(i, SCALARS[p.type]) for i, p in enumerate(parameters) if not p.pointer]
+    integers = [(i, kind, np.iinfo(kind)) for i, kind in scalars if kind is not np.float32]
+    return Signature(
+        parameters,
+        tuple((i, None if kind == "storage" else np.dtype(SCALARS[kind])) for i, kind in arrays),
+        tuple((i, kind, int(limits.min), int(limits.max)) for i, kind, limits in integers),
+        tuple(i for i, kind in scalars if kind is np.float32),
+        next((i for i, kind in arrays if kind == "storage"), None),
+    )
 
 
 def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, shared: int = 0, **defines: int) -> None:
@@ -130,52 +166,66 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     Raises KernelArgumentError for an array of the wrong type, layout or device, a number that does not fit its
     parameter, and a grid beyond the hardware's limits.
     """
-    xp, device = device_namespace(args[0]), args[0].device.id
-    args = _checked(kernel, signatures(name)[kernel], args, xp)
+    xp, device = device_namespace(args[0]), args[0].data.device_id
+    signature = _signature(name, kernel)
+    storage = _storage_dtype(kernel, signature, args)
+    args = _checked(kernel, signature, args, xp, device, storage)
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
-    function = _kernel(xp, device, name, kernel, flags(defines))
+    function = _function(xp, device, name, kernel, storage, tuple(defines.items()))
     if shared > DEFAULT_SHARED:
         function.max_dynamic_shared_size_bytes = shared
     function(grid, block, args, shared_mem=shared)
 
 
-def _checked(kernel: str, parameters: tuple[Parameter, ...], args: tuple, xp) -> tuple:
-    if len(args) != len(parameters):
-        raise KernelArgumentError(f"{kernel}: {len(args)} arguments given, and it takes {len(parameters)}")
-    device = args[0].device.id
-    return tuple(
-        _checked_array(kernel, parameter, arg, xp, device)
-        if parameter.pointer
-        else _checked_scalar(kernel, parameter, arg)
-        for parameter, arg in zip(parameters, args, strict=True)
-    )
+@functools.cache
+def _storage_options(dtype: np.dtype) -> dict[str, int] | None:
+    """The options for arrays of this dtype, None if it is none of STORAGE; a dtype's name takes longer to find."""
+    return STORAGE.get(dtype.name)
 
 
-def _checked_array(kernel: str, parameter: Parameter, array, xp, device: int):
-    where, dtype = f"{kernel}: {parameter.name}", np.dtype(SCALARS[parameter.type])
+def _storage_dtype(kernel: str, signature: Signature, args: tuple) -> np.dtype:
+    """The dtype of the first array that may have any of STORAGE; float32 without one."""
+    place = signature.storage
+    if place is None or place >= len(args):
+        return FLOAT32
+    dtype = getattr(args[place], "dtype", FLOAT32)
+    if _storage_options(dtype) is None:
+        where, names = f"{kernel}: {signature.parameters[place].name}", ", ".join(STORAGE)
+        raise KernelArgumentError(f"{where} has dtype {dtype}: must be one of {names}")
+    return dtype
+
+
+def _checked(kernel: str, signature: Signature, args: tuple, xp, device: int, storage: np.dtype) -> tuple:
+    """The arguments, numbers cast to the types of their parameters."""
+    if len(args) != len(signature.parameters):
+        raise KernelArgumentError(f"{kernel}: {len(args)} arguments given, and it takes {len(signature.parameters)}")
+    kind, cast = xp.ndarray, list(args)
+    for i, dtype in signature.arrays:
+        array = args[i]
+        fits = isinstance(array, kind) and array.dtype == (dtype or storage)
+        if not fits or not array.flags.c_contiguous or array.data.device_id != device:
+            _refuse_array(f"{kernel}: {signature.parameters[i].name}", array, dtype or storage, xp, device)
+    for i, integer, low, high in signature.integers:
+        if not low <= args[i] <= high:
+            where = f"{kernel}: {signature.parameters[i].name} = {args[i]}"
+            raise KernelArgumentError(f"{where} does not fit its type ({low} to {high})")
+        cast[i] = integer(args[i])
+    for i in signature.floats:
+        cast[i] = np.float32(args[i])
+    return tuple(cast)
+
+
+def _refuse_array(where: str, array, dtype: np.dtype, xp, device: int) -> None:
+    """Raise KernelArgumentError that says what is wrong with it."""
     if not isinstance(array, xp.ndarray):
         raise KernelArgumentError(f"{where} is a {type(array).__name__}: must be a {xp.__name__} array")
     if array.dtype != dtype:
         raise KernelArgumentError(f"{where} has dtype {array.dtype}: the CUDA kernel takes {dtype}")
     if not array.flags.c_contiguous:
         raise KernelArgumentError(f"{where} of shape {array.shape} is not C-contiguous: pass a contiguous copy")
-    if array.device.id != device:
-        raise KernelArgumentError(f"{where} is on device {array.device.id}: the other arrays are on device {device}")
-    return array
-
-
-def _checked_scalar(kernel: str, parameter: Parameter, value):
-    scalar = SCALARS[parameter.type]
-    if scalar is np.float32:
-        return scalar(value)
-    limits = np.iinfo(scalar)
-    if not limits.min <= value <= limits.max:
-        raise KernelArgumentError(
-            f"{kernel}: {parameter.name} = {value} does not fit its type ({limits.min} to {limits.max})"
-        )
-    return scalar(value)
+    raise KernelArgumentError(f"{where} is on device {array.device.id}: the other arrays are on device {device}")
 
 
 # ---- shapes of work -------------------------------------------------------------------------------------------------

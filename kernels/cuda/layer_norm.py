@@ -1,55 +1,114 @@
 """Layer normalization over the last axis, as `layer_norm.cu` computes it.
 
-Same functions as `kernels/cpu/layer_norm.py`.
+Same functions as `kernels/cpu/layer_norm.py`; x, weight, bias, y and gx may have 16 bits, all else is float32.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows
 
 STRIP_ROWS = 64  # rows per strip at least, STRIPS strips at most: the two stages of the sum over rows
 STRIPS = 256
+IN_REGISTERS = 1024  # columns: of longer rows, backward takes several launches
 
 
 def layer_norm_forward(x, weight, bias, eps):
-    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: x, mean (..., 1), rstd (..., 1) for backward."""
+    """x (..., C), weight (C,), bias (C,) or None -> y (..., C), saved: for backward.
+
+    saved is x, mean and rstd (..., 1), and a number that the launches of backward count in.
+    """
     shapes.check_layer_norm(x, weight, bias)
-    added = weight if bias is None else bias  # never read without a bias
-    x, weight, added = contiguous(x, weight, added)
-    xp, columns = device_namespace(x), x.shape[-1]
-    y = xp.empty_like(x)
-    mean, rstd = (xp.empty((*x.shape[:-1], 1), dtype=x.dtype) for _ in range(2))
+    x, weight, added = contiguous(x, weight, _or(bias, weight))
+    y, *statistics = _results(x)
     if x.size:
-        rows = x.size // columns
-        args = (x, weight, added, y, mean, rstd, rows, columns, eps, bias is not None)
+        rows, columns = x.size // x.shape[-1], x.shape[-1]
+        args = (x, weight, added, y, *statistics, rows, columns, eps, bias is not None)
         launch_rows("layer_norm.cu", "layer_norm_forward", rows, columns, args)
-    return y, (x, mean, rstd)
+    return y, (x, *statistics)
 
 
-def layer_norm_backward(g, weight, saved):
-    """With h = g * weight: gx = rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g."""
-    x, mean, rstd = saved
-    shapes.check_layer_norm_backward(g, weight, x, mean, rstd)
+def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
+    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), and `layer_norm_forward` of it."""
+    shapes.check_add_layer_norm(x, added, added_bias, weight, bias)
+    x, added, weight = contiguous(x, added, weight)
+    biases = contiguous(_or(added_bias, weight), _or(bias, weight))
+    total, (y, *statistics) = device_namespace(x).empty_like(x), _results(x)
+    if x.size:
+        rows, columns = x.size // x.shape[-1], x.shape[-1]
+        args = (x, added, biases[0], weight, biases[1], total, y, *statistics, rows, columns, eps)
+        args += (added_bias is not None, bias is not None)
+        launch_rows("layer_norm.cu", "add_layer_norm_forward", rows, columns, args)
+    return total, y, (total, *statistics)
+
+
+def _or(bias, weight):
+    """The bias, or without one an array of its size that is never read."""
+    return weight if bias is None else bias
+
+
+def _results(x):
+    """y, mean, rstd and the number of finished blocks, not yet written."""
+    xp, rows = device_namespace(x), (*x.shape[:-1], 1)
+    mean, rstd = (xp.empty(rows, dtype=np.float32) for _ in range(2))
+    return xp.empty_like(x), mean, rstd, xp.empty(1, dtype=np.uint32)
+
+
+def layer_norm_backward(g, weight, saved, added=None):
+    """With h = g * weight: gx = added + rstd (h - mean(h) - n mean(h n)), gweight = sum g n, gbias = sum g.
+
+    added: None, or what else has reached x, of its shape. saved may lack its last number.
+    """
+    x, mean, rstd, finished = saved if len(saved) == 4 else (*saved, device_namespace(g).zeros(1, dtype=np.uint32))
+    shapes.check_layer_norm_backward(g, weight, x, mean, rstd, added=added)
     g, weight, x, mean, rstd = contiguous(g, weight, x, mean, rstd)
     xp, columns = device_namespace(x), x.shape[-1]
     gx = xp.empty_like(x)
     if not x.size:
-        return gx, xp.zeros_like(weight), xp.zeros_like(weight)
-    rows = x.size // columns
+        return gx, xp.zeros(columns, dtype=np.float32), xp.zeros(columns, dtype=np.float32)
+    if columns <= IN_REGISTERS:
+        return gx, *_backward_in_one(g, x, weight, mean, rstd, added, gx, finished)
+    vectors = backward_of_long_rows(g, x, weight, mean, rstd, gx)
+    return gx if added is None else xp.add(added, gx, out=gx), *vectors
+
+
+def backward_of_long_rows(g, x, weight, mean, rstd, gx):
+    """`layer_norm_backward` of rows of any length: writes gx, returns gweight and gbias."""
+    rows, columns = x.size // x.shape[-1], x.shape[-1]
     args = (g, x, weight, mean, rstd, gx, rows, columns)
     launch_rows("layer_norm.cu", "layer_norm_backward", rows, columns, args)
-    return gx, *sums_over_rows(g, x, mean, rstd)
+    return sums_over_rows(g, x, mean, rstd)
+
+
+def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
+    """`layer_norm_backward` of rows that fit into registers: writes gx, returns gweight and gbias."""
+    xp, columns = device_namespace(x), x.shape[-1]
+    rows, threads = x.size // columns, 32 if columns <= 256 else 128
+    strip_rows, strips = _strips(rows)
+    gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
+    partial = xp.empty((2, strips, columns), dtype=np.float32)
+    (other,) = contiguous(g if added is None else added)
+    args = (g, x, weight, mean, rstd, other, gx, partial, gweight, gbias, finished)
+    args += (rows, columns, strip_rows, added is not None)
+    launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, 8), args, ROW_THREADS=threads)
+    return gweight, gbias
+
+
+def _strips(rows):
+    """Rows per strip, and how many strips there are."""
+    strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
+    return strip_rows, -(-rows // strip_rows)
 
 
 def sums_over_rows(g, x, mean, rstd):
     """The sums over rows of g (x - mean) rstd and of g (C,): gweight and gbias."""
     xp, columns = device_namespace(x), x.shape[-1]
     rows = x.size // columns
-    strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
-    strips = -(-rows // strip_rows)
-    gweight, gbias = (xp.empty(columns, dtype=x.dtype) for _ in range(2))
-    partial = xp.empty((2, strips, columns), dtype=x.dtype)
+    strip_rows, strips = _strips(rows)
+    gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
+    partial = xp.empty((2, strips, columns), dtype=np.float32)
     args = (g, x, mean, rstd, partial, rows, columns, strip_rows)
     launch("layer_norm.cu", "layer_norm_strips", (-(-columns // 32), strips), (32, 8), args, ROW_THREADS=32)
     args = (partial, gweight, gbias, strips, columns)

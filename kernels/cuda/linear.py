@@ -1,6 +1,7 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
-Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats.
+Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats. Of 16-bit
+arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 
 from kernels import shapes
 from kernels.cuda.launch import device_namespace
+from kernels.cuda.products import product
+from kernels.dtypes import is_sixteen_bit, sum_dtype
 
 
 def linear_forward(x, weight, bias):
@@ -23,10 +26,21 @@ def linear_forward(x, weight, bias):
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     shapes.check_linear_backward(g, x, weight)
-    xp = device_namespace(x)
+    gx = device_namespace(x).matmul(_rows(g), weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
+    return gx, *product_backward(g, x, with_bias)
+
+
+def product_backward(g, x, with_bias):
+    """g (..., O), x (..., I) -> gweight and gbias of `linear_backward`."""
     rows, inputs = _rows(g), _rows(x)
-    gx = xp.matmul(rows, weight.T)  # (N, O) @ (O, I) -> (N, I)
-    return gx.reshape(x.shape), xp.matmul(inputs.T, rows), rows.sum(axis=0) if with_bias else None
+    multiply = product if is_sixteen_bit(x.dtype) else device_namespace(x).matmul
+    return multiply(inputs.T, rows), sum_rows(g) if with_bias else None  # (I, N) @ (N, O) -> (I, O)
+
+
+def sum_rows(x):
+    """The sum of the rows of x (..., C): (C,), in `sum_dtype(x)`."""
+    shapes.check_sum_rows(x)
+    return _rows(x).sum(axis=0, dtype=sum_dtype(x))
 
 
 def _rows(x):

@@ -11,7 +11,7 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-rms_norm_forward(const float *__restrict__ x, const float *__restrict__ weight, float *__restrict__ y,
+rms_norm_forward(const storage *__restrict__ x, const storage *__restrict__ weight, storage *__restrict__ y,
                  float *__restrict__ rstd, long long rows, int columns, float eps)
 {
     long long row = this_row();
@@ -20,16 +20,17 @@ rms_norm_forward(const float *__restrict__ x, const float *__restrict__ weight, 
     y += row * columns;
 
     float cached[CACHED], squares = 0.0f;
-    auto fetch = [&](int col) { return x[col]; };
+    auto fetch = [&](int col) { return load(x[col]); };
     first_pass(columns, cached, fetch, [&](int, float value) { squares = fmaf(value, value, squares); });
     float scale = 1.0f / sqrtf(row_sum(squares) / columns + eps);
-    second_pass(columns, cached, fetch, [&](int col, float value) { y[col] = value * scale * weight[col]; });
+    second_pass(columns, cached, fetch,
+                [&](int col, float value) { y[col] = store(value * scale * load(weight[col])); });
     if (threadIdx.x == 0) rstd[row] = scale;
 }
 
 extern "C" __global__ void ROW_BOUNDS
-rms_norm_backward(const float *__restrict__ g, const float *__restrict__ x, const float *__restrict__ weight,
-                  const float *__restrict__ rstd, float *__restrict__ gx, long long rows, int columns)
+rms_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x, const storage *__restrict__ weight,
+                  const float *__restrict__ rstd, storage *__restrict__ gx, long long rows, int columns)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -40,8 +41,8 @@ rms_norm_backward(const float *__restrict__ g, const float *__restrict__ x, cons
 
     float2 cached[CACHED];  // (h, n)
     float sum_hn = 0.0f;
-    auto fetch = [&](int col) { return make_float2(g[col] * weight[col], x[col] * scale); };
+    auto fetch = [&](int col) { return make_float2(load(g[col]) * load(weight[col]), load(x[col]) * scale); };
     first_pass(columns, cached, fetch, [&](int, float2 hn) { sum_hn = fmaf(hn.x, hn.y, sum_hn); });
     float mean_hn = row_sum(sum_hn) / columns;
-    second_pass(columns, cached, fetch, [&](int col, float2 hn) { gx[col] = scale * (hn.x - hn.y * mean_hn); });
+    second_pass(columns, cached, fetch, [&](int col, float2 hn) { gx[col] = store(scale * (hn.x - hn.y * mean_hn)); });
 }

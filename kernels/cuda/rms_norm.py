@@ -1,9 +1,11 @@
 """RMS normalization over the last axis, as `rms_norm.cu` computes it.
 
-Same functions as `kernels/cpu/rms_norm.py`.
+Same functions as `kernels/cpu/rms_norm.py`; x, weight, y and gx may have 16 bits, rstd and gweight are float32.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch_rows
@@ -15,7 +17,7 @@ def rms_norm_forward(x, weight, eps):
     shapes.check_rms_norm(x, weight)
     x, weight = contiguous(x, weight)
     xp, columns = device_namespace(x), x.shape[-1]
-    y, rstd = xp.empty_like(x), xp.empty((*x.shape[:-1], 1), dtype=x.dtype)
+    y, rstd = xp.empty_like(x), xp.empty((*x.shape[:-1], 1), dtype=np.float32)
     if x.size:
         rows = x.size // columns
         launch_rows("rms_norm.cu", "rms_norm_forward", rows, columns, (x, weight, y, rstd, rows, columns, eps))
@@ -30,7 +32,7 @@ def rms_norm_backward(g, weight, saved):
     xp, columns = device_namespace(x), x.shape[-1]
     gx = xp.empty_like(x)
     if not x.size:
-        return gx, xp.zeros_like(weight)
+        return gx, xp.zeros(columns, dtype=np.float32)
     rows = x.size // columns
     launch_rows("rms_norm.cu", "rms_norm_backward", rows, columns, (g, x, weight, rstd, gx, rows, columns))
     gweight, _ = sums_over_rows(g, x, xp.zeros_like(rstd), rstd)

@@ -16,7 +16,7 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-rotary(const float *x, const float *__restrict__ table, float *y, long long rows, int time, int columns, int size,
+rotary(const storage *x, const float *__restrict__ table, storage *y, long long rows, int time, int columns, int size,
        int half, int count)
 {
     long long row = this_row();
@@ -26,9 +26,9 @@ rotary(const float *x, const float *__restrict__ table, float *y, long long rows
     y += row * columns;
     for (int pair = threadIdx.x; pair < count * half; pair += ROW_THREADS) {
         int i = pair % half, first = pair / half * size + i;
-        float x1 = x[first], x2 = x[first + half];
-        y[first] = x1 * cosines[i] - x2 * sines[i];
-        y[first + half] = x2 * cosines[i] + x1 * sines[i];
+        float x1 = load(x[first]), x2 = load(x[first + half]);
+        y[first] = store(x1 * cosines[i] - x2 * sines[i]);
+        y[first + half] = store(x2 * cosines[i] + x1 * sines[i]);
     }
     if (x == y) return;
     for (int col = threadIdx.x; col < columns; col += ROW_THREADS)

@@ -9,6 +9,7 @@
 // A row's first CACHED * ROW_THREADS values are cached in registers from the first pass over the row (which finds its
 // maximum, sum, mean ...) to the second (which writes the result), so rows up to that length are read once.
 
+#include "storage.cuh"
 #include "warp.cuh"
 
 #define CACHED 8

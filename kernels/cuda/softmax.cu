@@ -18,7 +18,7 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns, float scale,
+softmax_forward(const storage *__restrict__ x, storage *__restrict__ y, long long rows, int columns, float scale,
                 int causal, int queries)
 {
     long long row = this_row();
@@ -29,16 +29,16 @@ softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long ro
     if (causal) visible = max(0, (int)(row % queries) + 1 + columns - queries);
 
     float cached[CACHED];
-    auto fetch = [&](int col) { return scale * x[col]; };
+    auto fetch = [&](int col) { return scale * load(x[col]); };
     MaxSum total = {LOWEST, 0.0f};
     first_pass(visible, cached, fetch, [&](int, float z) { include(total, z); });
     total = row_merge(total);
-    second_pass(visible, cached, fetch, [&](int col, float z) { y[col] = expf(z - total.max) / total.sum; });
-    for (int col = visible + threadIdx.x; col < columns; col += ROW_THREADS) y[col] = 0.0f;
+    second_pass(visible, cached, fetch, [&](int col, float z) { y[col] = store(expf(z - total.max) / total.sum); });
+    for (int col = visible + threadIdx.x; col < columns; col += ROW_THREADS) y[col] = store(0.0f);
 }
 
 extern "C" __global__ void ROW_BOUNDS
-softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float *__restrict__ gx, long long rows,
+softmax_backward(const storage *__restrict__ g, const storage *__restrict__ y, storage *__restrict__ gx, long long rows,
                  int columns, float scale)
 {
     long long row = this_row();
@@ -48,15 +48,15 @@ softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float
     gx += row * columns;
 
     float2 cached[CACHED];  // (g, y)
-    auto fetch = [&](int col) { return make_float2(g[col], y[col]); };
+    auto fetch = [&](int col) { return make_float2(load(g[col]), load(y[col])); };
     float dot = 0.0f;
     first_pass(columns, cached, fetch, [&](int, float2 gy) { dot += gy.x * gy.y; });
     dot = row_sum(dot);
-    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = scale * gy.y * (gy.x - dot); });
+    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = store(scale * gy.y * (gy.x - dot)); });
 }
 
 extern "C" __global__ void ROW_BOUNDS
-log_softmax_forward(const float *__restrict__ x, float *__restrict__ y, long long rows, int columns)
+log_softmax_forward(const storage *__restrict__ x, storage *__restrict__ y, long long rows, int columns)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -64,17 +64,17 @@ log_softmax_forward(const float *__restrict__ x, float *__restrict__ y, long lon
     y += row * columns;
 
     float cached[CACHED];
-    auto fetch = [&](int col) { return x[col]; };
+    auto fetch = [&](int col) { return load(x[col]); };
     MaxSum total = {LOWEST, 0.0f};
     first_pass(columns, cached, fetch, [&](int, float z) { include(total, z); });
     total = row_merge(total);
     float log_sum = logf(total.sum);  // z - m first: both may be large, their difference is exact when it matters
-    second_pass(columns, cached, fetch, [&](int col, float z) { y[col] = z - total.max - log_sum; });
+    second_pass(columns, cached, fetch, [&](int col, float z) { y[col] = store(z - total.max - log_sum); });
 }
 
 extern "C" __global__ void ROW_BOUNDS
-log_softmax_backward(const float *__restrict__ g, const float *__restrict__ y, float *__restrict__ gx, long long rows,
-                     int columns)
+log_softmax_backward(const storage *__restrict__ g, const storage *__restrict__ y, storage *__restrict__ gx,
+                     long long rows, int columns)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -83,9 +83,9 @@ log_softmax_backward(const float *__restrict__ g, const float *__restrict__ y, f
     gx += row * columns;
 
     float2 cached[CACHED];  // (g, y)
-    auto fetch = [&](int col) { return make_float2(g[col], y[col]); };
+    auto fetch = [&](int col) { return make_float2(load(g[col]), load(y[col])); };
     float sum = 0.0f;
     first_pass(columns, cached, fetch, [&](int, float2 gy) { sum += gy.x; });
     sum = row_sum(sum);
-    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = gy.x - expf(gy.y) * sum; });
+    second_pass(columns, cached, fetch, [&](int col, float2 gy) { gx[col] = store(gy.x - expf(gy.y) * sum); });
 }

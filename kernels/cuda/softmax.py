@@ -1,6 +1,6 @@
 """Softmax and its logarithm over the last axis, as `softmax.cu` computes them.
 
-Same functions as `kernels/cpu/softmax.py`, on float32 arrays of CuPy or the emulator.
+Same functions as `kernels/cpu/softmax.py`, on arrays of 32 or 16 bits of CuPy or the emulator.
 """
 
 from __future__ import annotations

@@ -5,26 +5,28 @@
 //
 // One thread per element of y.
 
+#include "storage.cuh"
+
 __device__ inline float sigmoid(float a) { return 1.0f / (1.0f + expf(-a)); }
 
 extern "C" __global__ void __launch_bounds__(256)
-swiglu_forward(const float *__restrict__ x, float *__restrict__ y, long long size, int half)
+swiglu_forward(const storage *__restrict__ x, storage *__restrict__ y, long long size, int half)
 {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= size) return;
     long long first = i + i / half * half;  // where a is: the rows of x are twice as long
-    float a = x[first], b = x[first + half];
-    y[i] = a * sigmoid(a) * b;
+    float a = load(x[first]), b = load(x[first + half]);
+    y[i] = store(a * sigmoid(a) * b);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-swiglu_backward(const float *__restrict__ g, const float *__restrict__ x, float *__restrict__ gx, long long size,
+swiglu_backward(const storage *__restrict__ g, const storage *__restrict__ x, storage *__restrict__ gx, long long size,
                 int half)
 {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= size) return;
     long long first = i + i / half * half;
-    float a = x[first], b = x[first + half], s = sigmoid(a);
-    gx[first] = g[i] * b * s * (1.0f + a * (1.0f - s));
-    gx[first + half] = g[i] * a * s;
+    float a = load(x[first]), b = load(x[first + half]), s = sigmoid(a);
+    gx[first] = store(load(g[i]) * b * s * (1.0f + a * (1.0f - s)));
+    gx[first + half] = store(load(g[i]) * a * s);
 }

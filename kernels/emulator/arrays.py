@@ -5,19 +5,24 @@ conversion raises, every result is an array (0-d rather than a number), and read
 act that `no_synchronization` can forbid. A view keeps its owner in `base`, so live bytes are counted exactly.
 Where CuPy would be lenient this is strict: NumPy's functions refuse the array (CuPy's dispatch would take it), an
 index out of bounds raises (CuPy wraps it round), an array of a device that is not current takes part in nothing but
-copies (CuPy may use peer access), and fresh memory is poisoned. Read `cupy_like.py` next.
+copies (CuPy may use peer access), and fresh memory is poisoned. Sums and products of 16-bit arrays are accumulated in
+float32, and products of float32 matrices may be TF32, as CuPy's are. Read `cupy_like.py` next.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import threading
 from contextlib import contextmanager
 from numbers import Number
 
 import numpy as np
 
+from kernels.dtypes import BFLOAT16, is_floating, is_sixteen_bit
 from kernels.emulator import checks, cuda_like
+from kernels.emulator.dry_run import allocate, current_recorder
+from kernels.emulator.memory import live
 
 # Parameters are CuPy's, in CuPy's order; those after * by keyword only. CuPy has more names than these.
 UFUNC_NAMES = """
@@ -81,6 +86,8 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 KEEPS_ORDER = frozenset(("astype", "copy", "zeros_like", "ones_like", "full_like", "empty_like"))
+PRODUCTS = ("dot", "matmul")
+SUMS = frozenset((*PRODUCTS, "mean", "prod", "std", "sum", "var"))
 MARGIN = 4096  # bytes around an array: a kernel that writes past its end must not reach what keeps the process alive
 NO_CONVERSION = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one explicitly."
 
@@ -122,9 +129,11 @@ class ndarray:
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
             raise TypeError("the emulated device makes arrays of its own memory only: memptr and strides must be None")
-        memory = np.empty(np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN, np.uint8)
-        host = np.ndarray(shape, dtype, memory, MARGIN, order=order)
-        host.reshape(-1, order="A").view(np.uint8).fill(0xFF if host.dtype.kind == "f" else 0xCC)
+        size = np.dtype(dtype).itemsize * math.prod(np.atleast_1d(shape).tolist()) + 2 * MARGIN
+        in_earnest = current_recorder() is None
+        host = np.ndarray(shape, dtype, np.empty(size, np.uint8) if in_earnest else allocate(size), MARGIN, order=order)
+        if in_earnest:
+            host.reshape(-1, order="A").view(np.uint8).fill(0xFF if is_floating(host.dtype) else 0xCC)
         self._own(host)
         if checks.current_request() is not None:
             self._written = np.zeros(host.nbytes, np.uint8)
@@ -133,6 +142,7 @@ class ndarray:
         self.host, self.base, self._written = host, None, None
         self._device = cuda_like.runtime.getDevice()
         cuda_like.POOL._take(host.nbytes, self._device)
+        live.register(self)
         return self
 
     def __del__(self):
@@ -146,6 +156,11 @@ class ndarray:
             return None
         start = self.host.ctypes.data - owner.host.ctypes.data
         return owner._written[start : start + self.host.nbytes]
+
+    def _mark_written(self):
+        """Something other than a kernel wrote here; the rest of the memory counts as written, too."""
+        owner = self if self.base is None else self.base
+        owner._written = None
 
     # ---- what it is ----
 
@@ -183,7 +198,7 @@ class ndarray:
 
     @property
     def data(self):
-        return cuda_like.MemoryPointer(self.host.ctypes.data, self._device)
+        return cuda_like.MemoryPointer(self, self._device)
 
     @property
     def device(self):
@@ -202,6 +217,8 @@ class ndarray:
     def get(self, stream=None, order="C", out=None, blocking=True):
         """A copy as a NumPy array."""
         synchronized("get")
+        if current_recorder():
+            raise RuntimeError("in a dry run arrays have no values")
         if out is None:
             return np.array(self.host, order=order)
         np.copyto(out, self.host, casting="no")
@@ -250,7 +267,7 @@ class ndarray:
         if (arr.dtype, arr.shape) != (self.dtype, self.shape):
             raise ValueError(f"cannot set {arr.shape} {arr.dtype} to an array of {self.shape} {self.dtype}")
         self.host[...] = arr
-        _mark_written(self)
+        self._mark_written()
 
     def fill(self, value):
         self[...] = value
@@ -275,6 +292,8 @@ class ndarray:
         index, is_mask = _index(index)
         if is_mask:
             synchronized("a boolean index")
+        if recorder := current_recorder():
+            return wrap(recorder.getitem(self.host, index), (self,))
         return wrap(self.host[index], (self,))
 
     def __setitem__(self, index, value):
@@ -289,8 +308,12 @@ class ndarray:
             for array in (self, value):
                 if isinstance(array, ndarray):
                     cuda_like.check_current(array._device)
-            self.host[host_index] = value.host if isinstance(value, ndarray) else value
-            _mark_written(self)
+            value = value.host if isinstance(value, ndarray) else value
+            if recorder := current_recorder():
+                recorder.setitem(self.host[host_index], value)
+            else:
+                self.host[host_index] = value
+            self._mark_written()
 
     @property
     def T(self):
@@ -301,7 +324,10 @@ class ndarray:
         return self.swapaxes(-1, -2)
 
     def reshape(self, *shape, order="C"):
-        return wrap(self.host.reshape(*shape, order=order), (self,))
+        host = self.host.reshape(*shape, order=order)
+        if recorder := current_recorder():
+            recorder.view("reshape", self.host, host)
+        return wrap(host, (self,))
 
     def transpose(self, *axes):
         return wrap(self.host.transpose(*axes), (self,))
@@ -376,11 +402,44 @@ def call(function, name: str, *args, needs_array: bool = False, **kwargs):
     kwargs = {key: to_host(value, arrays, name) for key, value in kwargs.items()}
     for array in arrays:
         cuda_like.check_current(array._device)
+    recorder = current_recorder()
+    if not recorder and name in SUMS and any(is_sixteen_bit(array.dtype) for array in arrays):
+        function = _summed_in_float32(function, name)
+    elif name in PRODUCTS and os.environ.get("CUPY_TF32", "0") != "0":
+        function = _in_tf32(function)
     with np.errstate(all="ignore"):  # a GPU raises no floating-point warnings
-        result = wrap(function(*args, **kwargs), arrays, name in KEEPS_ORDER)
+        values = recorder.call(function, name, args, kwargs) if recorder else function(*args, **kwargs)
+        result = wrap(values, arrays, name in KEEPS_ORDER)
     if out is not None:
-        _mark_written(out)
+        out._mark_written()
     return result
+
+
+def _summed_in_float32(function, name: str):
+    """`function` of 16-bit arrays as CuPy has it: sums are accumulated in float32, and rounded at the end."""
+
+    def apply(*args, out=None, **kwargs):
+        dtype = np.result_type(*(x for x in args if isinstance(x, np.ndarray)))
+        if dtype.name == BFLOAT16 and name in PRODUCTS and any(np.ndim(x) > 2 for x in args):
+            raise TypeError(f"{name}: CuPy 14 has no products of bfloat16 arrays of more than two axes")
+        wide = [x.astype(np.float32) if isinstance(x, np.ndarray) and is_sixteen_bit(x.dtype) else x for x in args]
+        result = np.asarray(function(*wide, **kwargs)).astype(kwargs.get("dtype") or dtype)
+        if out is not None:
+            out[...] = result
+        return result if out is None else out
+
+    return apply
+
+
+def _in_tf32(function):
+    """A product as CuPy has it with CUPY_TF32=1: the factors of two float32 matrices keep 10 bits after the point."""
+
+    def rounded(x):
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
+            return x
+        return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+    return lambda *args, **kwargs: function(*map(rounded, args), **kwargs)
 
 
 def call_ufunc(ufunc, *args, **kwargs):
@@ -392,6 +451,9 @@ def call_ufunc(ufunc, *args, **kwargs):
             raise TypeError(f"{name}: Unsupported type {type(x)}")
     if kwargs.get("out") is None:
         kwargs = {**kwargs, "order": "C"}
+    bfloat16 = next((x.dtype for x in args if isinstance(x, ndarray) and x.dtype.name == BFLOAT16), None)
+    if bfloat16:  # as with every other dtype, Python's numbers take that of the array; ml_dtypes would make float32
+        args = tuple(bfloat16.type(x) if type(x) in (int, float) else x for x in args)
     return call(ufunc, name, *args, **kwargs)
 
 
@@ -416,11 +478,6 @@ def _index(index) -> tuple[tuple, bool]:
     parts = tuple(part.host if isinstance(part, ndarray) else part for part in parts)
     is_mask = any(getattr(part, "dtype", None) == np.bool_ for part in parts)
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis), is_mask
-
-
-def _mark_written(array: ndarray) -> None:
-    owner = array if array.base is None else array.base
-    owner._written = None
 
 
 def _operator(ufunc):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kernels.emulator import errors
 from kernels.emulator.compiler import find_tool
+from kernels.emulator.memory import live
 from kernels.emulator.memory.arena import Arena, global_region, shared_region
 from kernels.emulator.record import Region
 
@@ -146,7 +147,7 @@ def launch(request, record, kernel, arguments):
     build = kernel.module.build()
     arena = Arena(arguments, record.dynamic_shared, PARTS if "__shared_part__" in kernel.module.code else 0)
     record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
-    run(request, record, kernel, build, arguments, arena.regions)
+    run(request, record, kernel, build, arguments, arena.regions + live.regions(arguments))
     arena.give_back({region.base for region in record.regions[: record.region_count] if region.stored})
 
 

@@ -12,8 +12,9 @@ import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
-from kernels.emulator import module
+from kernels.emulator import cublas_like, module
 
 __all__ = [
     "Device",
@@ -123,13 +124,27 @@ def track_peak():
     last = POOL._peak
 
 
+class Address(int):
+    """An address that remembers the array there, so that what is given addresses can check them."""
+
+    array: Any
+
+
 class MemoryPointer:
     """The address of an array's first element."""
 
-    def __init__(self, ptr: int, device: int):
-        self.ptr = ptr
-        self.device = Device(device)
-        self.device_id = device
+    def __init__(self, array: Any, device: int):
+        self._array, self.device_id = array, device
+
+    @property
+    def ptr(self) -> Address:
+        address = Address(self._array.host.ctypes.data)
+        address.array = self._array
+        return address
+
+    @property
+    def device(self) -> Device:
+        return Device(self.device_id)
 
 
 class Flags:
@@ -170,6 +185,8 @@ class Device:
         _current.device = self.id
         return self
 
+    cublas_handle = 0  # the emulated cuBLAS has no state
+
     def synchronize(self) -> None:
         """Nothing to wait for."""
 
@@ -207,6 +224,7 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
 
 
 _stream = Stream(null=True)
+cublas = cublas_like
 
 
 def get_current_stream() -> Stream:

@@ -20,6 +20,7 @@ from kernels.emulator.arrays import (
     parameters,
     to_host,
 )
+from kernels.emulator.dry_run import current_recorder
 from kernels.emulator.module import RawModule as RawModule  # a name of CuPy's
 
 FUNCTIONS = {  # of arrays: parameters as in arrays.METHODS
@@ -74,6 +75,8 @@ def array(obj, dtype=None, copy=True, order="K"):
         return obj.astype(obj.dtype if dtype is None else dtype, copy=copy)
     if not isinstance(obj, np.ndarray):
         obj = to_host(obj, [], "array")
+    if recorder := current_recorder():
+        recorder.transfer(np.asarray(obj))
     return from_host(np.array(obj, dtype=dtype, order=order))
 
 

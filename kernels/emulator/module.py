@@ -17,6 +17,7 @@ import numpy as np
 
 from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
+from kernels.emulator.dry_run import current_recorder
 from kernels.emulator.errors import LaunchError
 from kernels.emulator.memory.guard import guarded
 from kernels.emulator.memory.sparse import SparseArray
@@ -163,8 +164,10 @@ class RawKernel:
                 f"kernel {self.name} takes {len(self.parameters)} arguments, the launch gives {len(args)}"
             )
         arguments = [self._argument(a, *p) for a, p in zip(args, self.parameters, strict=True)]
-        request = checks.current_request()
-        if request is None:
+        recorder, request = current_recorder(), checks.current_request()
+        if recorder:
+            recorder.launch(self.name, arguments)
+        elif request is None:
             record.flush_to_zero = checks.current_build() == "rounded"
             with guarded(self, arguments):
                 self.run(record, self.module.build(), arguments)
@@ -212,6 +215,7 @@ class RawKernel:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
             fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
             fits |= kind == "B" and given == np.uint16
+            fits |= kind == "p" and given == np.uint64
             wants = f"a pointer to {describe(kind, size)}"
         else:
             fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
@@ -228,6 +232,7 @@ class RawKernel:
             restricted=restricted,
             sparse=isinstance(arg, SparseArray),
             margin=memory is not arg,
+            addresses=memory is not None and kind == "p",
         )
 
 
@@ -254,6 +259,7 @@ class Argument:
     restricted: bool = False  # __restrict__
     sparse: bool = False  # too large to copy
     margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
+    addresses: bool = False  # of other arrays of the emulated device
 
     def mark_written(self):
         """After a launch that did not watch, all memory it could reach counts as written."""
@@ -268,7 +274,7 @@ def kind_of(dtype):
 
 def describe(kind, size):
     """C's name for a kind and size, as in "a 4-byte float"."""
-    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16"}
+    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16", "p": "address (uint64)"}
     return f"a {size}-byte {names[kind]}"
 
 

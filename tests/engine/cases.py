@@ -328,6 +328,21 @@ def linear_inputs(draw, halves=1):
 
 
 @st.composite
+def gelu_linear_inputs(draw):
+    x, weight, *_ = draw(linear_inputs()).arrays
+    return Call((x, weight, draw(array(weight.shape[1:])), draw(array(x.shape[-1:]))))
+
+
+@st.composite
+def residual_inputs(draw, norm=False):
+    """x, what is added to it and a bias of that; for layer norm a weight and perhaps its bias, too."""
+    call = draw(normalized())
+    x, *vectors = call.arrays
+    added, bias = 0.1 * draw(array(x.shape)), 0.1 * draw(array(x.shape[-1:]))
+    return Call((x, added, bias, *vectors), call.options) if norm else Call((x, added, bias))
+
+
+@st.composite
 def ids_and_weight(draw):
     rows = draw(st.integers(1, 5))
     dtype = draw(st.sampled_from([np.int64, np.int32, np.uint16]))
@@ -493,6 +508,15 @@ def rotary_attention(qkv, rotary_theta):
 def layer_norm(x, weight, bias=0, eps=1e-5):
     centered = x - x.mean(-1, keepdims=True)
     return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+def stacked_norm(*arrays, **options):
+    return tt.stack(tt.add_layer_norm(*arrays, **options))
+
+
+def stacked_norm_reference(x, added, added_bias, *vectors, eps):
+    total = x + added + added_bias
+    return np.stack([total, layer_norm(total, *vectors, eps=eps)])
 
 
 def cross_entropy(logits, targets, ignore_index):
@@ -753,8 +777,16 @@ CASES = [
     Case("softmax", tt.softmax, softmax, axes(1)),
     Case("log_softmax", tt.log_softmax, lambda x, axis: np.log(softmax(x, axis)), axes(1)),
     Case("layer_norm", tt.layer_norm, layer_norm, normalized()),
+    Case("bias_add", tt.bias_add, lambda x, added, bias=0: x + added + bias, residual_inputs()),
+    Case("add_layer_norm", stacked_norm, stacked_norm_reference, residual_inputs(norm=True)),
     Case("linear", tt.linear, lambda x, weight, bias=0: x @ weight + bias, linear_inputs()),
     Case("gelu_linear", tt.gelu_linear, lambda x, weight, bias=0: gelu(x) @ weight + bias, linear_inputs()),
+    Case(
+        "gelu_linear with a bias before",
+        tt.gelu_linear,
+        lambda x, weight, bias, x_bias: gelu(x + x_bias) @ weight + bias,
+        gelu_linear_inputs(),
+    ),
     Case(
         "swiglu_linear",
         tt.swiglu_linear,

@@ -1066,3 +1066,28 @@ def test_many_rows_are_added_accurately():
     bias = tt.zeros(2, requires_grad=True)
     (bias + x.detach()).backward(np.full((rows, 2), 0.1, np.float32))
     assert bias.grad == pytest.approx(0.1 * rows, rel=5e-6)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("of_a_leaf", [False, True])
+def test_a_vjp_may_add_to_what_has_reached_its_input(swapped, of_a_leaf):
+    totals = []
+
+    class Twice(tt.Function):
+        accumulates = True
+
+        def forward(self, x):
+            return 2 * x
+
+        def vjp(self, g, total=None):
+            totals.append(total)
+            return (2 * g if total is None else total + 2 * g,)
+
+    x = tt.Tensor(np.ones(3), requires_grad=True)
+    y = x if of_a_leaf else x * 1.0
+    parts = [Twice()(y), y * 3.0]
+    a, b = parts[::-1] if swapped else parts
+    (a + b + Twice()(y)).backward(np.ones(3))
+    np.testing.assert_array_equal(x.grad, [7, 7, 7])
+    assert len(totals) == 2
+    assert totals[1] is not None  # what reached y before

@@ -18,9 +18,12 @@ PAIRS = [
     (tt.log_softmax, composed.log_softmax, (X,)),
     (tt.layer_norm, composed.layer_norm, (X, W[0], B)),
     (tt.rms_norm, composed.rms_norm, (X, W[0])),
+    (tt.bias_add, composed.bias_add, (X, X[::-1], B)),
+    (tt.add_layer_norm, composed.add_layer_norm, (X, X[::-1], B, W[0], W[1])),
     (tt.gelu, composed.gelu, (X,)),
     (tt.linear, composed.linear, (X, W, B)),
     (tt.gelu_linear, composed.gelu_linear, (X, W, B)),
+    (tt.gelu_linear, composed.gelu_linear, (X, W, B, W[0])),
     (tt.swiglu_linear, composed.swiglu_linear, (np.hstack([X, X[::-1]]), W, B)),
     (tt.embedding, composed.embedding, (np.array([[1, 5], [5, 0]]), X)),
     (tt.causal_attention, composed.causal_attention, tuple(QKV)),
@@ -66,6 +69,7 @@ def values_and_gradients(fn, arrays, dtype=np.float64):
     """[y, dL/d each float input] for a fixed random dL/dy."""
     inputs = [tt.Tensor(a.astype(dtype), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
     y = fn(*inputs)
+    y = tt.stack(y) if isinstance(y, tuple) else y
     y.backward(np.random.default_rng(1).standard_normal(y.shape))
     return [y.data, *(x.grad for x in inputs if isinstance(x, tt.Tensor))]
 
@@ -99,6 +103,8 @@ OTHER_FORMS = {
         tt.Tensor(QKV[0].swapaxes(1, 2).repeat(2, 2)), frequencies=(0.5, 0.1), kv_heads=2, scale=0.1
     ),
     "linear without a bias": lambda ops: ops.linear(tt.Tensor(X), tt.Tensor(W)),
+    "bias_add without a bias": lambda ops: ops.bias_add(tt.Tensor(X), X[::-1]),
+    "add_layer_norm without biases": lambda ops: ops.add_layer_norm(tt.Tensor(X), X[::-1], None, W[0], eps=0.1)[1],
     "gelu_linear without a bias": lambda ops: ops.gelu_linear(tt.Tensor(X), tt.Tensor(W)),
     "cross_entropy of a batch": lambda ops: ops.cross_entropy(
         tt.Tensor(X[:6].reshape(2, 3, 12)), [[0, 1, 2], [3, 4, 5]]

@@ -93,13 +93,13 @@ def test_results_that_do_not_repeat_are_reported(run, monkeypatch):
 def test_a_wrong_optimizer_fails_the_training_step(run, monkeypatch):
     right = kernels.cuda.adamw_update
 
-    def wrong(param, grad, m, v, options):
-        right(param, grad, m, v, dataclasses.replace(options, lr=options.lr * 1.01))
+    def wrong(params, grads, ms, vs, options):
+        right(params, grads, ms, vs, dataclasses.replace(options, lr=options.lr * 1.01))
 
     monkeypatch.setattr(kernels.cuda, "adamw_update", wrong)
     status, lines = run()
     assert status == 1
-    problems = [line for line in lines if line.startswith("training step")]
+    problems = [line for line in lines if line.startswith("training step  ")]
     assert ["FAILED" in line for line in problems] == [False, False, True]  # loss, gradients, weights
 
 

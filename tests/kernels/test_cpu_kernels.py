@@ -358,7 +358,7 @@ def test_embedding_gradients_add_up_in_one_order(count, rows, seed):
 def test_adamw_over_blocks_is_the_formula():
     param, grad, m, v = normal(200_000), normal(200_000), normal(200_000), normal(200_000) ** 2
     p, gradient, first, second = param.copy(), grad.copy(), m.copy(), v.copy()
-    k.adamw_update(param, grad, m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.01, 3, 0.5))
+    k.adamw_update([param], [grad], [m], [v], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.01, 3, 0.5))
     first = 0.9 * first + 0.1 * 0.5 * gradient
     second = 0.99 * second + 0.01 * (0.5 * gradient) ** 2
     p -= 0.1 * (first / (1 - 0.9**3) / (np.sqrt(second / (1 - 0.99**3)) + 1e-8) + 0.01 * p)

@@ -109,7 +109,7 @@ def layer_norm(x, weight, bias, eps):
 
 
 def layer_norm_by_kernel(x, weight, bias, eps):
-    y, (_, mean, rstd) = k.layer_norm_forward(x, weight, bias, eps)
+    y, (_, mean, rstd, _) = k.layer_norm_forward(x, weight, bias, eps)
     return y, mean, rstd
 
 
@@ -601,7 +601,7 @@ def test_adamw(xp, size, step, scale, scale_on_device, seed):
     device = [xp.asarray(a) for a in arrays]
     scale = float(np.float32(scale))
     given_scale = xp.asarray(np.array(scale, np.float32)) if scale_on_device else scale
-    assert k.adamw_update(*device, AdamWOptions(*settings, given_scale)) is None
+    assert k.adamw_update(*([x] for x in device), AdamWOptions(*settings, given_scale)) is None
     reference, plain = adamw(*map(in_double, arrays), *settings, scale), adamw(*arrays, *settings, scale)
     for got, want, usual in zip([device[0], *device[2:]], reference, plain, strict=True):
         assert_accurate(xp.asnumpy(got), want, usual)
@@ -690,6 +690,11 @@ def every_kernel(xp):
         results += [y, log_y, k.softmax_backward(g, y, 0.5), k.log_softmax_backward(g, log_y), k.dropout(x, MASK)]
         normed, saved = k.layer_norm_forward(x, weight, weight, 1e-5)
         results += [normed, *k.layer_norm_backward(g, weight, saved)]
+        *sums, saved = k.add_layer_norm_forward(x, g, weight, weight, None, 1e-5)
+        results += [*sums, *k.layer_norm_backward(g, weight, saved, x), k.bias_add(x, g, weight), k.sum_rows(g)]
+        square = draw(columns, columns)
+        y, saved = k.gelu_linear_forward(x, weight, square, weight)
+        results += [y, *k.gelu_linear_backward(g, x, weight, square, saved, True)]
         losses, lse = k.cross_entropy_forward(x, targets, -1)
         results += [losses, lse, k.cross_entropy_backward(xp.ones((), dtype=np.float32), x, targets, lse, -1)]
         gweight = draw(columns, columns)
@@ -704,7 +709,10 @@ def every_kernel(xp):
         results += [k.swiglu_forward(halves), k.swiglu_backward(g, halves)]
     param, m, v = draw(300), draw(300), xp.zeros(300, dtype=np.float32)
     for step, grad_scale in enumerate((xp.ones((), dtype=np.float32), 0.5), start=1):
-        k.adamw_update(param, draw(300), m, v, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
+        k.adamw_update([param], [draw(300)], [m], [v], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, step, grad_scale))
+    copies = [xp.empty(x.shape, dtype=np.float16) for x in (param, m)]
+    k.round_tensors([param, m], copies)
+    results += [*copies, *k.gradient_norm([param, m, v], 1 << 14)]
     return [*results, param, m, v, *attention_both_ways(draw, 70, 5)]
 
 

@@ -1,6 +1,7 @@
 """The kernels as each architecture would compile them, and the report's formulas against what the emulator counts."""
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from kernels import emulator
 from kernels.cuda.analysis import nvrtc, report, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
 from kernels.cuda.attention import plan
+from kernels.cuda.attention_tensor import TILES
 from kernels.cuda.launch import SOURCES, SharedMemory, flags, signatures, source
 
 KIB = 1024
@@ -41,7 +43,8 @@ def variants(architecture):
 def test_every_source_compiles(compiler, architecture):
     """Every source for every architecture, and every combination of options for one of them at least."""
     needed = variants(architecture)
-    assert {build.source for build in needed.values()} == {path.name for path in SOURCES.glob("*.cu")}
+    others = {f"{kernel}.cu" for kernel in TILES}  # tests/kernels/test_attention_tensor.py
+    assert {build.source for build in needed.values()} | others == {path.name for path in SOURCES.glob("*.cu")}
     elsewhere = {key for other in (*MEASURED, *OTHERS[: OTHERS.index(architecture)]) for key in variants(other)}
     chosen = {build.source: build for build in needed.values()}  # of each source one
     for build in [*chosen.values(), *(needed[key] for key in needed.keys() - elsewhere)]:
@@ -58,6 +61,24 @@ def test_no_spills_and_enough_occupancy(compiler, architecture):
             assert build.occupancy(architecture) >= 0.5, build
         if build.defines.get("HEAD") == 64:
             assert build.occupancy(architecture) >= 0.25, build
+
+
+@pytest.mark.parametrize(("architecture", "dtype"), [(50, "float16"), (80, "bfloat16"), (120, "bfloat16")])
+def test_kernels_of_16_bits_compile_without_spills(compiler, request, architecture, dtype):
+    """Of each source one variant, with --thorough all of them."""
+    try:
+        nvrtc.include_options()
+    except nvrtc.CompilerMissing as error:
+        pytest.skip(str(error))
+    needed = {(build.source, build.kernel): build for build in report.sixteen_bit_builds(architecture, dtype)}
+    if request.config.getoption("--thorough"):
+        needed = dict(enumerate(report.sixteen_bit_builds(architecture, dtype)))
+    assert {build.source for build in needed.values()} >= {"softmax.cu", "layer_norm.cu", "gelu.cu", "embedding.cu"}
+    for build in needed.values():
+        used = build.resources(architecture)
+        assert (used.spill_stores, used.spill_loads) == (0, 0), build
+        plain = replace(build, defines={name: n for name, n in build.defines.items() if name != "STORAGE"})
+        assert build.occupancy(architecture) >= min(0.5, plain.occupancy(architecture)), build
 
 
 def test_a_source_that_does_not_compile_says_where(compiler):

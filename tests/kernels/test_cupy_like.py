@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import gc
+import importlib
 import inspect
 import math
 import operator
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from kernels import emulator
 from kernels.emulator import arrays, cuda_like
 from kernels.emulator import cupy_like as xp
 from kernels.emulator.arrays import HiddenSynchronization, no_synchronization
+from kernels.namespace import named_dtype
 
 ROOT = Path(__file__).parents[2]
 OURS = ("host", "written")  # what an emulated array has beyond CuPy's
@@ -88,7 +91,16 @@ def test_every_name_used_in_the_source_is_here(cupy):
     for name in used:
         assert name.split(".")[0] in xp.__all__
         operator.attrgetter(name)(xp)
-        operator.attrgetter(name)(cupy)
+        if not name.startswith("cuda.cublas"):  # CuPy's module for it loads only where cuBLAS is
+            operator.attrgetter(name)(cupy)
+
+
+def test_gemmEx_has_cupys_parameters(cupy):
+    """CuPy's module loads only where cuBLAS is installed; its machine code has the signature as documentation."""
+    (library,) = Path(importlib.import_module("cupy_backends.cuda.libs").__file__).parent.glob("cublas.*.so")
+    signature = re.search(rb"\x00gemmEx\(([^)]*)\)\x00", library.read_bytes())[1].decode()
+    ours = inspect.signature(cuda_like.cublas.gemmEx).parameters
+    assert [parameter.split()[-1] for parameter in signature.split(", ")] == list(ours)
 
 
 def _names_used(folder):
@@ -398,3 +410,59 @@ def test_an_array_of_another_device_can_only_be_copied(use):
         here = xp.asarray(x)
     assert (here.device.id, x.device.id) == (0, 1)
     assert here.tolist() == x.tolist() == [0, 1, 2]
+
+
+# ---- 16 bits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_sums_of_16_bits_are_accumulated_in_float32(name):
+    """In bfloat16, 256 + 1 is 256."""
+    pytest.importorskip("ml_dtypes")
+    dtype = named_dtype(name)
+    x = xp.asarray(np.ones((2, 2048), dtype))
+    assert (x.sum().item(), x.sum(axis=1).tolist(), x.sum().dtype) == (4096, [2048, 2048], dtype)
+    product = xp.matmul(x, x.T)
+    assert (product.tolist(), product.dtype) == ([[2048, 2048]] * 2, dtype)
+    out = xp.empty((2, 2), dtype=dtype)
+    assert xp.isnan(out).all()
+    assert xp.matmul(x, x.T, out=out) is out
+    assert out.tolist() == product.tolist()
+    assert ((x * 0.5).dtype, (1 + x).dtype, (x + x.astype(np.float32)).dtype) == (dtype, dtype, np.float32)
+    x += xp.ones(2048, dtype=np.float32)
+    assert x.dtype == dtype
+
+
+def test_batched_products_of_bfloat16_are_refused_as_cupy_14_does():
+    pytest.importorskip("ml_dtypes")
+    x = xp.asarray(np.ones((2, 3, 3), named_dtype("bfloat16")))
+    with pytest.raises(TypeError, match="no products of bfloat16 arrays of more than two axes"):
+        xp.matmul(x, x)
+    assert xp.matmul(x.astype(np.float16), x.astype(np.float16)).dtype == np.float16
+
+
+def test_gemmEx_stays_inside_its_arrays():
+    a, out, one = xp.asarray(np.ones((4, 4), np.float16)), xp.empty((4, 4), dtype=np.float32), np.ones((), np.float32)
+
+    def call(n, kind=2):
+        pointers = (
+            one.ctypes.data,
+            a.data.ptr,
+            kind,
+            4,
+            a.data.ptr,
+            kind,
+            4,
+            one.ctypes.data,
+            out.data.ptr,
+            0,
+            4,
+            68,
+            -1,
+        )
+        xp.cuda.cublas.gemmEx(0, 0, 0, 4, n, 4, *pointers)
+
+    with pytest.raises(ValueError, match="does not fit an array"):
+        call(5)
+    with pytest.raises(ValueError, match="A has dtype float16, and the call says bfloat16"):
+        call(4, 14)

@@ -221,6 +221,84 @@ def test_what_reads_an_asynchronous_copy_too_early_is_found():
         run("checked", "no_barrier", X, np.zeros(32, np.float32))
 
 
+# Two stages: while one is read, a copy fills the other. Each macro moves or leaves out what that needs.
+PIPELINE = r"""
+extern "C" __global__ void pipeline(const float *x, float *y, int tiles) {
+    __shared__ __align__(16) float s[2][256];
+    int t = threadIdx.x;
+    auto copy = [&](int tile) {
+        unsigned to = (unsigned)__cvta_generic_to_shared(&s[tile % 2][4 * t]);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(x + 256 * tile + 4 * t));
+        asm volatile("cp.async.commit_group;" ::);
+    };
+    float sum = 0;
+    copy(0);
+    for (int tile = 0; tile < tiles; tile++) {
+#ifdef COPIES_BEFORE_BARRIER
+        if (tile + 1 < tiles) copy(tile + 1);
+        asm volatile("cp.async.wait_all;" ::);
+        __syncthreads();
+#else
+#ifndef WAITS_TOO_LATE
+        asm volatile("cp.async.wait_all;" ::);
+#endif
+        __syncthreads();
+#ifdef WAITS_TOO_LATE
+        asm volatile("cp.async.wait_all;" ::);
+#endif
+        if (tile + 1 < tiles) copy(tile + 1);
+#endif
+        for (int i = 0; i < 4; i++) sum += s[tile % 2][255 - 4 * t - i];
+    }
+    y[t] = sum;
+}
+"""
+
+
+def test_double_buffered_copies_need_their_wait_and_their_barrier():
+    """A copy may write at any time from cp.async to the wait: stages that held older data do not hide that."""
+    x = np.random.default_rng(3).standard_normal((5, 64, 4)).astype(np.float32)
+    for seed in range(3):
+        y = np.zeros(64, np.float32)
+        with checked(seed):
+            pipeline()((1,), (64,), (x, y, np.int32(5)))
+        np.testing.assert_allclose(y, x[:, ::-1].sum((0, 2)), rtol=1e-4, atol=1e-5)
+        with (
+            checked(seed),
+            pytest.raises(DataRace, match=r"pipe\.cu:27, which thread .* copies there by the cp"),
+        ):
+            pipeline("-DWAITS_TOO_LATE")((1,), (64,), (x, y, np.int32(5)))
+        with checked(seed), pytest.raises(DataRace, match=r"pipe\.cu"):
+            pipeline("-DCOPIES_BEFORE_BARRIER")((1,), (64,), (x, y, np.int32(5)))
+
+
+def pipeline(*options):
+    return RawModule(code=PIPELINE, name="pipe.cu", options=options).get_function("pipeline")
+
+
+def test_bank_conflicts_of_ldmatrix():
+    """A matrix is eight rows of 16 bytes: rows 128 bytes apart take eight turns, neighbors or swizzled ones one."""
+    source = r"""
+extern "C" __global__ void k(int *y, int chunk_of_row) {
+    __shared__ __align__(128) int s[8][32];
+    for (int i = threadIdx.x; i < 256; i += 32) s[i / 32][i % 32] = i;
+    __syncwarp();
+    unsigned row = threadIdx.x % 8, a, b;
+    unsigned at = (unsigned)__cvta_generic_to_shared(&s[row][4 * (chunk_of_row * row)]);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(at));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(at));
+    y[threadIdx.x] = a + b;
+}
+"""
+    for swizzled, turns in ((1, 2), (0, 16)):
+        with checked(count_lines=True) as launches:
+            run_source = RawModule(code=source, name="banks.cu").get_function("k")
+            run_source((1,), (32,), (np.zeros(32, np.int32), np.int32(swizzled)))
+        lines = {line.line: line for line in launches[0].lines if line.memory == "shared"}
+        assert [lines[f"banks.cu:{n}"].transfers for n in (8, 9)] == [turns, turns]
+        assert [lines[f"banks.cu:{n}"].least for n in (8, 9)] == [2, 2]
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_cooperative_groups(build):
     x, y = X[:64], np.zeros(64, np.float32)

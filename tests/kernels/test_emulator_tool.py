@@ -210,7 +210,7 @@ def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
 
 
 def test_the_emulator_stands_alone():
-    """Its package imports neither tinytensor nor anything else of this project but `kernels.caches`."""
+    """Its package imports neither tinytensor nor anything else of this project but two files of `kernels`."""
     script = (
         "import sys, kernels.emulator, kernels.emulator.cupy_like, kernels.emulator.tool.plugin\n"
         "import kernels.emulator.__main__\n"
@@ -219,7 +219,7 @@ def test_the_emulator_stands_alone():
         "print([m for m in ours if not m.startswith('kernels.emulator')])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout == "['kernels', 'kernels.caches']\n"
+    assert ran.stdout == "['kernels', 'kernels.caches', 'kernels.dtypes']\n"
 
 
 FIXTURE = """

@@ -90,8 +90,28 @@ CALLS = {
         {"x": ROWS},
     ),
     "layer_norm_backward": Call(
-        lambda k, g, weight, *saved: k.layer_norm_backward(g, weight, saved if len(saved) == 3 else (*saved, False)),
+        lambda k, g, weight, *saved: k.layer_norm_backward(g, weight, saved if len(saved) == 3 else (*saved, False), g),
         {"g": normal(3, 5), "weight": normal(5)},  # and what forward saved
+    ),
+    "add_layer_norm_forward": Call(
+        lambda k, *arrays: k.add_layer_norm_forward(*arrays, 1e-5),
+        {"x": normal(3, 5), "added": normal(3, 5), "added_bias": normal(5), "weight": normal(5), "bias": normal(5)},
+    ),
+    "bias_add": Call(
+        lambda k, x, added, bias: k.bias_add(x, added, bias),
+        {"x": normal(3, 5), "added": normal(3, 5), "bias": normal(5)},
+    ),
+    "sum_rows": Call(lambda k, x: k.sum_rows(x), {"x": normal(3, 5)}, {"x": (*ANY_SHAPE, "float64")}),
+    "gelu_linear_forward": Call(
+        lambda k, x, x_bias, weight, bias: k.gelu_linear_forward(x, x_bias, weight, bias),
+        {"x": normal(3, 5), "x_bias": normal(5), "weight": normal(5, 4), "bias": normal(4)},
+        {"x": ROWS},
+    ),
+    "gelu_linear_backward": Call(
+        lambda k, g, x, x_bias, weight: k.gelu_linear_backward(
+            g, x, x_bias, weight, k.gelu_linear_forward(x, x_bias, weight, None)[1], True
+        ),
+        {"g": normal(2, 3, 4), "x": normal(2, 3, 5), "x_bias": normal(5), "weight": normal(5, 4)},
     ),
     "linear_forward": Call(
         lambda k, x, weight, bias: k.linear_forward(x, weight, bias),
@@ -152,8 +172,17 @@ CALLS = {
         {"x": ("longer 0", "shorter 0", "longer 2", "shorter 2", "longer 3"), "table": ("shorter 2",)},
     ),
     "adamw_update": Call(
-        lambda k, param, grad, m, v: k.adamw_update(param, grad, m, v, ADAMW),
+        lambda k, param, grad, m, v: k.adamw_update([param], [grad], [m], [v], ADAMW),
         {"param": normal(3, 4), "grad": normal(3, 4), "m": normal(3, 4), "v": abs(normal(3, 4))},
+    ),
+    "gradient_norm": Call(
+        lambda k, one, other: k.gradient_norm([one, other], 1 << 14),
+        {"one": normal(3, 4), "other": normal(5)},
+        dict.fromkeys(("one", "other"), (*ANY_SHAPE, "longer 0", "shorter 0")),
+    ),
+    "round_tensors": Call(
+        lambda k, tensor, copy: k.round_tensors([tensor], [copy]),
+        {"tensor": normal(3, 4), "copy": normal(3, 4).astype(np.float16)},
     ),
     "muon_update": Call(
         lambda k, param, grad, momentum: k.muon_update([param], [grad], [momentum], [MUON]),
@@ -182,7 +211,7 @@ def good_arrays(name: str, k, device) -> dict:
     if name != "layer_norm_backward":
         return arrays
     saved = k.layer_norm_forward(device.put(arrays["g"]), device.put(arrays["weight"]), None, 1e-5)[1]
-    return arrays | {f"saved {i}": tt.to_numpy(a) for i, a in enumerate(saved) if not isinstance(a, bool)}
+    return arrays | {f"saved {i}": tt.to_numpy(a) for i, a in enumerate(saved[: len(saved) - 1])}
 
 
 def test_the_table_has_every_primitive():
@@ -293,7 +322,7 @@ MESSAGES = {
         "layer_norm: weight has dtype float64: must be float32, as x is",
     ),
     "grad_scale": (
-        lambda k, z: k.adamw_update(z(2), z(2), z(2), z(2), AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
+        lambda k, z: k.adamw_update([z(2)], [z(2)], [z(2)], [z(2)], AdamWOptions(0.1, 0.9, 0.9, 1e-8, 0.0, 1, z(2))),
         "adamw_update: grad_scale has shape (2,): must be a number or an array of shape ()",
     ),
     "blocks": (
@@ -305,7 +334,7 @@ MESSAGES = {
         "muon_update: param and momentum must be C-contiguous to be changed in place",
     ),
     "parameter layout": (
-        lambda k, z: k.adamw_update(z(3, 2).T, z(2, 3), z(2, 3), z(2, 3), ADAMW),
+        lambda k, z: k.adamw_update([z(3, 2).T], [z(2, 3)], [z(2, 3)], [z(2, 3)], ADAMW),
         "adamw_update: param, m and v must be C-contiguous to be changed in place",
     ),
 }

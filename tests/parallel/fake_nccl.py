@@ -109,7 +109,7 @@ class Communicator:
         assert kind in TYPES
         assert stream == self._nccl.stream, "not the current stream"
         for number in (source, target, count, kind, stream):
-            assert type(number) is int
+            assert isinstance(number, int)
         assert count > 0
         self._nccl.submit(name, source, target, count, kind, peer)
 

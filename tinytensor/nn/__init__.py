@@ -7,6 +7,7 @@ from tinytensor.nn import functional, init
 from tinytensor.nn.containers import ModuleDict, ModuleList, Sequential
 from tinytensor.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm
 from tinytensor.nn.module import Buffer, Module, Parameter
+from tinytensor.nn.precision import MixedPrecision
 
 __all__ = [
     "GELU",
@@ -15,6 +16,7 @@ __all__ = [
     "Embedding",
     "LayerNorm",
     "Linear",
+    "MixedPrecision",
     "Module",
     "ModuleDict",
     "ModuleList",

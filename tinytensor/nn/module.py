@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from kernels.dtypes import is_floating
 from tinytensor.backend import array_module, device_of
 from tinytensor.tensor import Tensor, TensorLike, as_array
 
@@ -170,7 +171,7 @@ class Module:
             parameter.data, parameter.grad = moved, grad
         for _, buffer in self.named_buffers():
             moved = Tensor(buffer.data).to(where).data
-            if buffer.dtype.kind == "f" or moved.dtype == buffer.dtype:
+            if is_floating(buffer.dtype) or moved.dtype == buffer.dtype:
                 buffer.data = moved
         return self
 

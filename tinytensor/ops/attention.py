@@ -13,7 +13,7 @@ from kernels.shapes import check_attention
 from tinytensor.backend import array_module, device_of, kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import float16_as_float32, masked_fill, where
+from tinytensor.ops.elementwise import float16_as_float32, float16_by_kernels, masked_fill, where
 from tinytensor.ops.fused import dropout as drop_out
 from tinytensor.ops.fused import require_probability, softmax
 from tinytensor.ops.linalg import matmul
@@ -62,7 +62,7 @@ def _query_heads(qkv: Any, kv_heads: int | None) -> int:
     return qkv.shape[3] if kv_heads is None else qkv.shape[2] - 2 * kv_heads
 
 
-@float16_as_float32
+@float16_by_kernels
 def packed_causal_attention(
     qkv: TensorLike,
     dropout: float = 0.0,
@@ -91,7 +91,7 @@ def packed_causal_attention(
     return CausalAttention(dropout, next_seed() if dropout else 0, first_row(), frequencies, kv_heads, scale)(qkv)
 
 
-@float16_as_float32
+@float16_by_kernels
 def causal_attention(q: TensorLike, k: TensorLike, v: TensorLike, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(D), causal mask) v for q, k, v (B, H, T, D) -> (B, H, T, D).
 

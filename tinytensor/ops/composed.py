@@ -44,6 +44,24 @@ def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None
     return y if bias is None else y + bias
 
 
+def bias_add(x: TensorLike, added: TensorLike, bias: TensorLike = None) -> Tensor:
+    """x + (added + bias). Fused: `tinytensor.ops.fused.bias_add`."""
+    return as_tensor(x) + (added if bias is None else as_tensor(added) + bias)
+
+
+def add_layer_norm(
+    x: TensorLike,
+    added: TensorLike,
+    added_bias: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """`bias_add`, and `layer_norm` of it. Fused: `tinytensor.ops.fused.add_layer_norm`."""
+    total = bias_add(x, added, added_bias)
+    return total, layer_norm(total, weight, bias, eps)
+
+
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """x (..., C) divided by its root mean square along C, times weight (C,). Fused: `tinytensor.ops.fused.rms_norm`."""
     y = x / sqrt(mean(square(x), -1, keepdims=True) + eps)
@@ -61,9 +79,9 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor
     return y if bias is None else y + bias
 
 
-def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
+def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None, x_bias: TensorLike = None) -> Tensor:
     """The activation and second layer of an MLP, x (..., I) -> (..., O). Fused: `tinytensor.ops.fused.gelu_linear`."""
-    return linear(gelu(x), weight, bias)
+    return linear(gelu(x if x_bias is None else as_tensor(x) + x_bias), weight, bias)
 
 
 def swiglu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from kernels import dtypes
 from tinytensor.backend import array_module
 from tinytensor.tensor import DEFAULT_DTYPE, TensorLike, as_array
 
 
 def is_floating(x: Any) -> bool:
     """Whether x is an array of floats, or a Python float."""
-    return x.dtype.kind == "f" if hasattr(x, "dtype") else isinstance(x, float)
+    return dtypes.is_floating(x.dtype) if hasattr(x, "dtype") else isinstance(x, float)
 
 
 def floating(x):
     """x, or if it is an array of integers or booleans, that array in float32."""
-    return x.astype(DEFAULT_DTYPE) if hasattr(x, "dtype") and x.dtype.kind != "f" else x
+    return x.astype(DEFAULT_DTYPE) if hasattr(x, "dtype") and not dtypes.is_floating(x.dtype) else x
 
 
 def promoted(a, b):

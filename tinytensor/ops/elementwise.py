@@ -12,6 +12,7 @@ import functools
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kernels.dtypes import is_floating
 from tinytensor.backend import array_module
 from tinytensor.ops.arguments import F, as_tensor
 from tinytensor.ops.dtypes import boolean, floating, module_of, promoted
@@ -353,7 +354,7 @@ def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
     Gradients are cast back to x's dtype. A result that is not floating-point is detached.
     """
     y = Cast(dtype)(x)
-    return y if y.dtype.kind == "f" else y.detach()
+    return y if is_floating(y.dtype) else y.detach()
 
 
 def float16_as_float32(operation: F) -> F:
@@ -366,6 +367,18 @@ def float16_as_float32(operation: F) -> F:
         args = [cast(a, np.float32) if _is_float16(a) else a for a in (x, *args)]
         kwargs = {name: cast(a, np.float32) if _is_float16(a) else a for name, a in kwargs.items()}
         return cast(operation(*args, **kwargs), np.float16)
+
+    return call  # type: ignore[return-value]
+
+
+def float16_by_kernels(operation: F) -> F:
+    """`float16_as_float32` for an operation whose kernels on a GPU take 16 bits, and sum in float32 themselves."""
+    in_float32 = float16_as_float32(operation)
+
+    @functools.wraps(operation)
+    def call(x, *args, **kwargs):
+        has_kernels = _is_float16(x) and array_module(raw(x)) is not np
+        return (operation if has_kernels else in_float32)(x, *args, **kwargs)
 
     return call  # type: ignore[return-value]
 

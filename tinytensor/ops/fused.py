@@ -11,15 +11,18 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
+
+from kernels.dtypes import is_sixteen_bit
 from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import float16_as_float32
+from tinytensor.ops.elementwise import float16_by_kernels
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
 from tinytensor.random import first_row, next_seed
-from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike
+from tinytensor.tensor import Function, ScatterAdd, Tensor, TensorLike, raw
 
 
 class Softmax(Function):
@@ -50,16 +53,43 @@ class LayerNorm(Function):
     With n = (x - mean) rstd and h = g w:  gx = rstd (h - mean(h) - n mean(h n)),  gw = sum g n,  gb = sum g
     """
 
-    def __init__(self, eps):
-        self.eps = eps
+    accumulates = True
+
+    def __init__(self, eps, computed=None):
+        self.eps, self.computed = eps, computed  # by AddForNorm: y, and what backward needs
 
     def forward(self, x, weight, bias):
-        y, for_backward = kernels_for(x).layer_norm_forward(floating(x), weight, bias, self.eps)
+        y, for_backward = self.computed or kernels_for(x).layer_norm_forward(floating(x), weight, bias, self.eps)
         self.weight, self.for_backward = self.save(weight, for_backward)
+        self.computed = None
+        return y
+
+    def vjp(self, g, total=None):
+        return kernels_for(g).layer_norm_backward(g, self.weight, self.for_backward, total)
+
+
+class BiasAdd(Function):
+    """y = x + (a + b), b of shape (C,);  gx = g,  ga = g,  gb = sum g"""
+
+    def forward(self, x, added, bias):
+        return kernels_for(x).bias_add(x, added, bias)
+
+    def vjp(self, g):
+        return g, g, kernels_for(g).sum_rows(g) if self.needs_grad[2] else None
+
+
+class AddForNorm(Function):
+    """y = x + (a + b), b of shape (C,) or none, and in the same pass what `LayerNorm` makes of y;  as `BiasAdd`"""
+
+    def __init__(self, weight, norm_bias, eps):
+        self.norm = weight, norm_bias, eps
+
+    def forward(self, x, added, bias):
+        y, *self.computed = kernels_for(x).add_layer_norm_forward(x, added, bias, *self.norm)
         return y
 
     def vjp(self, g):
-        return kernels_for(g).layer_norm_backward(g, self.weight, self.for_backward)
+        return g, g, kernels_for(g).sum_rows(g) if self.needs_grad[2] else None
 
 
 class RMSNorm(Function):
@@ -101,22 +131,24 @@ def gradient_through_frozen(g, weight):
 
 
 class GELULinear(Function):
-    """y = gelu(x) w + b;  gx = (g w^T) gelu'(x),  gw = gelu(x)^T g,  gb = sum g
+    """y = gelu(x + c) w + b;  gx = (g w^T) gelu'(x + c),  gc = sum gx,  gw = gelu(x + c)^T g,  gb = sum g
 
-    gelu(x) is recomputed rather than saved, which saves a quarter of what a GPT's layers would hold for backward.
+    gelu(x + c) is recomputed rather than saved, which saves a quarter of what a GPT's layers would hold for backward.
     """
 
-    def forward(self, x, weight, bias):
-        self.x, self.weight = self.save(floating(x), floating(weight))
+    def forward(self, x, weight, bias, x_bias):
+        self.x, self.weight, self.x_bias = self.save(floating(x), floating(weight), x_bias)
         k = kernels_for(x)
-        return k.linear_forward(k.gelu_forward(self.x), self.weight, floating(bias))
+        y, self.for_backward = k.gelu_linear_forward(self.x, x_bias, self.weight, floating(bias))
+        return y
 
     def vjp(self, g):
-        k = kernels_for(g)
         if True not in self.needs_grad[1:]:
-            return k.gelu_backward(gradient_through_frozen(g, self.weight), self.x), None, None
-        gy, *rest = k.linear_backward(g, k.gelu_forward(self.x), self.weight, self.needs_grad[2])
-        return k.gelu_backward(gy, self.x), *rest
+            before = self.x if self.x_bias is None else self.x + self.x_bias
+            return kernels_for(g).gelu_backward(gradient_through_frozen(g, self.weight), before), None, None, None
+        saved = self.x, self.x_bias, self.weight, self.for_backward
+        gx, gx_bias, *rest = kernels_for(g).gelu_linear_backward(g, *saved, self.needs_grad[2])
+        return gx, *rest, gx_bias
 
 
 class SwiGLULinear(Function):
@@ -173,20 +205,20 @@ class Dropout(Function):
 
 
 @torch_names
-@float16_as_float32
+@float16_by_kernels
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow. Composed: `composed.softmax`."""
     return _along_last("softmax", Softmax(), x, axis)
 
 
 @torch_names
-@float16_as_float32
+@float16_by_kernels
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, accurate where the softmax is tiny. Composed: `composed.log_softmax`."""
     return _along_last("log_softmax", LogSoftmax(), x, axis)
 
 
-@float16_as_float32
+@float16_by_kernels
 def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
     """Normalize x (..., C) to mean 0, variance 1 over its last axis, then scale by weight (C,) and add bias (C,).
 
@@ -198,7 +230,31 @@ def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None
     return LayerNorm(eps)(x, weight, bias)
 
 
-@float16_as_float32
+@float16_by_kernels
+def bias_add(x: TensorLike, added: TensorLike, bias: TensorLike = None) -> Tensor:
+    """x + (added + bias) in one pass: x and added (..., C), bias (C,). Composed: `composed.bias_add`."""
+    return as_tensor(x) + added if bias is None else BiasAdd()(x, added, bias)
+
+
+def add_layer_norm(
+    x: TensorLike,
+    added: TensorLike,
+    added_bias: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """`bias_add(x, added, added_bias)`, and `layer_norm` of it, in one pass. Composed: `composed.add_layer_norm`."""
+    x = as_tensor(x)
+    if is_sixteen_bit(x.dtype) and array_module(x.data) is np:  # where both compute in float32
+        total = bias_add(x, added, added_bias)
+        return total, layer_norm(total, weight, bias, eps)
+    add = AddForNorm(raw(weight), raw(bias), eps)
+    total = add(x, added, added_bias)
+    return total, LayerNorm(eps, vars(add).pop("computed"))(total, weight, bias)
+
+
+@float16_by_kernels
 def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Tensor:
     """Divide x (..., C) by the root of its mean square over the last axis, then scale by weight (C,), if there is one.
 
@@ -214,22 +270,22 @@ def rms_norm(x: TensorLike, weight: TensorLike = None, eps: float = 1e-6) -> Ten
     return RMSNorm(eps)(x, weight)
 
 
-@float16_as_float32
+@float16_by_kernels
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """x (..., I) @ weight (I, O) + bias (O,) -> (..., O). Composed: `composed.linear`."""
     return Linear()(x, as_tensor(weight), bias)
 
 
-@float16_as_float32
-def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
-    """`linear(gelu(x), weight, bias)` in less memory: x (..., I), weight (I, O), bias (O,) -> (..., O).
+@float16_by_kernels
+def gelu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None, x_bias: TensorLike = None) -> Tensor:
+    """`linear(gelu(x + x_bias), weight, bias)` in less memory: x (..., I), weight (I, O), bias (O,) -> (..., O).
 
     Composed: `composed.gelu_linear`.
     """
-    return GELULinear()(x, as_tensor(weight), bias)
+    return GELULinear()(x, as_tensor(weight), bias, x_bias)
 
 
-@float16_as_float32
+@float16_by_kernels
 def swiglu_linear(x: TensorLike, weight: TensorLike, bias: TensorLike = None) -> Tensor:
     """The gated activation and second layer of Llama's MLP: x (..., 2 I), weight (I, O), bias (O,) -> (..., O).
 

@@ -10,7 +10,7 @@ import math
 from tinytensor.backend import kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import float16_as_float32, square, sub, where
+from tinytensor.ops.elementwise import float16_by_kernels, square, sub, where
 from tinytensor.ops.fused import log_softmax
 from tinytensor.ops.indexing import checked_ids, getitem, integers, take
 from tinytensor.ops.reduce import mean, sum
@@ -33,7 +33,7 @@ class CrossEntropy(Function):
         x = floating(x)
         losses, lse = kernels_for(x).cross_entropy_forward(x, targets, self.ignore_index)
         self.x, self.targets, self.lse = self.save(x, targets, lse)
-        self.count = (targets != self.ignore_index).sum().astype(x.dtype)
+        self.count = (targets != self.ignore_index).sum().astype(losses.dtype)
         return losses.sum() / self.count
 
     def vjp(self, g):
@@ -66,7 +66,7 @@ class LinearCrossEntropy(Function):
         return self.gx, self.gw, None
 
 
-@float16_as_float32
+@float16_by_kernels
 def cross_entropy(
     logits: TensorLike,
     targets: TensorLike,
@@ -121,7 +121,7 @@ def _losses_of_rows(
     return where(counted, losses, 0.0), shares
 
 
-@float16_as_float32
+@float16_by_kernels
 def linear_cross_entropy(x: TensorLike, weight: TensorLike, targets: TensorLike, ignore_index: int = IGNORE) -> Tensor:
     """`cross_entropy(x @ weight.T, targets)` in far less memory: x (..., C), weight (V, C), targets (...) -> ().
 

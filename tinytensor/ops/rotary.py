@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from kernels.dtypes import sum_dtype
 from tinytensor.backend import Device, device_of, kernels_for
 from tinytensor.ops.arguments import as_tensor
 from tinytensor.ops.dtypes import floating
-from tinytensor.ops.elementwise import float16_as_float32
+from tinytensor.ops.elementwise import float16_by_kernels
 from tinytensor.tensor import Function, Tensor, TensorLike
 
 PAGE = 1024  # positions
@@ -45,7 +46,7 @@ class Rotary(Function):
         return kernels_for(x).rotary(vectors, table, heads).reshape(x.shape)
 
 
-@float16_as_float32
+@float16_by_kernels
 def rotary(
     x: TensorLike, first_position: int = 0, theta: float = 10000.0, frequencies: tuple[float, ...] | None = None
 ) -> Tensor:
@@ -95,11 +96,14 @@ def rotate_packed(
 
 
 def rotary_table(x: Any, time: int, frequencies: tuple[float, ...], direction: int = 1, first_position: int = 0) -> Any:
-    """(T, 2, R/2): cosines and sines of direction times the angles of `time` positions, in the dtype and place of x."""
+    """(T, 2, R/2): cosines and sines of direction times the angles of `time` positions, where x is.
+
+    In the dtype of x, or in float32 where that has 16 bits.
+    """
     # begins at a whole page and has a power of two of rows, so that a text that grows by single tokens needs few tables
     page, first = divmod(first_position, PAGE)
     rows = 1 << max(0, first + time - 1).bit_length()
-    return _table(page * PAGE, rows, frequencies, direction, x.dtype, device_of(x))[first : first + time]
+    return _table(page * PAGE, rows, frequencies, direction, sum_dtype(x), device_of(x))[first : first + time]
 
 
 @functools.lru_cache(maxsize=64)

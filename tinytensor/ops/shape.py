@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.dtypes import is_floating
 from tinytensor.backend import array_module
 from tinytensor.ops.arguments import as_ints, as_tensor, normalize_axes, normalize_axis, torch_names
 from tinytensor.ops.elementwise import where
@@ -67,9 +68,9 @@ class Concat(Function):
 
     def forward(self, *xs):
         self.sizes = [x.shape[self.axis] for x in xs]
-        floats = [x.dtype for x in xs if x.dtype.kind == "f"]
+        floats = [x.dtype for x in xs if is_floating(x.dtype)]
         if 0 < len(floats) < len(xs):  # integers take the floats' dtype
-            xs = [x if x.dtype.kind == "f" else x.astype(np.result_type(*floats)) for x in xs]
+            xs = [x if is_floating(x.dtype) else x.astype(np.result_type(*floats)) for x in xs]
         return array_module(xs[0]).concatenate(xs, axis=self.axis)
 
     def vjp(self, g):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from kernels.options import AdamWOptions
 from tinytensor.backend import kernels_for
@@ -18,8 +19,6 @@ class AdamW(Optimizer):
     """
 
     state_names = ("m", "v")
-    _numbers: tuple = ()
-    _options: AdamWOptions | None = None
 
     def __init__(
         self,
@@ -31,8 +30,14 @@ class AdamW(Optimizer):
     ):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def _update(self, p, group, step, grad_scale, m, v):
-        numbers = group["lr"], *group["betas"], group["eps"], group["weight_decay"], step
-        if self._options is None or self._numbers != numbers or self._options.grad_scale is not grad_scale:
-            self._numbers, self._options = numbers, AdamWOptions(*numbers, grad_scale)  # mostly shared by a group
-        kernels_for(p.data).adamw_update(p.data, p.grad, m, v, self._options)
+    def step(self, grad_scale: Any = 1.0) -> None:
+        """Update every parameter that has a gradient, in place, those with the same options together."""
+        together: dict[tuple[float, float, float, float, float, int], list[tuple]] = {}
+        for p, group, step, (m, v) in self._due():
+            beta1, beta2 = group["betas"]
+            numbers = group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step
+            together.setdefault(numbers, []).append((p.data, p.grad, m, v))
+            p.mark_changed()
+        for numbers, arrays in together.items():
+            k = kernels_for(arrays[0][0])
+            k.adamw_update(*zip(*arrays, strict=True), AdamWOptions(*numbers, grad_scale))

@@ -268,7 +268,8 @@ def _backward(
                 part_loss = model(ids[here], targets[here])
             weight = part_loss.dtype.type(count / options.whole.targets)
             part_loss.backward(weight)
-            loss = part_loss.data * weight + (0 if loss is None else loss)
+            part_of_mean = part_loss.data * weight
+            loss = part_of_mean if loss is None else part_of_mean + loss
         value = None if loss is None else _Sum(loss, [p.grad for p in parameters])
         total.add(share.first, share.stop, value)
     for p in parameters:

@@ -169,10 +169,11 @@ class ShardedOptimizer:
         for p in [*self.parameters(), *(p for _, p in self._own)]:
             p.grad = None
 
-    def reduce(self, loss: Any, present: Sequence[bool]) -> tuple[Any, Any]:
+    def reduce(self, loss: Any, present: Sequence[bool], fused: bool = False) -> tuple[Any, Any]:
         """Add the gradients of all ranks, each for its owner, and their parts of the loss; returns loss and norm.
 
         loss: this rank's part, a () array. present: for each rank, whether its shares have targets, hence gradients.
+        fused: as `grad_norm` has it.
         Raises ValueError if no rank has, or if a parameter has no gradient where others have one.
         """
         if not any(present):
@@ -199,7 +200,7 @@ class ShardedOptimizer:
             begin, end = end, end + piece.size
             p.data = self._view(piece)  # the parameter's array may have been replaced
             p.grad = summed[begin:end].reshape(p.shape)
-        return self._loss_and_norm(loss, present)
+        return self._loss_and_norm(loss, present, fused)
 
     def _sum(self, values: Any, present: Sequence[bool]) -> Any:
         """The sum of what the ranks that have something have computed, along the tree of the shares."""
@@ -209,9 +210,9 @@ class ShardedOptimizer:
         ((_, _, result),) = total.nodes
         return result
 
-    def _loss_and_norm(self, loss: Any, present: Sequence[bool]) -> tuple[Any, Any]:
+    def _loss_and_norm(self, loss: Any, present: Sequence[bool], fused: bool) -> tuple[Any, Any]:
         xp = array_module(loss)
-        own = [square for _, p in self._own for square in squared_norms(p.grad)]
+        own = squared_norms([p.grad for _, p in self._own], fused) if self._own else []
         counts = [len(chunks) + 1 for chunks in self._chunks]
         received = self.ranks.all_gather(xp.stack([*own, xp.asarray(loss)]), counts)
         squares: dict[tuple, Any] = {}

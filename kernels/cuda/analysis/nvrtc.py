@@ -2,7 +2,8 @@
 
 CuPy's wrapper of NVRTC asks the driver for the architecture, so this calls NVRTC's C interface directly, for any
 architecture, with CuPy's options (`CUPY_OPTIONS`). As under CuPy, NVRTC produces machine code rather than PTX; its
-assembler is asked to report registers, shared memory and spills. Needs `pip install nvidia-cuda-nvrtc-cu12`.
+assembler is asked to report registers, shared memory and spills. Needs `pip install nvidia-cuda-nvrtc-cu12`, and for
+kernels with `storage.cuh` of 16 bits `nvidia-cuda-runtime-cu12` and CuPy, which have the headers.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import re
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files, version
+from pathlib import Path
 
 from kernels.emulator.compiler import cache_directory
 
-NVRTC = "nvidia-cuda-nvrtc-cu12"
+NVRTC, RUNTIME = "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12"
 ARCHITECTURES = (50, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120)
-# What CuPy 14 passes for a RawModule besides -arch and include directories, of which our sources need none.
+# What CuPy 14 passes for a RawModule besides -arch and include directories.
 CUPY_OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space")
 
 
@@ -55,6 +57,17 @@ def load_nvrtc() -> ctypes.CDLL:
 
 
 @functools.cache
+def include_options() -> tuple[str, ...]:
+    """Where cuda_fp16.h and cuda_bf16.h are, and what they include from CuPy's own copies. Raises CompilerMissing."""
+    try:
+        (header,) = (file for file in files(RUNTIME) or [] if file.name == "cuda_bf16.h")
+        (target,) = (file for file in files("cupy-cuda12x") or [] if str(file).endswith("libcudacxx/nv/target"))
+    except (PackageNotFoundError, ValueError):
+        raise CompilerMissing(f"kernels of 16 bits need headers: pip install {RUNTIME} cupy-cuda12x") from None
+    return (f"-I{Path(header.locate()).parent}", f"-I{Path(target.locate()).parents[1]}")
+
+
+@functools.cache
 def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> dict[str, Resources]:
     """{kernel name: Resources} of CUDA C `source` on sm_`architecture`, compiled with `options` and CUPY_OPTIONS.
 
@@ -63,10 +76,12 @@ def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> 
     """
     options = (*options, *CUPY_OPTIONS)
     load_nvrtc()
+    sixteen_bits = any(option.startswith("-DSTORAGE") for option in options)
+    headers = include_options() if sixteen_bits and "#include <cuda_" in source else ()
     key = "\0".join([version(NVRTC), source, str(architecture), *options])
     cached = cache_directory() / "nvrtc" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not cached.exists():
-        log = compiler_log(source, (f"-arch=sm_{architecture}", *options, "--ptxas-options=-v"))
+        log = compiler_log(source, (f"-arch=sm_{architecture}", *options, *headers, "--ptxas-options=-v"))
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=cached.parent, delete=False) as file:
             file.write(log)
@@ -76,6 +91,11 @@ def resources(source: str, architecture: int, options: tuple[str, ...] = ()) -> 
 
 def compiler_log(source: str, options: tuple[str, ...]) -> str:
     """NVRTC's messages on compiling `source` with exactly these options. Raises CompileError with them if it fails."""
+    return compiled(source, options)[0]
+
+
+def compiled(source: str, options: tuple[str, ...]) -> tuple[str, bytes]:
+    """NVRTC's messages, and the module's machine code. Raises CompileError with the messages if it fails."""
     nvrtc, program = load_nvrtc(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
@@ -85,11 +105,14 @@ def compiler_log(source: str, options: tuple[str, ...]) -> str:
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetProgramLog(program, log)
+        if failed:
+            raise CompileError(log.value.decode())
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        code = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, code)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise CompileError(log.value.decode())
-    return log.value.decode()
+    return log.value.decode(), code.raw
 
 
 def _parse_log(log: str) -> dict[str, Resources]:

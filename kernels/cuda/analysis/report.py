@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -23,13 +23,15 @@ from kernels.cuda.analysis import nvrtc, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
-from kernels.cuda.launch import SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.cross_entropy import logits_to_gradients
+from kernels.cuda.launch import STORAGE, SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.layer_norm import backward_of_long_rows
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "rms_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
-ELEMENT_SOURCES = ("gelu.cu", "swiglu.cu", "adamw.cu", "embedding.cu")
+ELEMENT_SOURCES = ("gelu.cu", "gelu_linear.cu", "swiglu.cu", "adamw.cu", "norm.cu", "rounding.cu", "embedding.cu")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
 
@@ -91,11 +93,21 @@ def builds(architecture: int) -> Iterator[Build]:
                     yield Build(name, kernel, COLUMN_KERNELS[kernel], defines={"ROW_THREADS": threads})
                 elif kernel not in COLUMN_KERNELS:
                     yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads})
+    for threads in (32, 128):
+        defines = {"ROW_THREADS": threads}
+        yield Build("layer_norm_backward.cu", "layer_norm_backward_add", 8 * threads, defines=defines)
     for name in ELEMENT_SOURCES:
         for kernel in signatures(name):
             yield Build(name, kernel, 256)
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
+
+
+def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
+    """Those of the kernels that take arrays of float16 or bfloat16, as compiled for them."""
+    for build in builds(architecture):
+        if any(parameter.type == "storage" for parameter in signatures(build.source)[build.kernel]):
+            yield replace(build, defines=build.defines | STORAGE[dtype])
 
 
 def attention_builds(head: int, architecture: int) -> Iterator[Build]:
@@ -142,28 +154,37 @@ def _draw(*shape: int):
 
 
 def count_rows(rows: int, columns: int) -> list[Count]:
-    """Every kernel of traffic.ROW_KERNELS, and embedding_backward, on `rows` x `columns`. Raises CompileError."""
+    """The kernels of traffic.ROW_KERNELS that rows so long have, and embedding_backward. Raises CompileError."""
     x, g, weight, table = _draw(rows, columns), _draw(rows, columns), _draw(columns), _draw(rows, columns)
     targets = cupy_like.asarray(np.arange(rows) % columns)
     with checked(count_flops=True) as launches:
         cuda.softmax_backward(g, cuda.softmax_forward(x))
         cuda.log_softmax_backward(g, cuda.log_softmax_forward(x))
-        cuda.layer_norm_backward(g, weight, cuda.layer_norm_forward(x, weight, weight, 1e-5)[1])
+        _, (_, mean, rstd, _) = cuda.layer_norm_forward(x, weight, weight, 1e-5)
+        backward_of_long_rows(g, x, weight, mean, rstd, cupy_like.empty_like(x))
+        *_, saved = cuda.add_layer_norm_forward(x, g, weight, weight, weight, 1e-5)
+        cuda.layer_norm_backward(g, weight, saved, x)
         cuda.rms_norm_backward(g, weight, cuda.rms_norm_forward(x, weight, 1e-5)[1])
         halves = _draw(rows, 2 * columns)
         cuda.swiglu_backward(cuda.swiglu_forward(halves), halves)
+        square = _draw(columns, 1)
+        y, saved = cuda.gelu_linear_forward(x, weight, square, None)
+        cuda.gelu_linear_backward(y, x, weight, square, saved, False)
+        cuda.bias_add(x, g, weight)
+        cuda.gradient_norm([x], 1 << 20)
+        logits_to_gradients(_draw(rows, columns), _draw(), targets, _draw(rows), columns, -1)
         cuda.gelu_forward(x)
         cuda.gelu_backward(g, x)
         cuda.dropout(x, NO_DROPOUT)
         _, lse = cuda.cross_entropy_forward(x, targets, -1)
         cuda.cross_entropy_backward(_draw(), x, targets, lse, -1)
-        cuda.adamw_update(table, g, x, g * g, AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
+        cuda.adamw_update([table], [g], [x], [g * g], AdamWOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 1))
         cuda.embedding_backward(g, targets, table)
         cuda.rotary(x.reshape(rows, 1, 1, columns), _draw(1, 2, columns // 2), 1)
     works = {kernel: traffic.row_work(kernel, rows, columns) for kernel in traffic.ROW_KERNELS}
     works["embedding_backward"] = traffic.embedding_work(rows, min(rows, columns), rows, columns)
     by_kernel = {launch.kernel: launch for launch in reversed(launches)}
-    return [Count(f"{rows} x {columns}", by_kernel[kernel], work) for kernel, work in works.items()]
+    return [Count(f"{rows} x {columns}", by_kernel[kernel], works[kernel]) for kernel in works if kernel in by_kernel]
 
 
 def count_attention(B: int, T: int, H: int, D: int) -> list[Count]:
@@ -266,9 +287,9 @@ def roofline_cases() -> Iterator[tuple[str, str, tuple[Work, ...]]]:
     B, T, H, D, C, V = 8, 1024, 12, 64, 768, 50257
     sizes = dict.fromkeys(traffic.ROW_KERNELS, (B * T, C))
     sizes |= dict.fromkeys(("softmax_forward", "softmax_backward"), (B * H * T, T))
-    sizes |= dict.fromkeys(("gelu_forward", "gelu_backward", "swiglu_forward", "swiglu_backward"), (B * T, 4 * C))
+    sizes |= dict.fromkeys((n for n in sizes if "gelu" in n or "swiglu" in n), (B * T, 4 * C))
     sizes |= {name: (B * T, V) for name in sizes if name.startswith(("log_softmax", "cross_entropy"))}
-    sizes["adamw_update"] = (V, C)
+    sizes |= dict.fromkeys(("adamw_update", "norm_parts"), (V, C))
     sizes["rotary"] = (B * T, 2 * C)  # queries and keys
     for name, (rows, columns) in sizes.items():
         yield name, f"{rows} x {columns}", (traffic.row_work(name, rows, columns),) * len(GPUS)

@@ -60,6 +60,8 @@ ROW_KERNELS = {
     "layer_norm_forward": (1, 3, 0, 1, 2, 10, 3),
     "layer_norm_backward": (2, 2, 2, 1, 0, 10, 2),
     "layer_norm_strips": (2, 0, 2, 0, 0, 5, 0),
+    "layer_norm_backward_add": (3, 0, 2, 1, 0, 14, 2),
+    "add_layer_norm_forward": (2, 3, 0, 2, 2, 12, 3),
     "rms_norm_forward": (1, 1, 0, 1, 1, 5, 1),  # one more: what each thread computes of a row
     "rms_norm_backward": (2, 2, 1, 1, 0, 7, 1),
     "swiglu_forward": (2, 0, 0, 1, 0, 5, 0),
@@ -70,7 +72,12 @@ ROW_KERNELS = {
     "cross_entropy_forward": (1, 0, 2, 0, 2, 3, 4),
     "cross_entropy_backward": (1, 0, 3, 1, 0, 4, 0),
     "rotary": (1, 0, 0, 1, 0, 3, 0),
+    "bias_gelu_forward": (1, 0, 0, 1, 0, 10, 0),
+    "bias_gelu_backward": (2, 0, 0, 2, 0, 27, 0),
+    "bias_add": (2, 0, 0, 1, 0, 2, 0),
+    "cross_entropy_gradient": (1, 0, 2, 1, 1, 7, 4),
     "adamw_update": (4, 0, 0, 3, 0, 15, 0),
+    "norm_parts": (1, 0, 0, 0, 0, 2, 0),
 }
 
 
@@ -84,12 +91,12 @@ def row_work(kernel: str, rows: int, columns: int) -> Work:
     )
 
 
-def embedding_work(ids: int, distinct: int, rows: int, columns: int) -> Work:
+def embedding_work(ids: int, distinct: int, rows: int, columns: int, itemsize: int = FLOAT) -> Work:
     """embedding_backward: the gradients of `ids` positions, their order and each row's segment in.
 
     The `distinct` rows of the table that have an id are read, added to and written.
     """
-    read = FLOAT * (ids + distinct) * columns + INTEGER * (ids + rows + 1)
+    read = (itemsize * ids + FLOAT * distinct) * columns + INTEGER * (ids + rows + 1)
     return Work(read, FLOAT * distinct * columns, (ids + EMBEDDING_ROWS * distinct) * columns)
 
 

@@ -15,10 +15,15 @@ class SparseArray(np.ndarray):
     """A NumPy array whose pages come into being when they are touched."""
 
 
+def reserve(size):
+    """So many bytes of which only the touched pages take memory, between two pages that belong to nobody."""
+    page = mmap.PAGESIZE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+    return np.ndarray(size, np.uint8, buffer=mmap.mmap(-1, size + 2 * page, flags=flags), offset=page)
+
+
 def sparse(shape, dtype=np.float32):
     """An array of zeros of which only the touched pages take memory: `sparse((3 << 30,))` is 12 GiB of addresses."""
-    dtype, page = np.dtype(dtype), mmap.PAGESIZE
-    count = int(np.prod(shape, dtype=np.int64))
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
-    memory = mmap.mmap(-1, count * dtype.itemsize + 2 * page, flags=flags)  # a page at each end that belongs to nobody
-    return np.ndarray(shape, dtype, buffer=memory, offset=page).view(SparseArray)
+    dtype = np.dtype(dtype)
+    memory = reserve(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    return np.ndarray(shape, dtype, buffer=memory).view(SparseArray)

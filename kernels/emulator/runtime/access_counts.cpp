@@ -15,20 +15,19 @@ struct Together {
     int size = 0;
 };
 struct Place {
-    bool shared;
     std::vector<Together> accesses;
     uint32_t next[WARP] = {};  // of each lane: its next access
 };
 struct Count {
-    bool shared;
     int64_t accesses, transfers, least;
 };
-static std::map<std::pair<uint64_t, int>, Place> places;   // by place in the program and warp, since the block began
-static std::map<uint64_t, Count> counts;
+// By place in the program and kind of memory (a copy from one to the other is at one place).
+using Key = std::pair<uint64_t, bool>;
+static std::map<std::pair<Key, int>, Place> places;  // and by warp, since the block began
+static std::map<Key, Count> counts;
 
 void note(uint64_t pc, int warp, int lane, uint64_t address, int size, bool shared) {
-    Place& place = places[{pc, warp}];
-    place.shared = shared;
+    Place& place = places[{{pc, shared}, warp}];
     uint32_t n = place.next[lane]++;
     if (n >= place.accesses.size()) place.accesses.resize(n + 1);
     Together& together = place.accesses[n];
@@ -62,10 +61,9 @@ static void count_sectors(const Together& access, Count& count) {
 void finish_block() {
     for (auto& [key, place] : places) {
         Count& count = counts[key.first];
-        count.shared = place.shared;
         for (const Together& access : place.accesses) {
             count.accesses++;
-            place.shared ? count_banks(access, count) : count_sectors(access, count);
+            key.first.second ? count_banks(access, count) : count_sectors(access, count);
         }
     }
     places.clear();
@@ -73,8 +71,8 @@ void finish_block() {
 
 void append(std::string& notes, uint64_t image) {
     finish_block();
-    for (auto& [pc, count] : counts)
-        notes += std::string(count.shared ? "shared " : "global ") + std::to_string(pc - image) + " " +
+    for (auto& [key, count] : counts)
+        notes += std::string(key.second ? "shared " : "global ") + std::to_string(key.first - image) + " " +
                  std::to_string(count.accesses) + " " + std::to_string(count.transfers) + " " + std::to_string(count.least) + "\n";
     counts.clear();
 }

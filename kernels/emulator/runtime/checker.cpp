@@ -25,7 +25,7 @@ namespace checker {
 
 // POLL: a volatile or atomic read, as of a flag that another thread sets.
 enum Kind : unsigned { READ, WRITE, ATOMIC, POLL };
-enum Flag : uint8_t { UNWRITTEN = 1, COUNTED_READ = 2, COUNTED_WRITE = 4 };
+enum Flag : uint8_t { UNWRITTEN = 1, COUNTED_READ = 2, COUNTED_WRITE = 4, IN_FLIGHT = 8 };  // by cp.async
 
 // One access: who, when (barriers passed, and the thread's own warp clock), where in the program. block 0: none.
 struct Access {
@@ -370,8 +370,15 @@ static bool is_repeated(const char* address, Kind kind) {
     return same;
 }
 
+// An access to what a cp.async is to write, before its thread has waited for it.
+[[noreturn]] static void touch_in_flight(const Region& region, Shadow& shadow, int64_t offset, uint64_t pc, Kind kind) {
+    const Access& copy = shadow.cells[offset >> shadow.shift].write;  // made by begin_copy
+    fail(DATA_RACE, verb(kind) + element(region, offset) + " at @0, which thread " + thread_name(*launch, (int)copy.thread) +
+         " copies there by the cp.async at @1, for which it has not waited", pc, (uint64_t)launch->image_begin + copy.pc);
+}
+
 // Counts and flags the bytes; returns the first that is read but was never written, or -1.
-static int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, int64_t size, Kind kind) {
+static int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, int64_t size, uint64_t pc, Kind kind) {
     Counts& counts = launch->counts;
     bool repeated = is_repeated(region.base + offset, kind);
     bool writes = kind == WRITE || kind == ATOMIC, reads = kind != WRITE && !repeated;
@@ -380,6 +387,7 @@ static int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, 
     int64_t blank = -1;
     for (int64_t i = offset; i < offset + size; i++) {
         uint8_t& flags = shadow.flags[i];
+        if (flags & IN_FLIGHT) touch_in_flight(region, shadow, i, pc, kind);
         if (reads) {
             if ((flags & UNWRITTEN) && blank < 0) blank = i;
             if (!region.shared && !(flags & COUNTED_READ)) flags |= COUNTED_READ, counts.unique_bytes_read++;
@@ -390,6 +398,17 @@ static int64_t pass_bytes(const Region& region, Shadow& shadow, int64_t offset, 
         }
     }
     return blank;
+}
+
+// Whether an access is ordered with all that came before, and remembers it.
+static void check_order(int64_t index, int64_t offset, char* address, int64_t size, uint64_t pc, Kind kind) {
+    Shadow& shadow = shadows[index];
+    Access now = access_now(pc, kind);
+    for (int64_t i = offset >> shadow.shift; i <= (offset + size - 1) >> shadow.shift; i++) {
+        Cell& cell = shadow.cells[i];
+        check_race(index, i << shadow.shift, cell, now, address, size);
+        remember(cell, now, launch->regions[index].shared);
+    }
 }
 
 // access: emulator::AtomicAccess of an atomic operation, 0 for a plain load or store.
@@ -411,17 +430,12 @@ static void touch(void* pointer, int64_t size, uint64_t pc, Kind kind, int acces
     if (writes && region.read_only)
         fail(READ_ONLY, verb(kind) + element(region, offset) + " at @0, which is const: " + extent(region), pc);
     if (launch->count_lines) access_counts::note(pc, current.thread / WARP, current.thread % WARP, (uint64_t)address, (int)size, region.shared);
-    int64_t blank = pass_bytes(region, shadow, offset, size, kind);
+    int64_t blank = pass_bytes(region, shadow, offset, size, pc, kind);
     if (blank >= 0 && unwritten.region < 0) unwritten = {index, blank, current.block, current.thread, pc};
     if (writes) region.stored = 1;
     if (shadow.shift && ((offset | size) & 3)) refine(shadow, region.bytes);
     if (access) synchronize(address, access & 1, access & 2);
-    Access now = access_now(pc, kind);
-    for (int64_t i = offset >> shadow.shift; i <= (offset + size - 1) >> shadow.shift; i++) {
-        Cell& cell = shadow.cells[i];
-        check_race(index, i << shadow.shift, cell, now, address, size);
-        remember(cell, now, region.shared);
-    }
+    check_order(index, offset, address, size, pc, kind);
 }
 
 // A volatile load polls; a volatile store by a thread that has fenced publishes what came before the fence.
@@ -443,6 +457,25 @@ bool read_value(const void* value, int64_t size, uint64_t pc) {
 }
 
 void access(void* address, int64_t size, uint64_t pc, bool writes) { touch(address, size, pc, writes ? WRITE : READ); }
+
+static void set_in_flight(int64_t index, char* address, int64_t size, bool in_flight) {
+    uint8_t* flags = &shadows[index].flags[address - launch->regions[index].base];
+    for (int64_t i = 0; i < size; i++) flags[i] = (uint8_t)(in_flight ? flags[i] | IN_FLIGHT : flags[i] & ~IN_FLIGHT);
+}
+
+void begin_copy(void* to, int64_t size, uint64_t pc) {
+    touch(to, size, pc, WRITE);
+    char* address = static_cast<char*>(to);
+    if (int64_t index = find(address, size); index >= 0) set_in_flight(index, address, size, true);
+}
+
+void end_copy(void* to, int64_t size, uint64_t pc) {
+    char* address = static_cast<char*>(to);
+    int64_t index = find(address, size);
+    if (index < 0) return;
+    set_in_flight(index, address, size, false);
+    check_order(index, address - launch->regions[index].base, address, size, pc, WRITE);
+}
 
 // ---------------------------------------------------------------- __restrict__
 // Arguments that share memory have copies of their own in a checked launch if one is __restrict__. What one of them

@@ -132,6 +132,9 @@ void __ubsan_handle_float_cast_overflow(CastData* data, uint64_t from) {
          ", which cannot hold it");
 }
 
+void emulator_read(const void* address, unsigned size, void* pc) {
+    touch(const_cast<void*>(address), size, (uint64_t)pc, READ);
+}
 void emulator_atomic(void* address, unsigned size, void* pc, int access) {
     launch->counts.atomics++;
     if (access & 2) count_update(static_cast<char*>(address), size);

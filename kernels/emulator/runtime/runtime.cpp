@@ -361,7 +361,7 @@ void Block::park() {
 // The current thread has returned from the kernel: its stack is free for the next one.
 void Block::exited() {
     if (launch->checked) checker::exit_thread();
-    if (!copies.empty()) finish_copies(current.thread, 0);
+    if (!copies.empty()) finish_copies(current.thread, -1);
     Warp& warp = warps[current.thread / WARP];
     unsigned lane = 1u << current.thread % WARP;
     char* stack = threads[current.thread].stack;
@@ -731,14 +731,18 @@ EMULATOR_EXPORT void* emulator_dynamic_shared() {
 
 EMULATOR_EXPORT unsigned emulator_dynamic_shared_bytes() { return (unsigned)worker->launch->dynamic_shared; }
 
-// The copies of cp.async happen when the thread waits for them, so that whoever reads before finds the old bytes.
+// The copies of cp.async happen when the thread waits for them, so that whoever reads before finds the old bytes; the
+// checker takes them to write at any time from here to there.
 EMULATOR_EXPORT void emulator_copy_async(void* to, const void* from, int size, int filled, void* pc) {
     Block& block = *worker->block;
     if (block.copies.empty()) {
         block.copies.resize((size_t)block.thread_count);
         block.groups.assign((size_t)block.thread_count, 0);
     }
-    if (block.launch->checked && size > filled) checker::access(const_cast<void*>(from), size - filled, (uint64_t)pc, false);
+    if (block.launch->checked) {
+        if (size > filled) checker::access(const_cast<void*>(from), size - filled, (uint64_t)pc, false);
+        checker::begin_copy(to, size, (uint64_t)pc);
+    }
     block.copies[current.thread].push_back({to, from, size, filled, block.groups[current.thread], (uint64_t)pc});
 }
 
@@ -782,7 +786,7 @@ void Block::finish_copies(int thread, int groups_left) {
     size_t done = 0;
     for (; done < list.size() && list[done].group <= last; done++) {
         const Copy& copy = list[done];
-        if (launch->checked) checker::access(copy.to, copy.size, copy.pc, true);
+        if (launch->checked) checker::end_copy(copy.to, copy.size, copy.pc);
         memcpy(copy.to, copy.from, (size_t)(copy.size - copy.filled));
         memset(static_cast<char*>(copy.to) + copy.size - copy.filled, 0, (size_t)copy.filled);
     }

@@ -34,7 +34,7 @@ void* emulator_dynamic_shared();            // the launch's dynamic shared memor
 unsigned emulator_dynamic_shared_bytes();
 uint64_t emulator_clock();
 [[noreturn]] void emulator_assertion(const char* condition, const char* line);
-// cp.async: copies when the thread waits for it, `filled` zeros at the end.
+// cp.async: copies when the thread waits for it, `filled` zeros at the end. Until then nobody may touch the place.
 void emulator_copy_async(void* to, const void* from, int size, int filled, void* pc);
 void emulator_commit_copies();
 void emulator_wait_copies(int groups_left);
@@ -44,6 +44,7 @@ void* emulator_generic(uint64_t address);               // the pointer again, or
 const char* emulator_line(const char* file, int line);              // "file.cu:12", kept for the whole process
 // Only the checked build calls these.
 uint64_t emulator_shuffle(int kind, unsigned mask, const void* value, size_t size, int argument, int width, void* pc);
+void emulator_read(const void* address, unsigned size, void* pc);
 void emulator_atomic(void* address, unsigned size, void* pc, int access);
 void emulator_order_matters(void* address, void* pc);
 void emulator_fence(int whole_device);

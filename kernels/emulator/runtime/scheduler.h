@@ -102,6 +102,8 @@ void blame_unwritten();                         // before a fault that an earlie
 void sync_warp(int warp, unsigned mask);        // every lane in mask has arrived
 bool read_value(const void* address, int64_t size, uint64_t pc);    // whether it is a local variable not yet written
 void access(void* address, int64_t size, uint64_t pc, bool writes);
+void begin_copy(void* to, int64_t size, uint64_t pc);               // cp.async: writes at any time until end_copy
+void end_copy(void* to, int64_t size, uint64_t pc);
 }  // namespace checker
 namespace access_counts {
 void note(uint64_t pc, int warp, int lane, uint64_t address, int size, bool shared);

@@ -27,7 +27,7 @@ from gpt.planning.trained import trained_part
 from gpt.training.batches import Batches
 from gpt.training.optimizer import build_optimizer, choose_trained
 from gpt.training.recipe import TrainConfig
-from gpt.training.trainer import build_model, make_parallel, train_step
+from gpt.training.trainer import build_model, make_parallel, train_step, with_precision
 from kernels.cpu.threads import set_num_threads
 from kernels.emulator import available as has_compiler
 from kernels.emulator.cuda_like import track_peak
@@ -79,7 +79,7 @@ def trained(kind, config, train, device):
     """A function that trains for a step, with everything that it needs allocated before."""
     model = build_model(kind, config, 1, device)
     choose_trained(model, train)
-    optimizer, parallel = build_optimizer(model, train), make_parallel(model, device, train)
+    optimizer, parallel = build_optimizer(model, train), make_parallel(with_precision(model, train), device, train)
     batches = Batches(np.arange(5000, dtype=np.uint16) % 300, config.block_size, 1)
     return lambda: train_step(parallel, optimizer, batches, 0, train)
 
@@ -170,6 +170,22 @@ def test_what_is_frozen_takes_no_memory_of_a_gpu(part):
         before = peak()
         trained("gpt", MODEL, train, device)()
         assert peak() - before == pytest.approx(arrays, rel=0.1)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="the emulated device needs a compiler")
+@pytest.mark.parametrize("changes", [{}, {"vocab_size": 2000, "n_layer": 1}, VARIANTS[8]], ids=str)
+@pytest.mark.parametrize(("accum", "batch"), [(1, 4), (2, 8)])
+def test_arrays_of_16_bits_are_those_that_the_emulated_device_counts(changes, accum, batch):
+    device = tt.device("emulated")
+    train = TrainConfig(batch_size=batch, grad_accum_steps=accum, dtype="float16")
+    *_, on_gpu = training_memory("gpt", variants(changes), train, "cuda:0", resumed=False)
+    arrays = sum(item.bytes for item in on_gpu.items[1:])
+    with track_peak() as peak:
+        before = peak()
+        trained("gpt", variants(changes), train, device)()
+        assert peak() - before == pytest.approx(arrays, rel=0.1)
+    full = training_memory("gpt", variants(changes), dataclasses.replace(train, dtype="float32"), "cuda:0", False)[-1]
+    assert arrays < sum(item.bytes for item in full.items[1:])
 
 
 def total(kind="gpt", device="cpu", resumed=False, **changes):

@@ -188,7 +188,7 @@ def test_only_steps_and_where_it_is_computed_change_on_resuming(run):
     assert open_run(run.directory, {}).train.steps == 10  # opening alone changes nothing
     with pytest.raises(
         UserError,
-        match=r"--n-layer: is fixed .* only --device, --processes, --sample-interval, --shares, --steps",
+        match=r"--n-layer: is fixed .* only --device, --dtype, --matmul, --processes, --sample-interval,",
     ):
         open_run(run.directory, {"n_layer": 2})
 

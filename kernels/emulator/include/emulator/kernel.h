@@ -3,12 +3,14 @@
 #include "emulator/half.h"
 
 namespace emulator {
-// One character for a type's kind (as NumPy's dtype.kind, 'u' folded into 'i'; 'B': bfloat16, 'v' for anything else).
+// One character for a type's kind (as NumPy's dtype.kind, 'u' folded into 'i'; 'B': bfloat16, 'p': a pointer, 'v' for
+// anything else).
 template <class T> constexpr char kind() {
     using U = std::remove_cv_t<T>;
     if (std::is_same<U, Float>::value || std::is_floating_point<U>::value || std::is_same<U, __half>::value) return 'f';
     if (std::is_same<U, __nv_bfloat16>::value) return 'B';
     if (std::is_same<U, bool>::value) return 'b';
+    if (std::is_pointer<U>::value) return 'p';
     return std::is_integral<U>::value ? 'i' : 'v';
 }
 template <class T> struct Size { static constexpr int value = sizeof(T); };

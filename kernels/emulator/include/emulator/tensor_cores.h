@@ -23,8 +23,9 @@ template <> struct Packed<tf32> {
 
 // D = A B + C with A (16, K) and B (K, 8): `a` and `b` are this lane's registers. Lane 4 g + t holds, for 16-bit types,
 // rows g and g + 8 of A at columns 2 t, 2 t + 1 (+ 8), the same rows of B's columns, and columns 2 t, 2 t + 1 of D.
+// Not inline: an unrolled kernel has hundreds of them.
 template <class T, int K, int A, int B>
-EMULATOR_UNWATCHED inline void multiply(const uint32_t (&a)[A], const uint32_t (&b)[B], const float (&c)[4], float (&d)[4]) {
+EMULATOR_UNWATCHED __attribute__((noinline)) void multiply(const uint32_t (&a)[A], const uint32_t (&b)[B], const float (&c)[4], float (&d)[4]) {
     constexpr int per_register = std::is_same<T, tf32>::value ? 1 : 2, across = 4 * per_register;
     uint32_t mine[A + B], all[32][A + B];
     for (int i = 0; i < A; i++) mine[i] = a[i];
@@ -81,12 +82,16 @@ EMULATOR_INLINE void mma_sync_aligned_m16n8k16_row_col_f16_f16_f16_f16(uint32_t&
 template <class T> EMULATOR_INLINE char* shared_pointer(T address) { return static_cast<char*>(emulator_generic((uint64_t)address)); }
 
 // Lane r of each eight names row r of a matrix; lane 4 g + t receives columns 2 t and 2 t + 1 of row g, or, transposed,
-// of column g.
+// of column g. Shared memory is read as a GPU does it, eight rows of 16 bytes at a time: the checker hears of each row
+// once, from a neighbor of the lane that names it, so that it does not count as ordered after that lane's own stores.
 template <int count, bool transposed>
-EMULATOR_INLINE void load_matrices(uint32_t (&registers)[count], const char* row) {
+EMULATOR_UNWATCHED __attribute__((noinline)) void load_matrices(uint32_t (&registers)[count], const char* row, [[maybe_unused]] void* pc) {
     const char* rows[32];
     emulator_gather(~0u, &row, sizeof row, rows);
     int g = lane_index() / 4, t = lane_index() % 4;
+#ifdef EMULATOR_CHECKED
+    if (lane_index() < 8 * count) emulator_read(rows[lane_index() ^ 1], 16, pc);
+#endif
     for (int m = 0; m < count; m++) {
         if (transposed) {
             uint32_t low = *reinterpret_cast<const uint16_t*>(rows[8 * m + 2 * t] + 2 * g);
@@ -99,18 +104,18 @@ EMULATOR_INLINE void load_matrices(uint32_t (&registers)[count], const char* row
 #define EMULATOR_LDMATRIX(suffix, transposed)                                                                       \
     template <class T> EMULATOR_INLINE void ldmatrix_sync_aligned_m8n8_x1##suffix(uint32_t& a, T address) {         \
         uint32_t r[1];                                                                                              \
-        load_matrices<1, transposed>(r, shared_pointer(address));                                                   \
+        load_matrices<1, transposed>(r, shared_pointer(address), emulator_program_counter());                       \
         a = r[0];                                                                                                   \
     }                                                                                                               \
     template <class T> EMULATOR_INLINE void ldmatrix_sync_aligned_m8n8_x2##suffix(uint32_t& a, uint32_t& b, T address) { \
         uint32_t r[2];                                                                                              \
-        load_matrices<2, transposed>(r, shared_pointer(address));                                                   \
+        load_matrices<2, transposed>(r, shared_pointer(address), emulator_program_counter());                       \
         a = r[0], b = r[1];                                                                                         \
     }                                                                                                               \
     template <class T>                                                                                              \
     EMULATOR_INLINE void ldmatrix_sync_aligned_m8n8_x4##suffix(uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d, T address) { \
         uint32_t r[4];                                                                                              \
-        load_matrices<4, transposed>(r, shared_pointer(address));                                                   \
+        load_matrices<4, transposed>(r, shared_pointer(address), emulator_program_counter());                       \
         a = r[0], b = r[1], c = r[2], d = r[3];                                                                     \
     }
 EMULATOR_LDMATRIX(_shared_b16, false) EMULATOR_LDMATRIX(_trans_shared_b16, true)
@@ -147,6 +152,13 @@ EMULATOR_INLINE void ex2_approx_f32(float& y, float x) { y = exp2f(x); }
 EMULATOR_INLINE void lg2_approx_ftz_f32(float& y, float x) { y = log2f(x); }
 EMULATOR_INLINE void rcp_approx_ftz_f32(float& y, float x) { y = 1 / x; }
 EMULATOR_INLINE void tanh_approx_f32(float& y, float x) { y = tanhf(x); }
+EMULATOR_INLINE void cvt_rn_f16x2_f32(uint32_t& y, float high, float low) {
+    y = (uint32_t)float_to_half(raw(high)) << 16 | float_to_half(raw(low));
+}
+EMULATOR_INLINE void cvt_rn_bf16x2_f32(uint32_t& y, float high, float low) {
+    y = (uint32_t)float_to_bfloat16(raw(high)) << 16 | float_to_bfloat16(raw(low));
+}
+EMULATOR_INLINE void cvt_f32_f16(float& y, uint16_t x) { y = half_to_float(x); }
 template <class T> EMULATOR_INLINE void mov_u32(T& y, unsigned x) { y = (T)x; }
 EMULATOR_INLINE void bar_sync(int) { emulator_barrier("", 0); }
 EMULATOR_INLINE void membar_gl() { __threadfence(); }

@@ -1,0 +1,64 @@
+"""A linear layer behind GELU and a bias, and the sum of a residual stream and a layer's result."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kernels import shapes
+from kernels.cpu.blocks import as_rows, for_blocks
+from kernels.cpu.gelu import gelu_backward, gelu_backward_pass, gelu_forward, gelu_pass
+from kernels.cpu.linear import linear_backward, linear_forward, sum_rows
+
+
+def gelu_linear_forward(x, x_bias, weight, bias):
+    """gelu(x + x_bias) @ weight + bias: x (..., I), x_bias (I,) or None, weight (I, O), bias (O,) or None -> (..., O).
+
+    Also returns what backward needs besides the arguments.
+    """
+    shapes.check_gelu_linear(x, x_bias, weight, bias)
+    return linear_forward(_gelu(x, x_bias), weight, bias), None
+
+
+def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias):
+    """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None."""
+    shapes.check_gelu_linear_backward(g, x, x_bias, weight)
+    gy, *rest = linear_backward(g, _gelu(x, x_bias), weight, with_bias)
+    if x_bias is None:
+        return gelu_backward(gy, x), None, *rest
+    gx = np.empty(x.shape, x.dtype)
+    gs, rows, out = map(as_rows, (gy, x, gx))
+
+    def work(block):
+        before = rows[block] + x_bias
+        gelu_backward_pass(gs[block].reshape(-1), before.reshape(-1), out[block].reshape(-1))
+
+    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
+    return gx, sum_rows(gx), *rest
+
+
+def _gelu(x, bias):
+    """gelu(x + bias), where bias may be None."""
+    if bias is None:
+        return gelu_forward(x)
+    y = np.empty(x.shape, x.dtype)
+    rows, out = map(as_rows, (x, y))
+
+    def work(block):
+        gelu_pass((rows[block] + bias).reshape(-1), out[block].reshape(-1))
+
+    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
+    return y
+
+
+def bias_add(x, added, bias):
+    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C)."""
+    shapes.check_bias_add(x, added, bias)
+    y = np.empty(x.shape, x.dtype)
+    rows, others, out = map(as_rows, (x, added, y))
+
+    def work(block):
+        np.add(others[block], bias, out=out[block])
+        out[block] += rows[block]
+
+    for_blocks(work, len(out), x.shape[-1] * x.itemsize)
+    return y

@@ -1,0 +1,163 @@
+"""Mixed precision: 16-bit copies of float32 parameters, whose gradients are float32."""
+
+import numpy as np
+import pytest
+
+import tinytensor as tt
+from gpt.model import GPTConfig
+from gpt.model.gpt import GPT
+from kernels.dtypes import is_floating
+from kernels.namespace import named_dtype
+from tinytensor import nn
+from tinytensor.nn.precision import Rounded, refresh
+
+BOUNDS = {"float16": 0.004, "bfloat16": 0.03}  # of a gradient's relative error: some 4 and 8 units in the last place
+SHAPES = {
+    "gpt2": GPTConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16),
+    "llama": GPTConfig(
+        vocab_size=31,
+        block_size=12,
+        n_layer=1,
+        n_head=4,
+        n_kv_head=2,
+        n_embd=16,
+        positions="rotary",
+        norm_layer="rms",
+        activation="swiglu",
+        bias=False,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    try:
+        return tt.device("emulated")
+    except tt.DeviceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def dtype(request):
+    pytest.importorskip("ml_dtypes")
+    return named_dtype(request.param)
+
+
+def make_model(shape, where):
+    with tt.seeded(1, "weights"):
+        return GPT(shape).to(where)
+
+
+def backward(model, parameters):
+    rng = np.random.default_rng(0)
+    loss = model(rng.integers(0, 31, (2, 12)), rng.integers(0, 31, (2, 12)))
+    loss.backward()
+    return loss, [p.grad for p in parameters]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_float64_up_to_rounding(emulated, dtype, shape):
+    exact = make_model(SHAPES[shape], "float64")
+    want, want_gradients = backward(exact, exact.parameters())
+    model = make_model(SHAPES[shape], "emulated")
+    before = model.state_dict()
+    loss, gradients = backward(nn.MixedPrecision(model, dtype), model.parameters())
+    assert (loss.dtype, {g.dtype for g in gradients}) == (np.float32, {np.dtype(np.float32)})
+    assert loss.item() == pytest.approx(want.item(), rel=BOUNDS[dtype.name] / 4)
+    for got, expected in zip(gradients, want_gradients, strict=True):
+        error = np.linalg.norm(got.get() - expected) / np.linalg.norm(expected)
+        assert error < BOUNDS[dtype.name], (got.shape, error)
+    assert all(value is before[name] for name, value in model.state_dict().items())  # parameters are back in place
+
+
+def test_activations_have_16_bits(emulated, dtype):
+    model, seen = make_model(SHAPES["gpt2"], "emulated"), []
+    inner = model.transformer.h[0].mlp.c_fc
+    forward = inner.forward
+    object.__setattr__(inner, "forward", lambda x, *a: seen.append((x.dtype, inner.weight.dtype)) or forward(x, *a))
+    backward(nn.MixedPrecision(model, dtype), model.parameters())
+    assert seen == [(dtype, dtype)]
+
+
+def test_gradients_have_the_digits_of_float32(emulated, dtype):
+    """The gradient of a bias is a sum over rows, which 16 bits could not hold: 0.1 + ... + 0.1 (3,000 times)."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return (self.layer(x) * tt.Tensor(x.data * 0 + x.data.dtype.type(0.1))).sum()
+
+    model = Sum()
+    model.to(emulated)
+    nn.MixedPrecision(model, dtype)(tt.Tensor(emulated.put(np.ones((3000, 2), dtype)))).backward()
+    tenth = np.float64(dtype.type(0.1))
+    np.testing.assert_allclose(model.layer.bias.grad.get(), 3000 * tenth, rtol=1e-5)
+    np.testing.assert_allclose(model.layer.weight.grad.get(), 3000 * tenth, rtol=1e-5)
+
+
+def test_copies_follow_their_parameters(emulated):
+    parameter = nn.Parameter(emulated.put(np.ones(3, np.float32)))
+    copy = Rounded(parameter, np.float16)
+    parameter.data[...] = 2
+    refresh([copy])
+    assert copy.tolist() == [1, 1, 1]  # not marked as changed
+    parameter.mark_changed()
+    refresh([copy])
+    assert copy.tolist() == [2, 2, 2]
+    parameter.data = emulated.put(np.full(3, 5, np.float32))
+    refresh([copy])
+    assert copy.tolist() == [5, 5, 5]
+
+
+def test_a_copy_that_changed_since_forward_is_noticed(emulated):
+    parameter = nn.Parameter(emulated.put(np.ones((2, 2), np.float32)))
+    copy = Rounded(parameter, np.float16)
+    y = tt.linear(tt.ones(3, 2, dtype="float16", device="emulated", requires_grad=True), copy)
+    parameter.mark_changed()
+    refresh([copy])
+    with pytest.raises(RuntimeError, match="was changed in place after it was used"):
+        y.sum().backward()
+
+
+def test_parameters_are_back_after_a_forward_pass_that_fails(emulated):
+    model = make_model(SHAPES["gpt2"], "emulated")
+    names = [name for name, _ in model.named_parameters()]
+    with pytest.raises(ValueError, match="ids has shape"):
+        nn.MixedPrecision(model, np.float16)(np.zeros(3, np.int64))
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_the_loss_scale_multiplies_gradients_and_not_the_loss(emulated):
+    model = make_model(SHAPES["gpt2"], "emulated")
+    mixed = nn.MixedPrecision(model, np.float16)
+    loss, plain = backward(mixed, model.parameters())
+    model.zero_grad()
+    mixed.loss_scale = 1024.0
+    again, scaled = backward(mixed, model.parameters())
+    assert again.item() == loss.item()
+    for one, other in zip(scaled, plain, strict=True):
+        difference = one.get() / 1024 - other.get()
+        assert np.linalg.norm(difference) < 0.01 * np.linalg.norm(other.get())
+
+
+def test_bfloat16_is_a_dtype_of_floats(emulated):
+    pytest.importorskip("ml_dtypes")
+    dtype = named_dtype("bfloat16")
+    assert is_floating(dtype)
+    assert not is_floating(np.dtype("V2"))
+    x = tt.Tensor(emulated.put(np.ones(3, dtype)), requires_grad=True)
+    (x.to(np.float32) * 2).sum().backward()
+    assert (x.grad.dtype, x.grad.tolist()) == (dtype, [2, 2, 2])
+    assert tt.softmax(x).dtype == (x + x).dtype == tt.concat([x, x]).dtype == dtype
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    named_dtype.cache_clear()
+    monkeypatch.setattr("kernels.namespace.importlib.import_module", missing)
+    with pytest.raises(tt.DeviceError, match="bfloat16 needs the package ml_dtypes: pip install ml_dtypes"):
+        named_dtype("bfloat16")
