@@ -81,7 +81,7 @@ class Block(nn.Module):
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:
         """x (B, T, C) -> (B, T, C). attend: what to call instead of `attn`; the KV cache has its own."""
-        if self.like_gpt2 and attend is None:
+        if self.like_gpt2 and self.training and attend is None:
             return self._in_fewer_passes(x)
         attend = attend or self.attn
         if self.pre_norm:

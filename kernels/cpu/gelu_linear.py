@@ -9,6 +9,8 @@ from kernels.cpu.blocks import as_rows, for_blocks
 from kernels.cpu.gelu import gelu_backward, gelu_backward_pass, gelu_forward, gelu_pass
 from kernels.cpu.linear import linear_backward, linear_forward, sum_rows
 
+COPIES = 4  # of a block are worked on at once: x + x_bias, and what GELU makes of it
+
 
 def gelu_linear_forward(x, x_bias, weight, bias):
     """gelu(x + x_bias) @ weight + bias: x (..., I), x_bias (I,) or None, weight (I, O), bias (O,) or None -> (..., O).
@@ -19,10 +21,13 @@ def gelu_linear_forward(x, x_bias, weight, bias):
     return linear_forward(_gelu(x, x_bias), weight, bias), None
 
 
-def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias):
-    """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None."""
+def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
+    """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None; gx alone if frozen."""
     shapes.check_gelu_linear_backward(g, x, x_bias, weight)
-    gy, *rest = linear_backward(g, _gelu(x, x_bias), weight, with_bias)
+    if frozen:
+        gy, rest = linear_forward(g, weight.T, None), (None, None)
+    else:
+        gy, *rest = linear_backward(g, _gelu(x, x_bias), weight, with_bias)
     if x_bias is None:
         return gelu_backward(gy, x), None, *rest
     gx = np.empty(x.shape, x.dtype)
@@ -32,8 +37,8 @@ def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias):
         before = rows[block] + x_bias
         gelu_backward_pass(gs[block].reshape(-1), before.reshape(-1), out[block].reshape(-1))
 
-    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
-    return gx, sum_rows(gx), *rest
+    for_blocks(work, len(rows), COPIES * x.shape[-1] * x.itemsize)
+    return gx, None if frozen else sum_rows(gx), *rest
 
 
 def _gelu(x, bias):
@@ -46,7 +51,7 @@ def _gelu(x, bias):
     def work(block):
         gelu_pass((rows[block] + bias).reshape(-1), out[block].reshape(-1))
 
-    for_blocks(work, len(rows), x.shape[-1] * x.itemsize)
+    for_blocks(work, len(rows), COPIES * x.shape[-1] * x.itemsize)
     return y
 
 

@@ -32,9 +32,12 @@ def gelu_linear_forward(x, x_bias, weight, bias):
     return linear_forward(y, weight, bias), finished
 
 
-def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias):
-    """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None."""
+def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
+    """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None; gx alone if frozen."""
     shapes.check_gelu_linear_backward(g, x, x_bias, weight)
+    if frozen:
+        before = x if x_bias is None else x + x_bias
+        return gelu_backward(linear_forward(g, weight.T, None), before), None, None, None
     if saved is None:
         before = x if x_bias is None else x + x_bias
         gy, *rest = linear_backward(g, gelu_forward(before), weight, with_bias)

@@ -143,11 +143,8 @@ class GELULinear(Function):
         return y
 
     def vjp(self, g):
-        if True not in self.needs_grad[1:]:
-            before = self.x if self.x_bias is None else self.x + self.x_bias
-            return kernels_for(g).gelu_backward(gradient_through_frozen(g, self.weight), before), None, None, None
-        saved = self.x, self.x_bias, self.weight, self.for_backward
-        gx, gx_bias, *rest = kernels_for(g).gelu_linear_backward(g, *saved, self.needs_grad[2])
+        saved, frozen = (self.x, self.x_bias, self.weight, self.for_backward), True not in self.needs_grad[1:]
+        gx, gx_bias, *rest = kernels_for(g).gelu_linear_backward(g, *saved, self.needs_grad[2], frozen)
         return gx, *rest, gx_bias
 
 
