@@ -64,6 +64,7 @@ def test_what_cannot_fit_is_refused(plain, monkeypatch, capsys):
     pytest.importorskip("uvicorn")
     tight = Limits(Limit(1 << 30, "this machine"), None, None)
     monkeypatch.setattr("gpt.planning.check.find_limits", lambda device: tight)
+    monkeypatch.setattr("gpt.planning.memory.resident", lambda: 100 << 20)  # whatever other tests have imported
     config = GPTConfig(1000, 1024, n_layer=8, n_head=4, n_embd=512)
     monkeypatch.setattr("gpt.serve.__main__.model_config", lambda path: ("gpt", config))
     assert run_command(main, [str(plain), "--device", "cpu", "--max-batch", "100"]) == 2
