@@ -108,6 +108,8 @@ def configure(options: RunOptions, changes: dict[str, Any]) -> tuple[GPTConfig, 
     preset = PRESETS[options.preset]
     if preset.get("optimizer") == "muon" and ("init_from" in changes or changes.get("model") == "bigram"):
         preset = preset | WITHOUT_MUON
+        steps = changes.get("steps", preset["steps"])
+        preset["warmup_steps"] = min(preset["warmup_steps"], steps // 10)  # a short run is not all warm-up
     settings = preset | changes
     if settings.get("init_from"):
         settings["init_from"] = pinned(settings["init_from"])

@@ -21,9 +21,9 @@ from gpt.model import MODELS
 from gpt.options import HUB, build, check_options, option
 from gpt.training.manifest import find_verified
 from gpt.training.run import RUN_FILE
-from gpt.weights.adapters import read_lora
-from gpt.weights.directory import write_export
-from gpt.weights.families.registry import export_format, why_not_gpt2
+from gpt.weights.adapters import base_of, read_lora
+from gpt.weights.directory import BEST, write_export
+from gpt.weights.families.registry import export_format, transformers_type, why_not_gpt2
 from gpt.weights.gguf import OUT_TYPES, why_not_gguf, write_gguf
 from gpt.weights.load import fill_model, model_config, tokenizer_of, weights
 from gpt.weights.peft import write_peft
@@ -70,16 +70,25 @@ def export(source: Path, out: Path) -> str:
     return family.architecture
 
 
-def export_adapter(source: Path, out: Path) -> None:
-    """Write the adapters in the model directory `source` to the new or empty directory `out`. Raises UserError."""
+def export_adapter(source: Path, out: Path) -> str | None:
+    """Write the adapters in the model directory `source` to the new or empty directory `out`. Raises UserError.
+
+    Returns the model that they are for as transformers finds it; None for one that has to be exported first.
+    """
     run = source.absolute().parent / RUN_FILE
     try:
-        base_name = str(read_json(run)["train"]["init_from"])
+        base = str(read_json(run)["train"]["init_from"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run}: does not say which model the adapters are for ({error})") from None
     require_free(out, str(out))
+    base_name: str | None = base
+    if not base.startswith(HUB):
+        best = Path(base, BEST)  # of a run
+        of_transformers = transformers_type(base_of(source)) is not None
+        base_name = os.path.abspath(best if best.exists() else base) if of_transformers else None
     with new_directory([out], out.name) as new, writing(out):
-        write_peft(new.path, source, base_name if base_name.startswith(HUB) else os.path.abspath(base_name))
+        write_peft(new.path, source, base_name)
+    return base_name
 
 
 def export_gguf(source: Path, out: Path, outtype: str) -> None:
@@ -113,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--adapter: writes a directory, and {out} names a file for llama.cpp: choose another name")
     accept_any_text()
     if adapter:
-        export_adapter(find_verified(settings["directory"]), out)
-        print(f'written: {out}; PEFT loads it with PeftModel.from_pretrained(BASE_MODEL, "{out}")')
+        base = export_adapter(find_verified(settings["directory"]), out)
+        first = "" if base else "export the model of --init-from as well, to BASE; "
+        print(f'written: {out}; {first}PEFT loads it with PeftModel.from_pretrained(BASE_MODEL, "{out}")')
         return 0
     if out.suffix == GGUF:
         export_gguf(find_verified(settings["directory"]), out, options.outtype)

@@ -69,14 +69,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def link_or_copy(source: Path, place: Path) -> None:
-    """Make `place` the same file as `source`, without taking space, or a copy where there can be no hard link."""
-    try:
-        os.link(source.resolve(), place)
-    except OSError:  # another file system, or one without links
-        with writing(place):
-            shutil.copyfile(source, place)
-            sync(place)
+def copy(source: Path, place: Path) -> None:
+    """Copy a file, to the disk. Not a hard link: a program that writes into `source` would change both."""
+    with writing(place):
+        shutil.copyfile(source, place)
+        sync(place)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -12,8 +12,11 @@ from gpt.errors import UserError, did_you_mean
 
 
 def split_patterns(text: str) -> list[str]:
-    """The patterns in a list separated by commas."""
-    return [pattern.strip() for pattern in text.split(",") if pattern.strip()]
+    """The patterns in a list separated by commas. UserError for one that has nothing between its commas."""
+    patterns = [pattern.strip() for pattern in text.split(",")]
+    if text and not all(patterns):
+        raise UserError(f"--freeze {text}: has a comma without a name beside it")
+    return patterns if text else []
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -26,7 +26,7 @@ def windows(
     require_whole(tokens)
     places = starts[:, None] + np.arange(block_size + 1)
     block = np.asarray(tokens[places], dtype=np.int64)  # (B, T + 1)
-    inputs, targets = np.ascontiguousarray(block[:, :-1]), np.ascontiguousarray(block[:, 1:])
+    inputs, targets = block[:, :-1].copy(), block[:, 1:].copy()  # never views, of which one would change the other
     if answers is not None:
         require_whole(answers)
         targets[answers[places[:, 1:]] & ANSWER == 0] = IGNORE

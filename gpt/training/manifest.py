@@ -91,7 +91,9 @@ class Manifest:
         for name, digest in found.items():
             if digest not in self.files[name]:
                 path, state = self.directory / name, "is not the file that was saved" if digest else "is missing"
-                raise UserError(f"{path}: {state}: restore it from a copy, or delete {self.path} to accept the change")
+                # without its frozen weights no run can be used
+                accept = "" if name.startswith(f"{BASE}/") else f", or delete {self.path} to accept the change"
+                raise UserError(f"{path}: {state}: restore it from a copy{accept}")
             self.files[name] = [digest]
 
     def record_best(self, path: Path) -> None:

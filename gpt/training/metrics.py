@@ -88,14 +88,16 @@ def _is_number(value: object) -> bool:
 def divergence(rows: list[Row], vocab_size: int) -> str | None:
     """A sentence if the validation loss ended far above that of uniform guesses, or the training loss above its start.
 
-    vocab_size: how many tokens there are to guess from.
+    vocab_size: how many tokens there are to guess from. A model that began with another's weights may have begun far
+    above uniform guesses; then it is its first validation loss that counts.
     """
     trained = [row["train_loss"] for row in rows if "train_loss" in row]
     evaluated = [row["val_loss"] for row in rows if "val_loss" in row]
     if not trained or not evaluated:
         return None
     uniform = math.log(vocab_size)
-    if evaluated[-1] <= uniform + FAR_ABOVE and trained[-1] <= trained[0] + FAR_ABOVE:
+    first = next((row["val_loss"] for row in rows if row.get("step") == 0 and "val_loss" in row), uniform)
+    if evaluated[-1] <= max(uniform, first) + FAR_ABOVE and trained[-1] <= trained[0] + FAR_ABOVE:
         return None
     reason = f"it diverged: {SLOWER}"
     if trained[-1] <= min(trained[0], uniform):

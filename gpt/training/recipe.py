@@ -55,7 +55,12 @@ class TrainConfig:
     steps: int = option(1500, "updates of the weights", at_least=1)
     batch_size: int = option(16, "windows in one forward pass", at_least=1)
     grad_accum_steps: int = option(1, "forward passes whose gradients are accumulated for one update", at_least=1)
-    optimizer: str = option("adamw", "muon: Muon for hidden matrices, AdamW for the rest", choices=("adamw", "muon"))
+    optimizer: str = option(
+        "adamw",
+        "muon: Muon for hidden matrices, AdamW for the rest; with --init-from it is adamw by default, with a cosine "
+        "schedule and a warm-up",
+        choices=("adamw", "muon"),
+    )
     lr: float = option(1e-3, "AdamW's peak learning rate, reached after the warm-up", above=0, below=float("inf"))
     min_lr: float = option(1e-4, "learning rate at the end of the schedule", at_least=0)
     schedule: str = option("cosine", "how the learning rate decays after the warm-up", choices=tuple(SCHEDULES))

@@ -44,7 +44,7 @@ from gpt.training.data import open_data, require_windows
 from gpt.training.manifest import Manifest
 from gpt.training.metrics import Metrics
 from gpt.training.recipe import RENAMED, TrainConfig, choose_shares
-from gpt.weights.adapters import BASE, LoRA, create_adapter_directory
+from gpt.weights.adapters import BASE, LoRA, base_of, create_adapter_directory
 from gpt.weights.directory import BEST, WEIGHTS_FILE, create_model_directory, save_weights
 from gpt.weights.load import store_base
 from tinytensor.parallel import ONE_RANK, Communicator, own_cores
@@ -79,8 +79,11 @@ class Run:
 
     @property
     def start(self) -> str:
-        """The model that the weights come from that no checkpoint has: with LoRA those that are frozen."""
-        return str(self.directory / BASE) if self.train.lora_rank else self.train.init_from
+        """The model that the weights come from that no checkpoint has: with LoRA those that are frozen.
+
+        UserError if these are missing.
+        """
+        return str(base_of(self.best)) if self.train.lora_rank else self.train.init_from
 
     @property
     def checkpoints(self) -> Path:

@@ -1,9 +1,8 @@
 """Model directories that hold the adapters of a LoRA alone, and where the weights are that they belong to.
 
 The best model of such a run is its adapters in `best/`, whose `config.json` describes the model and has a section
-`lora`, and the frozen weights in `base/` beside it, which the run got when it was created: hard links to the files that
-`--init-from` named, which take no space, or copies where the file system has no links. So a run can be moved, copied
-and resumed whatever happens to the model that it began with, and its manifest covers these files as well.
+`lora`, and the frozen weights in `base/` beside it, copied from the model of `--init-from` when the run was created.
+So a run can be moved, copied and resumed whatever happens to that model, and its manifest covers these files as well.
 """
 
 from dataclasses import dataclass
@@ -109,7 +108,9 @@ def find_layers(text: str, family: Family, config: GPTConfig) -> tuple[str, ...]
     """
     names = {layer: {layer, layer.partition(".")[2]} for layer in layer_shapes(config)}
     parts = family_names(family, config)
-    wanted = {name.strip() for name in text.split(",") if name.strip()}
+    wanted = {name.strip() for name in text.split(",")} if text else set()
+    if "" in wanted:
+        raise UserError(f"--lora-targets {text}: has a comma without a name beside it")
     known = set().union(*names.values(), *parts.values())
     for name in sorted(wanted):
         if name not in known:

@@ -10,7 +10,7 @@ import numpy as np
 
 import tinytensor as tt
 from gpt.errors import UserError, reaching_hub
-from gpt.files import link_or_copy, read_json
+from gpt.files import copy, read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.model.config import parameter_count
 from gpt.model.lora import base_state
@@ -227,7 +227,7 @@ def store_base(name: str, target: Path) -> None:
         files.add(directory / INDEX_FILE)
     target.mkdir()
     for file in files:
-        link_or_copy(file, target / file.name)
+        copy(file, target / file.name)
 
 
 def start_from(model: Any, name: str) -> None:

@@ -22,8 +22,8 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def write_peft(directory: Path, source: Path, base_name: str) -> None:
-    """Fill `directory` with the adapters of the model directory `source`; base_name: the model they are for.
+def write_peft(directory: Path, source: Path, base_name: str | None) -> None:
+    """Fill `directory` with the adapters of the model directory `source`; base_name: the model they are for, if known.
 
     Raises UserError if the directory has no adapters, or no family can express the model.
     """
@@ -46,10 +46,10 @@ def write_peft(directory: Path, source: Path, base_name: str) -> None:
     replace_file(directory / WEIGHTS_FILE, lambda path: write(path, arrays, {"format": "pt"}))
 
 
-def describe_peft(family: Family, lora: LoRA, names: list[str], base_name: str) -> dict[str, Any]:
+def describe_peft(family: Family, lora: LoRA, names: list[str], base_name: str | None) -> dict[str, Any]:
     """The content of `adapter_config.json` for adapters with these names of PEFT's."""
     revision = None
-    if base_name.startswith(HUB):
+    if base_name and base_name.startswith(HUB):
         base_name, revision = split_revision(base_name.removeprefix(HUB))
     # layers by their names within a block: "attn.c_proj" rather than "c_proj", which is also a layer of the MLP
     layers = {".".join(name.removesuffix(".lora_A.weight").split(".")[-2:]) for name in names if "lora_A" in name}

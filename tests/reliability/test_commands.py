@@ -127,6 +127,12 @@ def test_divergence_is_told_from_overfitting(train_losses, val_loss, reason):
     assert (reason in sentence) if reason else sentence is None
 
 
+def test_a_model_that_begins_with_anothers_weights_may_begin_far_above_uniform_guesses():
+    rows = [{"step": 0, "val_loss": 11.1}, {"step": 3, "train_loss": 11.04}, {"step": 6, "train_loss": 11.0}]
+    assert divergence([*rows, {"step": 6, "val_loss": 11.09}], vocab_size=300) is None
+    assert "it diverged" in divergence([*rows, {"step": 6, "val_loss": 12.2}], vocab_size=300)
+
+
 def test_no_error_is_longer_than_it_can_be_read(tmp_path, capsys):
     long = "x" * 5000
     for argv in (["--data", long], ["--resume", "x/" * 5000], ["--steps", long], ["--preset", "a b " * 2000], [long]):

@@ -144,7 +144,7 @@ def test_a_run_is_a_base_and_what_was_merged_can_be_tuned_again(base, data, tmp_
     first, out = tmp_path / "first", tmp_path / "run"
     assert run(*FLAGS, *data, "--init-from", base(), "--out", first) == 0
     assert run(*flags, "--init-from", first, "--out", out) == 0
-    assert (out / "base/model.safetensors").samefile(first / "best/model.safetensors")  # no space is taken
+    assert not (out / "base/model.safetensors").samefile(first / "best/model.safetensors")  # which may be written into
     assert run(*flags, "--init-from", out, "--out", tmp_path / "again") == 2
     assert "has adapters: merge them first with python -m gpt.export" in capsys.readouterr().err
     assert run(*FLAGS, *data, "--init-from", out, "--out", tmp_path / "whole") == 0  # all weights, from the merged ones
@@ -168,8 +168,10 @@ def test_a_base_that_is_damaged_or_missing_is_noticed(base, data, tmp_path, caps
         assert "base/model.safetensors: is not the file that was saved" in capsys.readouterr().err
     shutil.rmtree(out / "base")
     assert run("--resume", out) == 2
-    assert "base/config.json: is missing: restore it from a copy" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("base/config.json: is missing: restore it from a copy\n")
     (out / "manifest.json").unlink()
+    assert run("--resume", out) == 2
+    assert "has adapters alone, and" in capsys.readouterr().err
     assert run_command(generate_main, [str(out), "--device", "cpu"]) == 2
     assert "has adapters alone, and" in capsys.readouterr().err
 
@@ -189,6 +191,8 @@ MISTAKES = [
     ([*LORA, "--optimizer", "muon"], "--optimizer muon: is for whole matrices"),
     ([*LORA, "--freeze", "transformer.wte"], "--freeze transformer.wte: with --lora-rank all but the adapters"),
     (["--freeze", "transformer.wtf"], "--freeze transformer.wtf: no parameter's name begins with that (did you mean"),
+    (["--freeze", "transformer.wte,"], "--freeze transformer.wte,: has a comma without a name beside it"),
+    ([*LORA, "--lora-targets", ","], "--lora-targets ,: has a comma without a name beside it"),
     (["--freeze", "*"], "--freeze *: leaves nothing to train; freeze less"),
     (["--chat-template", "chatml"], "text.txt has no dialogs"),
 ]
@@ -263,7 +267,7 @@ def test_peft_computes_the_same(name, base, data, tmp_path):
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_a_base_of_ours_that_transformers_does_not_know_gets_the_names_of_its_export(data, tmp_path):
+def test_a_base_of_ours_that_transformers_does_not_know_gets_the_names_of_its_export(data, tmp_path, capsys):
     source, out = tmp_path / "base", tmp_path / "run"
     model = lively(CONFIGS["llama"])
     create_model_directory(source, "gpt", model.config, CharTokenizer("abcde "))
@@ -285,6 +289,8 @@ def test_a_base_of_ours_that_transformers_does_not_know_gets_the_names_of_its_ex
         == 0
     )
     assert run_command(export_main, [str(out), str(tmp_path / "peft"), "--adapter"]) == 0
+    assert "export the model of --init-from as well, to BASE; PEFT loads it" in capsys.readouterr().out
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["base_model_name_or_path"] is None
     names = safetensors.numpy.load_file(tmp_path / "peft/adapter_model.safetensors")
     assert "base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight" in names
     assert len(names) == 2 * 2 * 3
