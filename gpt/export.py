@@ -7,7 +7,6 @@ If OUT ends in .gguf, it is one file for llama.cpp, and the model must be a GPT-
 The adapters of a LoRA are merged into the weights, or with `--adapter` written alone, for Hugging Face's PEFT.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from gpt.directories import new_directory, require_free
 from gpt.errors import UserError
 from gpt.files import read_json, replace_file, writing
 from gpt.model import MODELS
-from gpt.options import HUB, build, check_options, option
+from gpt.options import build, check_options, option
 from gpt.training.manifest import find_verified
 from gpt.training.run import RUN_FILE
-from gpt.weights.adapters import base_of, read_lora
-from gpt.weights.directory import BEST, write_export
-from gpt.weights.families.registry import export_format, transformers_type, why_not_gpt2
+from gpt.weights.adapters import read_lora
+from gpt.weights.directory import write_export
+from gpt.weights.families.registry import export_format, why_not_gpt2
 from gpt.weights.gguf import OUT_TYPES, why_not_gguf, write_gguf
 from gpt.weights.load import fill_model, model_config, tokenizer_of, weights
 from gpt.weights.peft import write_peft
@@ -81,14 +80,8 @@ def export_adapter(source: Path, out: Path) -> str | None:
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run}: does not say which model the adapters are for ({error})") from None
     require_free(out, str(out))
-    base_name: str | None = base
-    if not base.startswith(HUB):
-        best = Path(base, BEST)  # of a run
-        of_transformers = transformers_type(base_of(source)) is not None
-        base_name = os.path.abspath(best if best.exists() else base) if of_transformers else None
     with new_directory([out], out.name) as new, writing(out):
-        write_peft(new.path, source, base_name)
-    return base_name
+        return write_peft(new.path, source, base)
 
 
 def export_gguf(source: Path, out: Path, outtype: str) -> None:

@@ -5,6 +5,7 @@ PEFT calls the A of a layer `base_model.model.NAME.lora_A.weight`, its B `...lor
 and v_proj for c_attn), each gets the same A and its rows of B, which adds the same to its weight.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpt.files import replace_file, replace_json
 from gpt.model.lora import adapter_pairs
 from gpt.options import HUB, split_revision
 from gpt.weights.adapters import LoRA, base_of, read_adapters, read_lora
+from gpt.weights.directory import BEST
 from gpt.weights.families.registry import FAMILIES, Family, export_format, read_config, transformers_type
 from gpt.weights.safetensors import write
 
@@ -22,10 +24,11 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def write_peft(directory: Path, source: Path, base_name: str | None) -> None:
-    """Fill `directory` with the adapters of the model directory `source`; base_name: the model they are for, if known.
+def write_peft(directory: Path, source: Path, base: str) -> str | None:
+    """Fill `directory` with the adapters of the model directory `source`; base: the model that they are for.
 
-    Raises UserError if the directory has no adapters, or no family can express the model.
+    Returns that as transformers finds it; None if it has to be exported first. UserError if the directory has no
+    adapters, or no family can express the model.
     """
     lora = read_lora(source)
     if lora is None:
@@ -42,8 +45,13 @@ def write_peft(directory: Path, source: Path, base_name: str | None) -> None:
             rows = np.asarray(place.view, order="C").reshape(place.shape)
             arrays[f"{layer}.lora_A.weight"] = np.ascontiguousarray(a.T)
             arrays[f"{layer}.lora_B.weight"] = np.ascontiguousarray(rows.T) if family.ours else rows
-    replace_json(directory / CONFIG_FILE, describe_peft(family, lora, list(arrays), base_name))
+    base_name = base
+    if not base.startswith(HUB):
+        base_name = os.path.abspath(os.path.join(base, BEST) if Path(base, BEST).exists() else base)
+    found = base_name if base_type or base.startswith(HUB) else None
+    replace_json(directory / CONFIG_FILE, describe_peft(family, lora, list(arrays), found))
     replace_file(directory / WEIGHTS_FILE, lambda path: write(path, arrays, {"format": "pt"}))
+    return found
 
 
 def describe_peft(family: Family, lora: LoRA, names: list[str], base_name: str | None) -> dict[str, Any]:
