@@ -106,7 +106,7 @@ class App:
         self._check_origin(headers)
         self._check_key(headers)
         path, method = scope["path"], scope["method"]
-        is_model = path == MODELS or path.startswith(f"{MODELS}/")
+        is_model = path == MODELS or (path.startswith(f"{MODELS}/") and path != f"{MODELS}/")
         if not is_model and path not in COMPLETIONS:
             raise ApiError(404, f"unknown URL ({method} {path[:200]})", code="unknown_url")
         if method != (allowed := "GET" if is_model else "POST"):
