@@ -15,10 +15,11 @@ from gpt.files import replace_file, replace_json
 from gpt.model.lora import adapter_pairs
 from gpt.options import HUB, split_revision
 from gpt.weights.adapters import LoRA, base_of, read_adapters, read_lora
+from gpt.weights.families.common import PEFT_CONFIG_FILE
 from gpt.weights.families.registry import FAMILIES, Family, export_format, read_config, transformers_type
 from gpt.weights.safetensors import write
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
@@ -42,7 +43,7 @@ def write_peft(directory: Path, source: Path, base_name: str) -> None:
             rows = np.asarray(place.view, order="C").reshape(place.shape)
             arrays[f"{layer}.lora_A.weight"] = np.ascontiguousarray(a.T)
             arrays[f"{layer}.lora_B.weight"] = np.ascontiguousarray(rows.T) if family.ours else rows
-    replace_json(directory / CONFIG_FILE, describe_peft(family, lora, list(arrays), base_name))
+    replace_json(directory / PEFT_CONFIG_FILE, describe_peft(family, lora, list(arrays), base_name))
     replace_file(directory / WEIGHTS_FILE, lambda path: write(path, arrays, {"format": "pt"}))
 
 
