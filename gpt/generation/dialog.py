@@ -20,7 +20,7 @@ from gpt.tokenizers.load import Tokenizer
 class Dialog:
     """Messages, and the context of the model that answers them: of `limit` tokens, if that is less than it has.
 
-    The model must be in evaluation mode.
+    The model must be in evaluation mode. UserError if the `system` prompt leaves no room for a message.
     """
 
     def __init__(
@@ -36,6 +36,11 @@ class Dialog:
         self.template, self.limit = template, limit
         self.system = [{"role": "system", "content": system}] if system else []
         self.reset()
+        if system and (length := len(self._ids({"role": "user", "content": ""}))) >= self._room():
+            raise UserError(
+                f"--system: leaves no room for a message: it has {length} tokens with the chat template, and the model "
+                f"has room for {self._room()}{self._remedy()}"
+            )
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
@@ -51,10 +56,11 @@ class Dialog:
             forgotten += 1
             del self.messages[: 1 + sum(m["role"] == "assistant" for m in self.messages[1:2])]
         if len(ids) > self._room():
-            self.messages.pop()
+            del self.messages[-1:]
+            about = "template and --system" if self.system else "template"
             raise UserError(
-                f"the message has {len(ids)} tokens with its template, and the model has room for {self._room()}: "
-                "shorten it"
+                f"the message has {len(ids)} tokens with its {about}, and the model has room for "
+                f"{self._room()}{self._remedy()}"
             )
         return ["the beginning of the dialog no longer fits the model's context and is forgotten"] if forgotten else []
 
@@ -62,8 +68,15 @@ class Dialog:
         """Tokens of a dialog that leave half of the context, or as much as an answer may have, for the answer."""
         return self.context.block_size - min(self.sampling.tokens, self.context.block_size // 2)
 
-    def _ids(self) -> np.ndarray:
-        return self.tokenizer.encode(self.template.render([*self.system, *self.messages]), special=True)
+    def _remedy(self) -> str:
+        """What to do about a text that is too long."""
+        size = self.context.block_size
+        reserved = f"{size - self._room()} of its context's {size} are reserved for the answer"
+        return f", as {reserved}: shorten it, or reserve fewer with --tokens N"
+
+    def _ids(self, *more: dict[str, str]) -> np.ndarray:
+        """The tokens (T,) of the dialog, and of `more` messages."""
+        return self.tokenizer.encode(self.template.render([*self.system, *self.messages, *more]), special=True)
 
     def answer(self) -> Iterator[str]:
         """Yield the model's answer in pieces, up to a stop token. Whatever ends it, it belongs to the dialog."""

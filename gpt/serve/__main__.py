@@ -13,8 +13,8 @@ from gpt.options import DEVICE_HELP, HUB, build, check_options, option
 from gpt.planning.check import check_serving
 from gpt.serve.app import App
 from gpt.serve.engine import Engine
-from gpt.serve.listener import LOOPBACK, bind, url
-from gpt.serve.parameters import Served, find_template
+from gpt.serve.listener import LOOPBACK, bind, resolve, url
+from gpt.serve.parameters import MAX_TEXTS, Served, find_template
 from gpt.training.manifest import find_verified
 from gpt.weights.directory import BEST
 from gpt.weights.load import load_model, model_config
@@ -30,7 +30,7 @@ class ServeOptions:
     name: str = option("", "what clients call the model; otherwise the name of its directory")
     max_batch: int = option(8, "texts that are written at the same time", at_least=1, at_most=1024)
     max_queue: int = option(64, "further texts that may wait; more are refused", at_least=0)
-    context: int = option(4096, "the most tokens of a prompt and its answer together", at_least=1)
+    context: int = option(4096, "the most tokens of a prompt and its answer together", at_least=2)
     max_tokens: int = option(1024, "the most tokens of an answer", at_least=1)
     timeout: float = option(300.0, "seconds after which a request is ended", above=0, below=float("inf"))
     device: str = option("auto", DEVICE_HELP)
@@ -38,7 +38,10 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.host not in LOOPBACK and not self.api_key_file:
+        if self.host in LOOPBACK:
+            return
+        resolve(self.host, self.port)
+        if not self.api_key_file:
             raise UserError(
                 f"--host {self.host}: everyone who reaches this machine could use the model: set --api-key-file, too"
             )
@@ -79,7 +82,15 @@ def make_app(directory: str, options: ServeOptions) -> App:
     model, tokenizer = load_model(path, device)
     pack_weights(model, options.weights)
     name = options.name or model_name(directory)
-    served = Served(name, tokenizer, context, options.max_tokens, find_template(tokenizer))
+    served = Served(
+        name,
+        tokenizer,
+        context,
+        max_tokens=min(options.max_tokens, context - 1),  # a prompt has a token at least
+        max_texts=min(MAX_TEXTS, options.max_batch + options.max_queue),
+        is_limited=context < config.block_size,
+        template=find_template(tokenizer),
+    )
     engine = Engine(model, tokenizer, device, options.max_batch, options.max_queue, context)
     return App(engine, served, options.timeout, keys, LOOPBACK if options.host in LOOPBACK else ())
 

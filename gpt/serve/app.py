@@ -106,7 +106,7 @@ class App:
         self._check_origin(headers)
         self._check_key(headers)
         path, method = scope["path"], scope["method"]
-        is_model = path == MODELS or path.startswith(f"{MODELS}/")
+        is_model = path == MODELS or (path.startswith(f"{MODELS}/") and path != f"{MODELS}/")
         if not is_model and path not in COMPLETIONS:
             raise ApiError(404, f"unknown URL ({method} {path[:200]})", code="unknown_url")
         if method != (allowed := "GET" if is_model else "POST"):
@@ -131,11 +131,12 @@ class App:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts and _hostname(host) not in self.hosts:
             raise ApiError(403, f"this server is not called {host[:200]}", code="wrong_host")
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise ApiError(403, f"pages of {origin[:200]} may not use this server", code="wrong_origin")
 
     def _check_key(self, headers: dict[str, str]) -> None:
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.encode("latin-1") if scheme.lower() == "bearer" else b""
         if self.keys and not any(hmac.compare_digest(key, given) for key in self.keys):
             message = "a valid API key must be given, as in Authorization: Bearer KEY"
             raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from gpt.errors import did_you_mean
@@ -16,22 +17,26 @@ TYPES = {
     list: "a list",
     dict: "an object",
 }
-# Values that ask for nothing that would not be done anyway, and parameters that do not change the answer.
-NO_OPS: dict[str, Any] = {
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "logprobs": False,
-    "top_logprobs": 0,
-    "best_of": 1,
-    "suffix": "",
-    "tools": [],
-    "tool_choice": "none",
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "store": False,
+# Values that ask for nothing that would not be done anyway, and the types of parameters that do not change the answer.
+# Which tool is called, and whether several, makes no difference without tools.
+NO_OPS: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (False, True),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "store": (False,),
 }
-WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "service_tier")
+WITHOUT_EFFECT = {"user": str, "metadata": dict, "safety_identifier": str, "service_tier": str}
 
 
 class Body:
@@ -54,10 +59,15 @@ class Body:
             return default
         if type(value) is not kind and (kind, type(value)) != (float, int):
             raise refused(name, f"must be {TYPES[kind]}")
+        if kind is not float:
+            return value
         try:
-            return float(value) if kind is float else value
+            number = float(value)
         except OverflowError:
-            raise refused(name, "is too large for a number") from None
+            number = math.inf
+        if math.isinf(number):  # as JSON's 1e400 is, too
+            raise refused(name, "is too large for a number")
+        return number
 
     def take_any(self, name: str) -> Any:
         """A parameter of any type, None if it was not given."""
@@ -73,13 +83,18 @@ class Body:
 
     def refuse_rest(self) -> None:
         """Raise ApiError for the first parameter that was not taken, unless it makes no difference."""
+        for name, kind in WITHOUT_EFFECT.items():
+            self.take(name, kind)
         for name, value in self._values.items():
-            default = NO_OPS.get(name)
-            same = type(value) in (type(default), float) and value == default
-            if name in WITHOUT_EFFECT or same:
+            if any(_is_same(value, no_op) for no_op in NO_OPS.get(name, ())):
                 continue
             hint = "" if name in NO_OPS else did_you_mean(name, self._known)
             raise refused(name, f"is not supported{hint}", "unsupported_parameter")
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether two values of JSON are the same: 0 and 0.0 are, 0 and false are not."""
+    return value == other and (isinstance(value, bool) == isinstance(other, bool))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -16,7 +16,7 @@ from gpt.serve.body import Body
 from gpt.serve.errors import ApiError, refused
 from gpt.tokenizers.load import Tokenizer
 
-MAX_CHOICES, MAX_STOPS = 16, 4
+MAX_TEXTS, MAX_STOPS = 16, 4  # of a request
 DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's interface
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -25,13 +25,19 @@ NO_TEMPLATE = "the model has no chat template: it continues texts, so ask /v1/co
 
 @dataclass(frozen=True)
 class Served:
-    """The model that requests are about, and its limits in tokens: of prompt and answer together, and of an answer."""
+    """The model that requests are about, and the limits of a request.
+
+    context: tokens of prompt and answer together; is_limited: whether the model's context is longer.
+    max_tokens: tokens of an answer. max_texts: texts of all prompts together.
+    """
 
     name: str
     tokenizer: Tokenizer
     context: int
     max_tokens: int
-    template: ChatTemplate | None = None
+    max_texts: int
+    is_limited: bool
+    template: ChatTemplate | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def read_request(content: bytes, chat: bool, served: Served) -> Request:
     """The request that a body makes. Raises ApiError."""
     body = Body(content)
     require_model(body.take("model", str), served)
-    n = body.take_range("n", 1, 1, MAX_CHOICES)
+    n = body.take_range("n", 1, 1, served.max_texts)
     stream, stream_options = body.take("stream", bool, False), body.take("stream_options", dict, {})
     if stream_options and (not stream or stream_options.keys() - {"include_usage"}):
         raise refused("stream_options", 'must be {"include_usage": true or false}, in a request with stream')
@@ -69,8 +75,9 @@ def read_request(content: bytes, chat: bool, served: Served) -> Request:
     body.refuse_rest()
     name = "messages" if chat else "prompt"
     prompts = [encode(name, text, chat, served.tokenizer) for text in source]
-    if len(prompts) * n > MAX_CHOICES:
-        raise refused(name, f"{len(prompts)} prompts with {n} choices each are more than {MAX_CHOICES} texts")
+    if len(prompts) * n > served.max_texts:
+        asked = f"{len(prompts)} prompts with {n} choices each (n)"
+        raise refused(name, f"{asked} are more than the {served.max_texts} texts that a request may have here")
     tokens = fit(name, max(map(len, prompts)), tokens, served)
     try:
         sampling = Sampling(tokens=tokens, seed=secrets.randbits(63) if seed is None else seed, **choices)
@@ -83,7 +90,7 @@ def read_request(content: bytes, chat: bool, served: Served) -> Request:
 
 def require_model(name: str | None, served: Served) -> None:
     """Raise ApiError unless a request names the model that is served."""
-    if name is None:
+    if not name:
         raise refused("model", f"must be given; this server has {served.name}")
     if name != served.name:
         message = f"model: {name[:200]} does not exist; this server has {served.name}"
@@ -132,9 +139,11 @@ def read_message(name: str, message: Any) -> dict[str, str]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:
         raise refused(f"{name}.role", f"must be one of {', '.join(ROLES)}")
-    unknown = next((key for key, value in message.items() if key not in ("role", "content") and value), None)
+    unknown = next((key for key, value in message.items() if key not in ("role", "content", "name") and value), None)
     if unknown is not None:
         raise refused(f"{name}.{unknown:.200}", "is not supported", "unsupported_parameter")
+    if not isinstance(message.get("name"), str | None):
+        raise refused(f"{name}.name", "must be a text")
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         texts = [part.get("text") for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
@@ -185,6 +194,7 @@ def fit(name: str, length: int, tokens: int | None, served: Served) -> int:
     room = served.context - length
     if room >= (tokens or 1):
         return tokens or min(room, served.max_tokens)
+    limit = "the server's --context is" if served.is_limited else "the model's context has"
     asked = f" and the answer may have {tokens}" if tokens else ""
-    message = f"the model's context has {served.context} tokens, but the prompt has {length}{asked}"
+    message = f"{limit} {served.context} tokens, but the prompt has {length}{asked}"
     raise refused(name, message, "context_length_exceeded")

@@ -17,10 +17,11 @@ from gpt.model.lora import adapter_pairs
 from gpt.options import HUB, split_revision
 from gpt.weights.adapters import LoRA, base_of, read_adapters, read_lora
 from gpt.weights.directory import BEST
+from gpt.weights.families.common import PEFT_CONFIG_FILE
 from gpt.weights.families.registry import FAMILIES, Family, export_format, read_config, transformers_type
 from gpt.weights.safetensors import write
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
@@ -49,7 +50,7 @@ def write_peft(directory: Path, source: Path, base: str) -> str | None:
     if not base.startswith(HUB):
         base_name = os.path.abspath(os.path.join(base, BEST) if Path(base, BEST).exists() else base)
     found = base_name if base_type or base.startswith(HUB) else None
-    replace_json(directory / CONFIG_FILE, describe_peft(family, lora, list(arrays), found))
+    replace_json(directory / PEFT_CONFIG_FILE, describe_peft(family, lora, list(arrays), found))
     replace_file(directory / WEIGHTS_FILE, lambda path: write(path, arrays, {"format": "pt"}))
     return found
 

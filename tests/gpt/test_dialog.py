@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -155,9 +156,25 @@ def test_the_beginning_of_a_long_dialog_is_forgotten_and_a_message_that_never_fi
     assert talk.messages[0]["role"] == "user"
     assert len(talk.messages) < 22
     with pytest.raises(
-        UserError, match=r"the message has \d+ tokens with its template, and the model has room for 120"
+        UserError,
+        match=r"the message has \d+ tokens with its template, and the model has room for 120, as 8 of its context's "
+        "128 are reserved for the answer: shorten it, or reserve fewer with --tokens N",
     ):
         dialog(directory, tokens=8).say("0123456789" * 20)
+    assert talk.say("3") == ["the beginning of the dialog no longer fits the model's context and is forgotten"]
+
+
+def test_a_system_prompt_that_leaves_no_room_is_refused_at_the_start(directory, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    command = [str(directory), "--device", "cpu", "--system", "0123456789" * 8]
+    assert run_command(main, [*command, "--tokens", "8"]) == 0
+    capsys.readouterr()
+    assert run_command(main, command) == 2
+    error = capsys.readouterr().err
+    length = re.match(r"error: --system: leaves no room for a message: it has (\d+) tokens with the chat", error)
+    assert length is not None
+    assert int(length[1]) >= 64
+    assert "room for 64, as 64 of its context's 128 are reserved for the answer: shorten it, or reserve" in error
 
 
 def test_the_context_can_be_limited(directory):

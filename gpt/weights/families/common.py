@@ -10,6 +10,7 @@ from gpt.model import GPTConfig
 from gpt.model.rotary import parse_scaling
 
 CONFIG_FILE = "config.json"
+PEFT_CONFIG_FILE = "adapter_config.json"  # of adapters that PEFT reads, which are no model by themselves
 EMBEDDING, POSITIONS, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 EMBEDDINGS = (EMBEDDING, POSITIONS, HEAD, "table.weight")
 BLOCK = "transformer.h."  # begins the names of a block's parameters, before its number

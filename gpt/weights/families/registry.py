@@ -18,7 +18,7 @@ from gpt.files import read_json
 from gpt.model import MODELS, GPTConfig
 from gpt.tokenizers.load import Tokenizer
 from gpt.weights.families import gpt2, llama, neox
-from gpt.weights.families.common import CONFIG_FILE, EMBEDDING, HEAD, MAX_SHOWN, Stored
+from gpt.weights.families.common import CONFIG_FILE, EMBEDDING, HEAD, MAX_SHOWN, PEFT_CONFIG_FILE, Stored
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
 
@@ -73,6 +73,11 @@ def read_config(directory: Path) -> tuple[str, GPTConfig]:
     try:
         return parse_config(read_json(path))
     except FileNotFoundError:
+        if (directory / PEFT_CONFIG_FILE).exists():
+            raise UserError(
+                f"{directory}: contains adapters alone, for PEFT; give the run that they come from, or export that "
+                "without --adapter"
+            ) from None
         raise UserError(f"{directory}: contains no model (no {CONFIG_FILE}); give the directory of a run") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -97,7 +97,7 @@ def test_a_chat_is_written_by_the_models_template(chat_client, chatty):
     assert [chunk["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1]["finish_reason"] in ("stop", "length")
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
-    messages = [{"role": "user", "content": parts, "tool_calls": None}]
+    messages = [{"role": "user", "content": parts, "tool_calls": None, "name": "me"}]
     assert chat_client.ask(CHAT, {**body, "messages": messages})[1]["choices"] == answer["choices"]
 
 
@@ -111,15 +111,21 @@ MISTAKES = [  # what is added to a completion of "abc", status, parameter at fau
     ({"prompt": [True]}, 400, "prompt", "must be a text"),
     ({"prompt": "a" * 96}, 400, "prompt", "context has 96 tokens, but the prompt has 96 and the answer may have 16"),
     ({"prompt": "a" * 90, "max_tokens": 7}, 400, "prompt", "context"),
-    ({"prompt": ["a"] * 5, "n": 4}, 400, "prompt", "5 prompts with 4 choices each are more than 16 texts"),
-    ({"max_tokens": 0}, 400, "max_tokens", "is 0, must be from 1 to 1024"),
-    ({"max_tokens": 10**400}, 400, "max_tokens", "must be from 1 to 1024"),
+    ({"prompt": ["a"] * 5, "n": 4}, 400, "prompt", "5 prompts with 4 choices each (n) are more than the 16 texts"),
+    ({"max_tokens": 0}, 400, "max_tokens", "is 0, must be from 1 to 95"),
+    ({"max_tokens": 10**400}, 400, "max_tokens", "must be from 1 to 95"),
     ({"max_tokens": 2.5}, 400, "max_tokens", "must be a whole number"),
     ({"max_completion_tokens": 5}, 400, "max_completion_tokens", "is not supported (did you mean max_tokens?)"),
     ({"n": 0}, 400, "n", "is 0, must be from 1 to 16"),
     ({"n": True}, 400, "n", "must be a whole number"),
     ({"temperature": -1}, 400, "temperature", "-1.0: must be at least 0"),
     ({"temperature": 10**400}, 400, "temperature", "is too large"),
+    ({"user": 5}, 400, "user", "must be a text"),
+    ({"metadata": 5}, 400, "metadata", "must be an object"),
+    ({"service_tier": ["auto"]}, 400, "service_tier", "must be a text"),
+    ({"best_of": True}, 400, "best_of", "is not supported"),
+    ({"tool_choice": "required"}, 400, "tool_choice", "is not supported"),
+    ({"functions": [{"name": "f"}]}, 400, "functions", "is not supported"),
     ({"temperature": "hot"}, 400, "temperature", "must be a number"),
     ({"top_p": 0}, 400, "top_p", "0.0: must be above 0"),
     ({"seed": -1}, 400, "seed", "must be at least 0"),
@@ -141,6 +147,7 @@ MISTAKES = [  # what is added to a completion of "abc", status, parameter at fau
     ({"model": "gpt-4"}, 404, "model", "gpt-4 does not exist; this server has plain"),
     ({"model": None}, 400, "model", "must be given"),
     ({"model": 5}, 400, "model", "must be a text"),
+    ({"model": ""}, 400, "model", "must be given"),
 ]
 
 
@@ -155,9 +162,35 @@ def test_a_mistake_is_named(client, parameters, status, param, message):
         assert len(error["message"]) < 600
 
 
+def test_numbers_that_overflow_are_refused(client):
+    for name in ("temperature", "repetition_penalty"):
+        status, answer = client.ask(
+            "/v1/completions", b'{"model": "plain", "prompt": "a", "%s": 1e400}' % name.encode()
+        )
+        assert (status, answer["error"]["message"]) == (400, f"{name}: is too large for a number")
+
+
+def test_what_can_never_be_served_is_no_matter_of_trying_again(plain):
+    with serving(plain, max_batch=2, max_queue=1, context=20) as client:
+        status, answer = client.complete("a", n=4)
+        assert (status, answer["error"]["message"]) == (400, "n: is 4, must be from 1 to 3")
+        status, answer = client.complete(["a", "b"], n=2)
+        assert (status, answer["error"]["param"]) == (400, "prompt")
+        assert "2 prompts with 2 choices each (n) are more than the 3 texts" in answer["error"]["message"]
+        assert client.complete("a", n=3, max_tokens=2)[0] == 200
+        status, answer = client.complete("abc", max_tokens=20)
+        assert (status, answer["error"]["message"]) == (400, "max_tokens: is 20, must be from 1 to 19")
+        status, answer = client.complete("abc", max_tokens=19)
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert "the server's --context is 20 tokens, but the prompt has 3" in answer["error"]["message"]
+
+
 def test_what_asks_for_nothing_is_accepted(client):
     nothing = {"presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "best_of": 1, "logprobs": None}
     assert client.complete(user="me", metadata={"a": "b"}, suffix=None, **nothing)[0] == 200
+    no_tools = {"tools": [], "functions": [], "parallel_tool_calls": True}
+    for choice in ("auto", "none"):
+        assert client.complete(tool_choice=choice, function_call=choice, **no_tools)[0] == 200
 
 
 CHAT_MISTAKES = [
@@ -168,6 +201,7 @@ CHAT_MISTAKES = [
     ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a text"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "parts of type text"),
     ({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}, "messages[0].tool_calls", "not supported"),
+    ({"messages": [{"role": "user", "content": "x", "name": 0}]}, "messages[0].name", "must be a text"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "the user speaks first"),
     ({"messages": [{"role": "user", "content": "hello " * 200}]}, "messages", "context has 128 tokens"),
     ({"tools": [{"type": "function"}]}, "tools", "is not supported"),
@@ -217,6 +251,8 @@ def test_unknown_routes_and_methods(client):
     for path in ("/", "/v1", "/v1/embeddings", "/v1/completions/", "/v1/chat/completions/x", "/v1/../etc/passwd"):
         status, answer = client.ask(path, {})
         assert (status, answer["error"]["code"]) == (404, "unknown_url")
+    status, answer = client.ask("/v1/models/", method="GET")
+    assert (status, answer["error"]["message"]) == (404, "unknown URL (GET /v1/models/)")
     assert client.ask("/v1/completions", method="GET")[0] == 405
     assert client.ask("/v1/models", {})[0] == 405
     assert client.ask(CHAT, method="DELETE")[0] == 405

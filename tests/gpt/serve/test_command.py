@@ -26,8 +26,11 @@ ROOT = Path(__file__).resolve().parents[3]
     [
         (["--port", "65536"], "--port 65536: must be at most 65535"),
         (["--max-batch", "0"], "--max-batch 0: must be at least 1"),
+        (["--context", "1"], "--context 1: must be at least 2"),
         (["--timeout", "0"], "--timeout 0.0: must be above 0"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0: everyone who reaches this machine could use the model: set --api-key"),
+        (["--host", "999.1.1.1"], "--host 999.1.1.1: is no address or host name"),
+        (["--host", "a" * 70], f"--host {'a' * 70}: is no address or host name"),
         (["--api-key-file", "missing"], "--api-key-file missing: cannot be read"),
         (["--api-key-file", "empty"], "--api-key-file empty: has no key"),
         (["--api-key-file", "strange"], "--api-key-file strange: cannot be read"),

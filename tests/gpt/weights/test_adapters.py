@@ -9,6 +9,7 @@ import safetensors.numpy
 
 import train
 from gpt.cli import run_command
+from gpt.errors import UserError
 from gpt.export import main as export_main
 from gpt.generate import main as generate_main
 from gpt.model.lora import saved_state
@@ -99,6 +100,8 @@ def test_a_run_of_every_family(name, base, data, tmp_path, capsys):
 
     # PEFT: W + alpha / r B A, by the names of the family, is what was exported
     assert run_command(export_main, [str(out), str(tmp_path / "peft"), "--adapter"]) == 0
+    with pytest.raises(UserError, match=r"peft: contains adapters alone, for PEFT; give the run that they come from"):
+        load_model(tmp_path / "peft", "cpu")
     config = json.loads((tmp_path / "peft/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (2, 3.0, str(source))
     adapters = safetensors.numpy.load_file(tmp_path / "peft/adapter_model.safetensors")
