@@ -16,7 +16,7 @@ import traceback
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from gpt.serve.engine import Choice, Engine, Piece
 from gpt.serve.errors import ApiError, overloaded
@@ -145,7 +145,7 @@ class App:
         model = model_object(self.served, self.created)
         if path == MODELS:
             return {"object": "list", "data": [model]}
-        require_model(unquote(path.removeprefix(f"{MODELS}/")), self.served)
+        require_model(path.removeprefix(f"{MODELS}/"), self.served)  # the path is not percent-encoded any more
         return model
 
     async def _complete(self, request: Request, receive: Any, response: Response) -> None:

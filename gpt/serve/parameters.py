@@ -74,10 +74,10 @@ def read_request(content: bytes, chat: bool, served: Served) -> Request:
     source, echo = read_chat(body, served) if chat else read_prompts(body)
     body.refuse_rest()
     name = "messages" if chat else "prompt"
-    prompts = [encode(name, text, chat, served.tokenizer) for text in source]
-    if len(prompts) * n > served.max_texts:
-        asked = f"{len(prompts)} prompts with {n} choices each (n)"
+    if len(source) * n > served.max_texts:  # before they are encoded, which takes a while
+        asked = f"{len(source)} prompts with {n} choices each (n)"
         raise refused(name, f"{asked} are more than the {served.max_texts} texts that a request may have here")
+    prompts = [encode(name, text, chat, served.tokenizer) for text in source]
     tokens = fit(name, max(map(len, prompts)), tokens, served)
     try:
         sampling = Sampling(tokens=tokens, seed=secrets.randbits(63) if seed is None else seed, **choices)

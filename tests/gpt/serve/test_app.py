@@ -263,6 +263,7 @@ def test_other_sites_in_the_same_browser_are_refused(client):
     assert client.ask("/v1/completions", good, Host="evil.example")[0] == 403
     assert client.ask("/v1/completions", good, Host="[")[0] == 403
     assert client.ask("/v1/completions", good, Origin="https://evil.example")[0] == 403
+    assert client.ask("/v1/completions", good, Origin="http://[")[0] == 403
     assert client.ask("/v1/completions", good, Host="localhost:1", Origin="http://localhost:1")[0] == 200
 
 
@@ -272,7 +273,8 @@ def test_a_client_without_a_key_is_refused(plain, tmp_path):
     with serving(plain, api_key_file=str(tmp_path / "keys")) as client:
         for key in ("one", "two"):
             assert client.ask("/v1/completions", good, Authorization=f"Bearer {key}")[0] == 200
-        for wrong in ("", "Bearer ", "Bearer onetwo", "one\xe9"):
+        assert client.ask("/v1/completions", good, Authorization="bearer one")[0] == 200
+        for wrong in ("", "one", "Bearer ", "Bearer onetwo", "one\xe9"):
             status, answer = client.ask("/v1/completions", good, Authorization=wrong)
             assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
         assert client.ask("/v1/models", method="GET")[0] == 401
