@@ -19,11 +19,15 @@ class Sampling:
     """How to choose each token from the model's probabilities. Raises UserError for impossible values."""
 
     tokens: int = option(200, "tokens to write after the prompt", at_least=1)
-    temperature: float = option(0.8, "below 1 safer, above 1 more surprising; 0 is greedy decoding", at_least=0, below=inf)
+    temperature: float = option(
+        0.8, "below 1 safer, above 1 more surprising; 0 is greedy decoding", at_least=0, below=inf
+    )
     top_k: int = option(0, "sample from the K most likely tokens only; 0 from all", at_least=0)
     top_p: float = option(1.0, "sample from the most likely tokens with this total probability", above=0, at_most=1)
     min_p: float = option(0.0, "drop tokens below this share of the highest probability", at_least=0, at_most=1)
-    repetition_penalty: float = option(1.0, "above 1, tokens that occurred before become less likely", above=0, below=inf)
+    repetition_penalty: float = option(
+        1.0, "above 1, tokens that occurred before become less likely", above=0, below=inf
+    )
     stop: str = option("", "end before this text, which may contain \\n and several texts separated by |")
     seed: int = option(1, "the same seed gives the same text", at_least=0)
 

@@ -32,7 +32,7 @@ def generate(context: Context, sampling: Sampling, vocab_size: int | None = None
 class StopText:
     """Looks for a stop text in text that comes a character at a time (Knuth, Morris and Pratt 1977).
 
-    The work is linear in the text that comes, however long the stop text is: of that, only what is matched is looked at.
+    The work is linear in the text that comes, however long the stop text is: only what is matched of it is looked at.
     matched: the length of the longest suffix of the text so far that is a prefix of the stop text.
     """
 

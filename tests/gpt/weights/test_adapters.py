@@ -239,7 +239,10 @@ def test_a_directory_of_adapters_that_does_not_fit_is_refused(base, data, tmp_pa
         ({"lora": {**content["lora"], "alpha": True}}, "is not the configuration of a model (alpha True)"),
         ({"lora": {**content["lora"], "layers": ["x"]}}, "is not the configuration of a model (layers ['x'])"),
         ({"lora": {**content["lora"], "layers": [{}]}}, "is not the configuration of a model (layers [{}])"),
-        ({"lora": {**content["lora"], "layers": ["mlp.c_fc"] * 2}}, "is not the configuration of a model (layers ['mlp"),
+        (
+            {"lora": {**content["lora"], "layers": ["mlp.c_fc"] * 2}},
+            "is not the configuration of a model (layers ['mlp",
+        ),
         ({"lora": 5}, "is not the configuration of a model"),
         ({"tinytensor": {**content["tinytensor"], "n_layer": 3}}, "its config.json describes another model than"),
     ]:
