@@ -222,8 +222,8 @@ def test_a_template_gets_what_transformers_gives_it():
         ("{% for a in messages %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
         ("{% if messages %}" * 200 + "{% endif %}" * 200, "cannot be read (too many levels of indentation"),
         ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "cannot be read (maximum recursion depth exceeded"),
-        ("{{ 10**5000 }}", "4300 digits"),
-        ("{% set n = 10 %}{{ raise_exception(n**5000) }}", "fails (Exceeds the limit (4300 digits)"),
+        ("{{ 10**5000 }}", "Exceeds the limit (4300"),
+        ("{% set n = 10 %}{{ raise_exception(n**5000) }}", "fails (Exceeds the limit (4300"),
         ("{{ raise_exception('one\\ntwo') }}", "fails (one); "),
     ],
 )
