@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -10,17 +11,23 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.options import check_options, option
 
+NO_NUMBERS = "the model computes NaN or infinite logits: its weights are corrupt, or its training diverged"
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How to choose each token from the model's probabilities. Raises UserError for impossible values."""
 
     tokens: int = option(200, "tokens to write after the prompt", at_least=1)
-    temperature: float = option(0.8, "below 1 safer, above 1 more surprising; 0 is greedy decoding", at_least=0)
+    temperature: float = option(
+        0.8, "below 1 safer, above 1 more surprising; 0 is greedy decoding", at_least=0, below=inf
+    )
     top_k: int = option(0, "sample from the K most likely tokens only; 0 from all", at_least=0)
     top_p: float = option(1.0, "sample from the most likely tokens with this total probability", above=0, at_most=1)
     min_p: float = option(0.0, "drop tokens below this share of the highest probability", at_least=0, at_most=1)
-    repetition_penalty: float = option(1.0, "above 1, tokens that occurred before become less likely", above=0)
+    repetition_penalty: float = option(
+        1.0, "above 1, tokens that occurred before become less likely", above=0, below=inf
+    )
     stop: str = option("", "end before this text, which may contain \\n and several texts separated by |")
     seed: int = option(1, "the same seed gives the same text", at_least=0)
 
@@ -46,7 +53,7 @@ def next_token_probs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]
     """
     logits = np.array(logits, dtype=np.float64)
     if not np.isfinite(logits.max()):  # NaN if any is NaN
-        raise UserError("the model computes NaN or infinite logits: its weights are corrupt, or its training diverged")
+        raise UserError(NO_NUMBERS)
     if sampling.repetition_penalty != 1:
         penalty, ids = sampling.repetition_penalty, np.unique(np.asarray(seen, dtype=np.int64))
         with np.errstate(over="ignore"):  # an extreme penalty overflows
@@ -94,6 +101,11 @@ def top_k_ids(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def sample_token(probs: np.ndarray, uniform: float) -> int:
-    """The token at a uniform draw in [0, 1) of the cumulative distribution (V,); never one of probability zero."""
+    """The token at a uniform draw in [0, 1) of the cumulative distribution (V,); never one of probability zero.
+
+    Raises UserError for probabilities that are no numbers.
+    """
     cumulative = np.cumsum(probs)
+    if not 0 < cumulative[-1] < inf:  # NaN fails every comparison
+        raise UserError(NO_NUMBERS)
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))

@@ -29,6 +29,31 @@ def generate(context: Context, sampling: Sampling, vocab_size: int | None = None
         yield tokens
 
 
+class StopText:
+    """Looks for a stop text in text that comes a character at a time (Knuth, Morris and Pratt 1977).
+
+    The work is linear in the text that comes, however long the stop text is: only what is matched of it is looked at.
+    matched: the length of the longest suffix of the text so far that is a prefix of the stop text.
+    """
+
+    def __init__(self, stop: str):
+        self.stop, self.matched = stop, 0
+        self.borders = [0, 0]  # of the first n characters: the longest proper prefix that is also a suffix; as needed
+
+    def add(self, character: str) -> bool:
+        """Whether the stop text is complete with the next character of the text; after that, no more may come."""
+        if self.matched == len(self.borders):
+            self.borders.append(self._longer(self.borders[-1], self.stop[self.matched - 1]))
+        self.matched = self._longer(self.matched, character)
+        return self.matched == len(self.stop)
+
+    def _longer(self, matched: int, character: str) -> int:
+        """The new length of the match, if it was `matched` before this character."""
+        while matched and self.stop[matched] != character:
+            matched = self.borders[matched]
+        return matched + (self.stop[matched] == character)
+
+
 class StreamDecoder:
     """Tokens to text as they come, in whole characters, up to the first stop text or the end of the document.
 
@@ -36,7 +61,7 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()):
-        self.tokenizer, self.stops = tokenizer, stops
+        self.tokenizer, self.stops = tokenizer, [StopText(stop) for stop in stops]
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps the bytes of an unfinished character
         self.held, self.written, self.ended = "", "", False
 
@@ -55,21 +80,27 @@ class StreamDecoder:
         return rest
 
     def _release(self, text: str, final: bool = False) -> str:
+        place = self._find_stop(text)
         text = self.held + text
-        # of several stop texts, the one that is complete first, so that the result does not depend on the token borders
-        found = [(place + len(stop), place) for stop in self.stops if (place := text.find(stop)) >= 0]
-        if found:
-            text, self.held, self.ended = text[: min(found)[1]], "", True
+        if place is not None:
+            text, self.held, self.ended = text[:place], "", True
         else:
-            keep = 0 if final else self._partial_stop(text)
+            keep = 0 if final else max((stop.matched for stop in self.stops), default=0)
             text, self.held = text[: len(text) - keep], text[len(text) - keep :]
         self.written += text
         return text
 
-    def _partial_stop(self, text: str) -> int:
-        """The length of the longest suffix of the text that is a prefix of a stop text."""
-        lengths = [n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        return max(lengths, default=0)
+    def _find_stop(self, text: str) -> int | None:
+        """Where a stop text begins in what is held back and this new text; None if there is none.
+
+        Of several it is the one that is complete first, so that the result does not depend on the token borders, and of
+        those the longest.
+        """
+        for end, character in enumerate(text, len(self.held) + 1):
+            complete = [len(stop.stop) for stop in self.stops if stop.add(character)]
+            if complete:
+                return end - max(complete)
+        return None
 
 
 def stream(

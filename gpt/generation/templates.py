@@ -2,7 +2,8 @@
 
 A template is a Jinja2 program that comes with the model, in `chat_template.jinja` or `tokenizer_config.json`. It is run
 in Jinja2's sandbox, in which it cannot reach files, modules or Python's internals, with the functions and settings that
-transformers gives it (`apply_chat_template`), so that the text is the same.
+transformers gives it (`apply_chat_template`), so that the text is the same. The sandbox bounds neither its time nor its
+memory: nested loops may run for hours.
 """
 
 import json
@@ -41,8 +42,8 @@ class ChatTemplate:
         self._names, self._remedy = special_names(companions), remedy
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise UserError(f"the model's chat template cannot be read ({error}); {remedy}") from None
+        except Exception as error:  # Jinja2's, or of Python's compiler, which gets what Jinja2 makes of the template
+            raise UserError(f"the model's chat template cannot be read ({reason(error)}); {remedy}") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation, up to where the model's next answer begins if it is asked for. UserError."""
@@ -51,7 +52,12 @@ class ChatTemplate:
         try:
             return self._template.render(values)
         except Exception as error:  # whatever the program does wrong
-            raise UserError(f"the model's chat template fails ({error}); {self._remedy}") from None
+            raise UserError(f"the model's chat template fails ({reason(error)}); {self._remedy}") from None
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an exception says, or its name, if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
@@ -61,7 +67,7 @@ def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, *
 
 def raise_exception(message: str) -> NoReturn:
     """What templates call for messages that they do not accept."""
-    raise UserError(message)
+    raise UserError(str(message))  # a number may have too many digits: `str` fails here, where `render` expects it
 
 
 def strftime_now(format: str) -> str:

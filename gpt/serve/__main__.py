@@ -8,6 +8,7 @@ from pathlib import Path
 import tinytensor as tt
 from gpt.cli import accept_any_text, configure_process, make_parser, parse, run_command
 from gpt.errors import UserError, requires
+from gpt.files import require_regular
 from gpt.generation.packed import WEIGHTS, WEIGHTS_HELP, pack_weights
 from gpt.options import DEVICE_HELP, HUB, build, check_options, option
 from gpt.planning.check import check_serving
@@ -52,6 +53,7 @@ def read_keys(path: str) -> list[str]:
     if not path:
         return []
     try:
+        require_regular(path)
         keys = [line.strip() for line in Path(path).read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"--api-key-file {path}: cannot be read ({error})") from None

@@ -57,18 +57,30 @@ class Choice:
         self.sampler, self.decoder = TokenSampler(sampling, i, prompt), StreamDecoder(tokenizer, stops)
 
     def advance(self, logits: np.ndarray) -> bool:
-        """Draw the next token from logits (V,) and tell what it adds; whether the text is not yet complete."""
+        """Draw the next token from logits (V,) and tell what it adds; whether the text goes on."""
         try:
-            text = self.decoder.add(self.sampler.draw(logits[: self.vocab_size]))
+            piece = self._draw(logits[: self.vocab_size])
         except UserError as error:  # logits that are no numbers: the other texts may have better ones
-            self.tell(Piece(error=ApiError(500, str(error))))
-            return False
+            piece = Piece(error=ApiError(500, str(error)))
+        except Exception as error:  # a mistake in the program: it ends this text, not the others
+            piece = Piece(error=failure(error))
+        self.tell(piece)
+        return piece.finish is None and piece.error is None
+
+    def _draw(self, logits: np.ndarray) -> Piece:
+        text = self.decoder.add(self.sampler.draw(logits))
         self.tokens += 1
         finish = "stop" if self.decoder.ended else "length" if self.tokens == self.length else None
         if finish == "length":
             text += self.decoder.finish()
-        self.tell(Piece(text, self.tokens, finish))
-        return finish is None
+        return Piece(text, self.tokens, finish)
+
+
+def failure(error: Exception) -> ApiError:
+    """What clients are told of an exception while their texts are written; its traceback goes to stderr."""
+    reason = "out of memory" if isinstance(error, MemoryError) else "an error of the program"
+    traceback.print_exception(error, file=sys.stderr)
+    return ApiError(500, f"the text could not be written: {reason}")
 
 
 class Engine:
@@ -125,9 +137,7 @@ class Engine:
             try:
                 self._step()
             except Exception as error:
-                reason = "out of memory" if isinstance(error, MemoryError) else "an error of the program"
-                traceback.print_exc(file=sys.stderr)
-                self._abandon(ApiError(500, f"the text could not be written: {reason}"))
+                self._abandon(failure(error))
         self._abandon(ApiError(503, ENDING))
         while self._waiting:
             self._waiting.popleft().tell(Piece(error=ApiError(503, ENDING)))

@@ -5,6 +5,7 @@ The best model of such a run is its adapters in `best/`, whose `config.json` des
 So a run can be moved, copied and resumed whatever happens to that model, and its manifest covers these files as well.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from gpt.errors import UserError, did_you_mean
 from gpt.files import read_json, replace_json
 from gpt.model import GPTConfig
-from gpt.model.config import layer_shapes
+from gpt.model.config import LAYERS, layer_shapes
 from gpt.model.lora import merge
 from gpt.tokenizers.load import Tokenizer
 from gpt.weights.directory import NO_WEIGHTS, WEIGHTS_FILE
@@ -56,10 +57,14 @@ def read_lora(directory: Path) -> LoRA | None:
         section = read_json(path).get(SECTION)
         if section is None:
             return None
-        lora = LoRA(section["rank"], section["alpha"], tuple(section["layers"]))
-        if type(lora.rank) is not int or lora.rank < 1 or not 0 <= lora.alpha < float("inf"):
-            raise ValueError(f"rank {lora.rank}, alpha {lora.alpha}")
-        return lora
+        rank, alpha, layers = section["rank"], section["alpha"], section["layers"]
+        if type(rank) is not int or rank < 1:
+            raise ValueError(f"rank {rank!r:.60}")
+        if type(alpha) not in (int, float) or not 0 <= alpha <= sys.float_info.max:
+            raise ValueError(f"alpha {alpha!r:.60}")
+        if type(layers) is not list or any(name not in LAYERS or layers.count(name) > 1 for name in layers):
+            raise ValueError(f"layers {layers!r:.60}")
+        return LoRA(rank, alpha, tuple(layers))
     except FileNotFoundError:
         return None  # as whoever needs the file will say
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -84,18 +89,20 @@ def merge_adapters(model: Any, directory: Path, lora: LoRA) -> None:
 
 def read_adapters(directory: Path, config: GPTConfig, lora: LoRA) -> dict[str, np.ndarray]:
     """{name: array} of the adapters in a directory. UserError if they are missing or do not fit the model."""
-    shapes, adapters = layer_shapes(config), {}
+    shapes, adapters = dict[str, tuple[int, int]](), dict[str, np.ndarray]()
+    for name in lora.layers:
+        inputs, outputs = layer_shapes(config)[name]
+        for layer in range(config.n_layer):
+            shapes[f"{BLOCK}{layer}.{name}.lora_a"] = inputs, lora.rank
+            shapes[f"{BLOCK}{layer}.{name}.lora_b"] = lora.rank, outputs
     try:
-        for name in lora.layers:
-            inputs, outputs = shapes[name]
-            for layer in range(config.n_layer):
-                adapters[f"{BLOCK}{layer}.{name}.lora_a"] = np.empty((inputs, lora.rank), np.float32)
-                adapters[f"{BLOCK}{layer}.{name}.lora_b"] = np.empty((lora.rank, outputs), np.float32)
         found = entries(directory / WEIGHTS_FILE)
-        fill({name: Stored(array, array.shape) for name, array in adapters.items()}, found)
+        for name, shape in shapes.items():  # what `fill` will refuse is not made: the rank may be any number
+            adapters[name] = np.empty(shape if name in found and found[name].shape == shape else 0, np.float32)
+        fill({name: Stored(array, shapes[name]) for name, array in adapters.items()}, found)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; {NO_WEIGHTS}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{directory}: its adapters do not fit its {CONFIG_FILE} ({error})") from None
     return adapters
 

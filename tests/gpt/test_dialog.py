@@ -235,6 +235,13 @@ def test_a_template_gets_what_transformers_gives_it():
         ("{% for m in range(10**9) %}{% endfor %}", "Range too big"),
         ("{% if %}", "cannot be read"),
         ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% break %}", "cannot be read"),
+        ("{% for a in messages %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
+        ("{% if messages %}" * 200 + "{% endif %}" * 200, "cannot be read (too many levels of indentation"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "cannot be read (maximum recursion depth exceeded"),
+        ("{{ 10**5000 }}", "Exceeds the limit (4300"),
+        ("{% set n = 10 %}{{ raise_exception(n**5000) }}", "fails (Exceeds the limit (4300"),
+        ("{{ raise_exception('one\\ntwo') }}", "fails (one); "),
     ],
 )
 def test_a_template_that_fails_or_reaches_for_more_is_one_sentence(source, message):

@@ -102,6 +102,12 @@ def test_samples_follow_the_probabilities():
     np.testing.assert_allclose(counts / 10_000, probabilities, atol=1e-3)
 
 
+@pytest.mark.parametrize("probabilities", [[np.nan, 0.5], [0.5, np.inf], [0.0, 0.0]])
+def test_from_what_is_no_distribution_nothing_is_sampled(probabilities):
+    with pytest.raises(UserError, match="NaN or infinite logits"):
+        sample_token(np.array(probabilities), 0.5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -110,6 +116,9 @@ def test_samples_follow_the_probabilities():
         ({"top_p": 1.5}, "--top-p 1.5: must be at most 1"),
         ({"min_p": 1.5}, "--min-p 1.5: must be at most 1"),
         ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0: must be above 0"),
+        ({"repetition_penalty": np.inf}, "--repetition-penalty inf: must be below inf"),
+        ({"temperature": np.inf}, "--temperature inf: must be below inf"),
+        ({"temperature": np.nan}, "--temperature nan: must be at least 0"),
         ({"top_k": -1}, "--top-k -1: must be at least 0"),
         ({"tokens": 0}, "--tokens 0: must be at least 1"),
     ],
@@ -238,6 +247,26 @@ def test_text_ends_before_the_first_stop_whatever_the_tokens(string, stops):
 
 def test_only_a_possible_stop_is_held_back():
     assert streamed([b"one ", b"t", b"o", b" tw", b"o!", b"more"], ["two!"]) == ["one ", "", "to", " ", "", "", ""]
+
+
+class Counted(str):
+    """A text that counts how many of its characters are looked at."""
+
+    def __init__(self, text):
+        self.looked = 0
+
+    def __getitem__(self, place):
+        self.looked += 1
+        assert isinstance(place, int)  # a slice would copy as many characters as a client likes
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("letters", ["a" * 2000, "ab" * 1000, "a" * 1999 + "b"])
+def test_the_work_for_a_stop_text_is_linear_in_the_text_however_long_it_is(letters):
+    stop = Counted("a" * 1_000_000)
+    pieces = streamed([letter.encode() for letter in letters], [stop])
+    assert "".join(pieces) == letters
+    assert stop.looked <= 6 * len(letters)
 
 
 def test_the_end_of_a_document_ends_the_text():

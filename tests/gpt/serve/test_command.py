@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[3]
         (["--api-key-file", "missing"], "--api-key-file missing: cannot be read"),
         (["--api-key-file", "empty"], "--api-key-file empty: has no key"),
         (["--api-key-file", "strange"], "--api-key-file strange: cannot be read"),
+        (["--api-key-file", "pipe"], "--api-key-file pipe: cannot be read ([Errno 22] not a regular file"),
         (["--host", "no.such.invalid", "--api-key-file", "keys"], "--host no.such.invalid: is no address"),
         (["--api-key", "x"], "--api-key: unknown flag (did you mean --api-key-file?)"),
     ],
@@ -44,6 +45,7 @@ def test_mistakes_are_one_sentence(plain, tmp_path, monkeypatch, capsys, flags, 
     Path("empty").write_text("\n \n")
     Path("strange").write_bytes(b"\xff\xfe")
     Path("keys").write_text("key\n")
+    os.mkfifo("pipe")
     assert run_command(main, [str(plain), "--device", "cpu", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")

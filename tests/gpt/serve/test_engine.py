@@ -153,6 +153,22 @@ def test_logits_that_are_no_numbers_end_one_text_and_a_mistake_those_that_were_b
     assert "MemoryError" in capsys.readouterr().err
 
 
+def test_a_mistake_in_one_text_ends_that_text_alone(engine, plain, capsys):
+    sound, *broken = [Text(engine, "abc", tokens=30) for _ in range(3)]
+    for text, tokens in zip(broken, (3, 9), strict=True):  # while the prompt is read, and later
+        sampler = text.choice.sampler
+        sampler.draw = lambda logits, sampler=sampler, tokens=tokens: (
+            TokenSampler.draw(sampler, logits) if len(sampler.seen) < tokens else [][1]
+        )
+    submit(engine, broken[0], sound, broken[1])
+    engine.start()
+    for text in broken:
+        with pytest.raises(ApiError, match="could not be written: an error of the program"):
+            text.whole()
+    assert sound.whole() == (expected(plain, "abc", tokens=30), 30, "length")
+    assert capsys.readouterr().err.count("IndexError") == 2
+
+
 def test_the_end_is_told_to_all(engine):
     texts = [Text(engine, "abc", tokens=90, seed=i) for i in range(8)]
     texts[0].choice.tell = lambda piece: (engine.end(), texts[0].pieces.put(piece))

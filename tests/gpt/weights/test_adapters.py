@@ -241,8 +241,15 @@ def test_a_directory_of_adapters_that_does_not_fit_is_refused(base, data, tmp_pa
     for change, message in [
         ({"lora": {**content["lora"], "rank": 3}}, "its adapters do not fit its config.json"),
         ({"lora": {**content["lora"], "rank": 0}}, "is not the configuration of a model (rank 0"),
-        ({"lora": {**content["lora"], "layers": ["x"]}}, "its adapters do not fit its config.json ('x')"),
-        ({"lora": {**content["lora"], "layers": [{}]}}, "its adapters do not fit its config.json"),
+        ({"lora": {**content["lora"], "rank": 10**13}}, "has shape (24, 2), needs (24, 10000000000000)"),
+        ({"lora": {**content["lora"], "alpha": 10**400}}, "is not the configuration of a model (alpha 1000"),
+        ({"lora": {**content["lora"], "alpha": True}}, "is not the configuration of a model (alpha True)"),
+        ({"lora": {**content["lora"], "layers": ["x"]}}, "is not the configuration of a model (layers ['x'])"),
+        ({"lora": {**content["lora"], "layers": [{}]}}, "is not the configuration of a model (layers [{}])"),
+        (
+            {"lora": {**content["lora"], "layers": ["mlp.c_fc"] * 2}},
+            "is not the configuration of a model (layers ['mlp",
+        ),
         ({"lora": 5}, "is not the configuration of a model"),
         ({"tinytensor": {**content["tinytensor"], "n_layer": 3}}, "its config.json describes another model than"),
     ]:
