@@ -29,8 +29,8 @@ from tinytensor.parallel import available_cores
 PARTS = {  # what a step consists of: where its functions are looked up, and their names
     "matrix products": [(linear, "matmul"), (cross_entropy, "matmul")],
     "attention": [(cpu, "attention_forward"), (cpu, "attention_backward")],
-    "layer norm": [(cpu, "layer_norm_forward"), (cpu, "layer_norm_backward")],
-    "GELU": [(cpu, "gelu_forward"), (cpu, "gelu_backward")],
+    "layer norm": [(cpu, "layer_norm_forward"), (cpu, "add_layer_norm_forward"), (cpu, "layer_norm_backward")],
+    "GELU": [(cpu, "gelu_linear_forward"), (cpu, "gelu_linear_backward")],  # without their products
     "loss": [(cpu, "linear_cross_entropy")],
     "AdamW": [(cpu, "adamw_update")],
     "Muon": [(cpu, "muon_update")],
