@@ -31,6 +31,7 @@ isfinite isinf isnan left_shift less less_equal log logaddexp logical_and logica
 multiply negative not_equal power remainder right_shift sign sin sqrt square subtract tanh true_divide
 """
 UFUNCS = frozenset(UFUNC_NAMES.split())
+OF_DTYPES = (np.result_type, np.iscomplexobj)  # NumPy's functions that CuPy's arrays answer without their values
 METHODS = {
     "all": "axis out keepdims",
     "any": "axis out keepdims",
@@ -284,6 +285,8 @@ class ndarray:
         return call_ufunc(ufunc, *inputs, **kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
+        if function in OF_DTYPES:
+            return function(*(np.empty(0, a.dtype) if isinstance(a, ndarray) else a for a in args), **kwargs)
         return NotImplemented
 
     # ---- elements and shapes ----
@@ -314,6 +317,14 @@ class ndarray:
             else:
                 self.host[host_index] = value
             self._mark_written()
+
+    @property
+    def real(self):
+        return wrap(self.host.real, (self,))
+
+    @property
+    def imag(self):
+        return wrap(self.host.imag, (self,))
 
     @property
     def T(self):

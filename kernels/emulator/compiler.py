@@ -107,9 +107,8 @@ def fingerprint():
         processor = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0]
     except (OSError, TypeError):
         processor = platform.processor()
-    sources = "".join(
-        path.read_text() for path in sorted((HERE / "include").rglob("*.h*")) + sorted((HERE / "runtime").iterdir())
-    )
+    files = [*(HERE / "include").rglob("*"), *(HERE / "runtime").iterdir(), *(HERE / "source").glob("*.py")]
+    sources = "".join(path.read_text() for path in sorted(files) if path.is_file())
     return "\n".join([find_compiler(), compiler_version(), platform.machine(), processor, sources])
 
 

@@ -217,13 +217,16 @@ class RawKernel:
             fits |= kind == "B" and given == np.uint16
             fits |= kind == "p" and given == np.uint64
             wants = f"a pointer to {describe(kind, size)}"
+        elif kind == "a":
+            fits = memory is not None and memory.ndim == size and given.itemsize == parameter.pointee_size
+            wants = f"a CArray of {size} dimensions with {parameter.pointee_size}-byte elements"
         else:
             fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
             wants = "a pointer" if kind == "p" else describe(kind, size)
         if not fits:
             got = f"a {given} {'scalar' if memory is None else 'array'}"
             raise LaunchError(f"kernel {self.name}: parameter {name!r} is {wants}, the launch gives {got}")
-        return Argument(
+        argument = Argument(
             name,
             memory,
             value,
@@ -233,7 +236,11 @@ class RawKernel:
             sparse=isinstance(arg, SparseArray),
             margin=memory is not arg,
             addresses=memory is not None and kind == "p",
+            described=kind == "a",
         )
+        if argument.described:
+            argument.place(memory.ctypes.data)
+        return argument
 
 
 def execute(record, build, name):
@@ -259,7 +266,15 @@ class Argument:
     restricted: bool = False  # __restrict__
     sparse: bool = False  # too large to copy
     margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
+    described: bool = False  # the kernel receives a CArray (include/cupy/carray.cuh)
     addresses: bool = False  # of other arrays of the emulated device
+
+    def place(self, address):
+        """Tells the kernel that its array is at `address`: by a pointer, or in a CArray with size, shape, strides."""
+        self.value = np.asarray(address)
+        if self.described:
+            memory = self.memory
+            self.value = np.array([address, memory.size, *memory.shape, *memory.strides], np.int64)
 
     def mark_written(self):
         """After a launch that did not watch, all memory it could reach counts as written."""

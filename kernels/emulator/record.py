@@ -8,7 +8,11 @@ from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_uint32, c_uint64
 
 
 class Parameter(ctypes.Structure):
-    """One parameter of a kernel as the compiler sees it. Kinds are NumPy's, with "i" any integer, "p" a pointer."""
+    """One parameter of a kernel as the compiler sees it.
+
+    Kinds are NumPy's, with "i" any integer, "p" a pointer, "a" CuPy's CArray, of `size` dimensions and items of
+    `pointee_size` bytes.
+    """
 
     _fields_ = [("kind", c_char), ("pointee", c_char), ("size", c_int), ("pointee_size", c_int), ("constant", c_int)]
 

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 from kernels import emulator
@@ -161,6 +163,8 @@ SUITE = """
 import cupy as cp
 import numpy as np
 import pytest
+from cupy._core._scalar import get_typename
+from cupy.cuda.compiler import CompileException
 from cupy.testing import assert_allclose
 
 square = cp.ElementwiseKernel("T x, float32 scale", "T y", "y = scale * x * x", "square")
@@ -181,12 +185,24 @@ def test_raw():
     fill((1,), (32,), (y, 8))
     assert float(y.sum()) == 64 and isinstance(cp.median(y), cp.ndarray)
 
+def test_array_by_value():
+    x = cp.arange(6, dtype=np.result_type(cp.zeros(1, dtype=cp.float32), np.float64)).reshape(2, 3)
+    code = "#include <cupy/carray.cuh>\\n" + (
+        'extern "C" __global__ void twice(const CArray<T, 2> x, CArray<T, 2> y) {'
+        ' int at[] = {(int)threadIdx.x % 2, (int)threadIdx.x / 2}; y[at] = 2 * x[at]; }')
+    twice = cp.RawKernel(code.replace("T,", get_typename(x.dtype) + ","), "twice")
+    y = cp.empty_like(x)
+    twice((1,), (6,), (x, y))
+    assert_allclose(y, 2 * x)
+    with pytest.raises(CompileException):
+        cp.RawKernel("no CUDA", "none").compile()
+
 def test_race():
     bad((1,), (32,), (cp.zeros(32, dtype=cp.float32),))
 """
 
 
-@pytest.mark.parametrize(("build", "passed"), [("fast", "3 passed"), ("checked", "1 failed, 2 passed")])
+@pytest.mark.parametrize(("build", "passed"), [("fast", "4 passed"), ("checked", "1 failed, 3 passed")])
 def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
     (tmp_path / "test_suite.py").write_text(SUITE)
     words = [
@@ -207,6 +223,35 @@ def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
     )
     assert passed in ran.stdout, ran.stdout + ran.stderr
     assert ("DataRace: kernel bad" in ran.stdout) == (build == "checked")
+
+
+CARRAY = """#include <cupy/carray.cuh>
+extern "C" __global__ void copy(const CArray<float, 2> x, float *y, int n) {
+    if (threadIdx.x < n) y[threadIdx.x] = x[threadIdx.x];
+}
+"""
+
+
+def test_a_carray_counts_its_elements_by_rows_whatever_its_strides():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    kernel = emulator.RawModule(code=CARRAY).get_function("copy")
+    for array in (x, np.asfortranarray(x)):
+        for build in (nullcontext(), emulator.checked()):
+            y = np.zeros(6, np.float32)
+            with build:
+                kernel((1,), (32,), (array, y, np.int32(6)))
+            assert y.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_read_past_a_carray_and_an_array_that_is_none():
+    x, y = np.zeros((2, 3), np.float32), np.zeros(7, np.float32)
+    with emulator.checked():
+        kernel = emulator.RawModule(code=CARRAY).get_function("copy")
+        with pytest.raises(emulator.OutOfBounds, match=r"reads 4 bytes at x\[6\] at kernel.cu:3, past the end of x"):
+            kernel((1,), (32,), (x, y, np.int32(7)))
+        for wrong in (x[0], x.astype(np.float64), np.float32(1)):
+            with pytest.raises(emulator.LaunchError, match="'x' is a CArray of 2 dimensions with 4-byte elements"):
+                kernel((1,), (32,), (wrong, y, np.int32(6)))
 
 
 def test_the_emulator_stands_alone():

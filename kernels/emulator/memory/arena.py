@@ -106,7 +106,7 @@ class Arena:
             group.bytes[where] = flat_bytes(argument.memory)
             if argument.written is not None:
                 group.written[where] = argument.written
-            argument.value = np.asarray(group.bytes.ctypes.data + where.start)
+            argument.place(group.bytes.ctypes.data + where.start)
         group.before = group.bytes.copy() if group.aliases else None
         if group.bytes.size:
             self._add_region(group)

@@ -34,7 +34,7 @@ def guarded(kernel, arguments):
         memory[at - arena.ALIGNMENT : begin] = memory[end : end + MARGIN] = PATTERN
         for argument, where in group.slices():
             memory[begin + where.start : begin + where.stop] = arena.flat_bytes(argument.memory)
-            argument.value = np.asarray(memory.ctypes.data + begin + where.start)
+            argument.place(memory.ctypes.data + begin + where.start)
         places.append((group, begin, end))
         at = -(-(end + MARGIN) // arena.ALIGNMENT) * arena.ALIGNMENT
     yield

@@ -89,8 +89,15 @@ def find_kernels(text):
             continue  # only an instance can be called: see RawModule's name_expressions
         bounds = LAUNCH_BOUNDS.search(match[1])
         head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
-        parameters = [parameter for parameter in head[2].split(",") if parameter.strip() not in ("", "void")]
+        parameters = [p for p in _without_template_arguments(head[2]).split(",") if p.strip() not in ("", "void")]
         names = [re.findall(r"\w+", parameter)[-1] for parameter in parameters]
         restricted = [name for name, parameter in zip(names, parameters, strict=True) if "__restrict" in parameter]
         found[head[1]] = (bounds[1] if bounds else "(1024)", names, restricted)
     return found
+
+
+def _without_template_arguments(text):
+    """`text` without `<...>`, whose commas separate no parameters."""
+    while (shorter := re.sub(r"<[^<>]*>", "", text)) != text:
+        text = shorter
+    return text

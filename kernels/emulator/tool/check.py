@@ -24,7 +24,7 @@ from kernels.emulator.module import RawModule
 from kernels.emulator.source.launches import has_main
 from kernels.emulator.tool import launches
 
-KINDS = {"f": "float", "i": "int", "b": "bool", "v": "struct"}
+KINDS = {"f": "float", "i": "int", "b": "bool", "v": "struct", "B": "bfloat", "p": "address"}
 
 
 def add_arguments(parser):
@@ -144,6 +144,8 @@ def _beside(path):
 
 def _parameter(name, parameter, restricted):
     """A parameter as C would declare it, near enough."""
+    if parameter.kind == b"a":
+        return f"CArray of {parameter.size} dimensions {name}"
     if parameter.kind != b"p":
         return f"{KINDS[parameter.kind.decode()]}{8 * parameter.size} {name}"
     pointee = f"{'const ' * bool(parameter.constant)}{KINDS[parameter.pointee.decode()]}{8 * parameter.pointee_size}"

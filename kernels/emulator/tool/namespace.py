@@ -10,7 +10,8 @@ import types
 import numpy as np
 
 from kernels.emulator import arrays, cuda_like, cupy_like, module
-from kernels.emulator.tool.elementwise import ElementwiseKernel
+from kernels.emulator.errors import CompileError
+from kernels.emulator.tool.elementwise import C_TYPES, ElementwiseKernel
 
 KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
 
@@ -122,6 +123,27 @@ def _random():
     return random
 
 
+def get_typename(dtype):
+    """`cupy._core._scalar.get_typename`, which is private and yet what projects name their kernels' types with."""
+    return C_TYPES[np.dtype(dtype).name]
+
+
+def _cuda():
+    """`cupy.cuda` and its `compiler`: cuda_like's names, and the exception that a source raises."""
+    cuda, compiler = types.ModuleType("cupy.cuda"), types.ModuleType("cupy.cuda.compiler")
+    compiler.CompileException = CompileError
+    vars(cuda).update({name: value for name, value in vars(cuda_like).items() if not name.startswith("_")})
+    cuda.compiler = compiler
+    return {"cupy.cuda": cuda, "cupy.cuda.compiler": compiler}
+
+
+def _core():
+    """The packages in which `get_typename` lives."""
+    core, scalar = types.ModuleType("cupy._core"), types.ModuleType("cupy._core._scalar")
+    scalar.get_typename, core._scalar = get_typename, scalar
+    return {"cupy._core": core, "cupy._core._scalar": scalar}
+
+
 class Namespace(types.ModuleType):
     """The module. Its names are cupy_like's, then those set below, then NumPy's."""
 
@@ -145,8 +167,10 @@ def make_namespace():
     cupy = Namespace("cupy")
     cupy.__version__, cupy.__path__ = "14.0.0", []
     cupy.RawModule, cupy.RawKernel, cupy.ElementwiseKernel = RawModule, RawKernel, ElementwiseKernel
-    cupy.testing, cupy.random, cupy.cuda = _testing(), _random(), cuda_like
+    modules = {"cupy": cupy, "cupy.testing": _testing(), "cupy.random": _random(), **_cuda(), **_core()}
+    cupy.testing, cupy.random, cupy.cuda = (modules[f"cupy.{name}"] for name in ("testing", "random", "cuda"))
+    cupy._core = modules["cupy._core"]
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
     cupy.memoize = lambda *_, **__: lambda function: function
     cupy.is_available = lambda: True
-    return {"cupy": cupy, "cupy.testing": cupy.testing, "cupy.random": cupy.random, "cupy.cuda": cuda_like}
+    return modules

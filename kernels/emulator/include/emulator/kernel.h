@@ -17,11 +17,16 @@ template <class T> struct Size { static constexpr int value = sizeof(T); };
 template <> struct Size<void> { static constexpr int value = 1; };
 template <> struct Size<const void> : Size<void> {};
 
-struct Parameter { char kind, pointee; int size, pointee_size, constant; };  // kind 'p': a pointer to `pointee`
+template <class T> struct Described { static constexpr int dimensions = 0, item = 0; };  // cupy/carray.cuh specializes it
+// kind 'p': a pointer to `pointee`; 'a': a CArray of `size` dimensions
+struct Parameter { char kind, pointee; int size, pointee_size, constant; };
 template <class T> constexpr Parameter parameter() {
     if constexpr (std::is_pointer<T>::value) {
         using E = std::remove_pointer_t<T>;
         return {'p', kind<E>(), 8, Size<E>::value, std::is_const<E>::value};
+    } else if constexpr (Described<std::remove_cv_t<T>>::dimensions > 0) {
+        using D = Described<std::remove_cv_t<T>>;
+        return {'a', 0, D::dimensions, D::item, 0};
     } else {
         return {kind<T>(), 0, sizeof(T), 0, 0};
     }
