@@ -125,7 +125,7 @@ class Preparation:
         if tokenizer.end_of_text is None and not self.source.is_text:
             raise UserError(
                 f"{name}: its tokenizer has no end-of-text token, which separates the documents of {self.source.name}: "
-                "give a single text file, or a model or tokenizer with byte-pair tokens"
+                "give a single text file without <|endoftext|>, or a model or tokenizer with byte-pair tokens"
             )
         return tokenizer
 
