@@ -99,7 +99,7 @@ def parse_messages(line: bytes) -> tuple[dict[str, str], ...]:
 
 def parse_message(name: str, message: Any) -> dict[str, str]:
     """The role of a message and its text, which parts of type text may make up. ValueError that begins with `name`."""
-    fields = message if isinstance(message, dict) else {}
+    fields: dict[str, Any] = message if isinstance(message, dict) else {}
     refuse_tools(name, fields)
     role, content = fields.get("role"), fields.get("content")
     if isinstance(content, list):
@@ -108,9 +108,10 @@ def parse_message(name: str, message: Any) -> dict[str, str]:
             raise ValueError(f"{name} has a part of type {other:.40}: only parts of type text can be learned")
         texts = [part.get("text") for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    for key, value in (("role", role), ("content", content)):
-        if not isinstance(value, str):
-            raise ValueError(f"{name} has no text as its {key}")
+    if not isinstance(role, str):
+        raise ValueError(f"{name} has no text as its role")
+    if not isinstance(content, str):
+        raise ValueError(f"{name} has no text as its content")
     if role == ANSWERING and not content.strip():
         raise ValueError(f"{name} is an empty answer: leave it out, or it would be learned")
     return {"role": role, "content": content}
