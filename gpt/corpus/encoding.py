@@ -14,7 +14,7 @@ from gpt.corpus.documents import read_piece
 from gpt.corpus.pieces import Document, Piece, Unreadable
 from gpt.corpus.split import SPLITS, SplitRule
 from gpt.errors import UserError
-from gpt.tokenizers.characters import code_points
+from gpt.tokenizers.characters import CharTokenizer, code_points
 from gpt.tokenizers.files import DTYPES
 from gpt.tokenizers.load import Tokenizer, load_tokenizer
 
@@ -58,11 +58,11 @@ def encode(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
     end = b"" if tokenizer.end_of_text is None else np.array([tokenizer.end_of_text], kind).tobytes()
     tokens: dict[str, list[bytes]] = {name: [] for name in SPLITS}
     counts, unreadable, text_bytes = dict.fromkeys(SPLITS, 0), [], 0
-    for split, item in reader.read(unit):
+    for name, (split, item) in ((piece.name, found) for piece in unit for found in reader.read([piece])):
         if isinstance(item, Unreadable):
             unreadable.append(str(item))
         elif split:
-            text, ids = item.text.encode("utf-8", "replace"), tokenizer.encode(item.text)
+            text, ids = item.text.encode("utf-8", "replace"), encode_document(tokenizer, item.text, name)
             if not text_bytes:
                 check_round_trip(tokenizer, text, ids)
             text_bytes += len(text)
@@ -72,6 +72,21 @@ def encode(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
                 tokens[split].append(end)
     joined = {name: b"".join(parts) for name, parts in tokens.items()}
     return Encoded(joined, counts, text_bytes, unit_size(unit), unreadable)
+
+
+def encode_document(tokenizer: Tokenizer, text: str, name: str) -> np.ndarray:
+    """The token ids (count,) of a text of the file `name`. UserError with the first character that has no token."""
+    try:
+        return tokenizer.encode(text)
+    except UserError:
+        if not isinstance(tokenizer, CharTokenizer):
+            raise
+        place = next(i for i, character in enumerate(text) if character not in tokenizer.characters)
+        raise UserError(
+            f"{name}: character {text[place]!r} in {text[max(place - 20, 0) : place + 20]!r} is none of the "
+            f"{tokenizer.vocab_size} characters of the model of --init-from, or of --tokenizer: leave it out of the "
+            "text, or train a model on text that has it"
+        ) from None
 
 
 def check_round_trip(tokenizer: Tokenizer, text: bytes, ids: np.ndarray) -> None:

@@ -63,6 +63,7 @@ class Preparation:
 
     encoder = staticmethod(encode)
     with_answers = False
+    noun = "documents"
 
     def __init__(self, source: Source, options: PrepareOptions, tokenizer: Tokenizer | None = None):
         self.source, self.options, self.given_tokenizer = source, options, tokenizer
@@ -123,7 +124,8 @@ class Preparation:
         tokenizer = self.given_tokenizer or find_tokenizer(name)
         if tokenizer.end_of_text is None and not self.source.is_text:
             raise UserError(
-                f"{name}: its tokenizer has no end-of-text token, which separates the documents of {self.source.name}"
+                f"{name}: its tokenizer has no end-of-text token, which separates the documents of {self.source.name}: "
+                "give a single text file without <|endoftext|>, or a model or tokenizer with byte-pair tokens"
             )
         return tokenizer
 
@@ -195,9 +197,11 @@ class Preparation:
         self.files.discard()
         if not any(counts.values()):
             raise self.no_text()
+        if sum(counts.values()) == 1 and not self.source.is_text:
+            raise UserError(f"{self.source.name}: needs at least two {self.noun}, so that one of them can validate")
         raise UserError(
-            f"{self.source.name}: a validation share of {self.rule.val_share:g} leaves {counts['train']} documents for "
-            f"training and {counts['val']} for validation; choose another --val-share"
+            f"{self.source.name}: a validation share of {self.rule.val_share:g} leaves {counts['train']} {self.noun} "
+            f"for training and {counts['val']} for validation; choose another --val-share"
         )
 
     def no_text(self) -> UserError:

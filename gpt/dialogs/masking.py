@@ -62,6 +62,15 @@ def stop_token(template: ChatTemplate, tokenizer: Tokenizer) -> int:
     return special[0]
 
 
+def first_question(tokens: np.ndarray, answers: np.ndarray, limit: int) -> np.ndarray:
+    """The beginning of the first dialog of some tokens (count,), up to its first answer; of more than `limit` the end.
+
+    answers: (count,) ANSWER and BEGIN of each token.
+    """
+    end = int(np.argmax((answers & ANSWER) > 0))
+    return np.asarray(tokens[max(end - limit, 0) : end])
+
+
 def answer_texts(template: ChatTemplate, messages: Sequence[Message]) -> list[list[Part]]:
     """The texts that a dialog is learned from, each in parts. UserError for a template that asks in another way."""
     whole, texts, position = template.render(messages, add_generation_prompt=False), [], 0

@@ -4,6 +4,7 @@ The tokenizer gets the chat template and the token that ends an answer, and both
 that is trained on the dialogs answers in the same form in `gpt.chat`, and in transformers.
 """
 
+import importlib
 import json
 from typing import Any
 
@@ -14,20 +15,28 @@ from gpt.corpus.split import SPLITS
 from gpt.corpus.tokens import ANSWERS
 from gpt.corpus.workers import Workers
 from gpt.dialogs.masking import answer_texts, encode_text, find_template, special_tokens, stop_token
-from gpt.dialogs.messages import Dialog, DialogReader, has_dialogs
-from gpt.errors import UserError
+from gpt.dialogs.messages import Dialog, DialogReader, has_dialogs, require_known_roles
+from gpt.errors import UserError, requires
 from gpt.generation.templates import ChatTemplate, template_source
 from gpt.tokenizers.bpe import END_OF_TEXT, BpeTokenizer
 from gpt.tokenizers.files import DTYPES, GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, companion_json
-from gpt.tokenizers.load import Tokenizer
+from gpt.tokenizers.load import Tokenizer, find_tokenizer
 
 REMEDY = "--chat-template names another"
+PACKAGES = ("tokenizers", "jinja2")  # of the extra `chat`
 LEARNED = {  # what transformers is told of a tokenizer that is learned here
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
     "bos_token": END_OF_TEXT,
     "eos_token": END_OF_TEXT,
 }
+
+
+def require_packages() -> None:
+    """UserError if one of the optional packages that dialogs need is missing."""
+    for name in PACKAGES:
+        with requires(name, "chat"):
+            importlib.import_module(name)
 
 
 def encode_dialogs(directory: str, reader: Reader, dtype: str, unit: Unit) -> Encoded:
@@ -43,6 +52,7 @@ def encode_dialogs(directory: str, reader: Reader, dtype: str, unit: Unit) -> En
             unreadable.append(str(item))
             continue
         try:
+            require_known_roles(item.messages, source)
             texts = answer_texts(template, item.messages)
         except UserError as error:
             raise UserError(f"{item.where()}: {error}") from None
@@ -60,12 +70,15 @@ def with_template(tokenizer: Tokenizer, source: str | None) -> Tokenizer:
     """A tokenizer with the template `source`, or its own for None, and the token that ends an answer by that."""
     companions: dict[str, Any] = dict(tokenizer.companions)
     given = source or template_source(companions)
+    if not isinstance(tokenizer, BpeTokenizer):
+        raise UserError(
+            "a model of characters has no special tokens, which dialogs need: take one with byte-pair tokens for "
+            "--init-from, or train one on the dialogs, with --chat-template chatml and without --init-from"
+        )
     if given is None:
         raise UserError(
             "the tokenizer has no chat template to write dialogs with: give --chat-template chatml, or a file with one"
         )
-    if not isinstance(tokenizer, BpeTokenizer):
-        raise UserError("a tokenizer of characters has no special tokens, which dialogs need: use a byte-pair encoding")
     stop = stop_token(ChatTemplate(given, companions, REMEDY), tokenizer)
     if source:
         companions[TEMPLATE_FILE] = source
@@ -80,6 +93,7 @@ class DialogPreparation(Preparation):
 
     encoder = staticmethod(encode_dialogs)
     with_answers = True
+    noun = "dialogs"
 
     def make_reader(self) -> Reader:
         """What reads the dialogs of a unit."""
@@ -91,7 +105,7 @@ class DialogPreparation(Preparation):
         if self.given_tokenizer is None and name == "char":
             raise UserError("--tokenizer char: has no special tokens, which dialogs need; use bpe")
         if self.given_tokenizer is not None or name != "bpe":
-            return with_template(super().make_tokenizer(workers), source)
+            return with_template(self.given_tokenizer or find_tokenizer(name), source)
         if source is None:
             raise UserError(
                 f"{self.source.name}: has dialogs, and a new tokenizer needs a template to write them with: give "
@@ -105,6 +119,7 @@ class DialogPreparation(Preparation):
 def make_preparation(source: Source, options: PrepareOptions, tokenizer: Tokenizer | None = None) -> Preparation:
     """The Preparation for a source, whether it has dialogs or texts. UserError for a template without dialogs."""
     if has_dialogs(source.name, options.text_column):
+        require_packages()
         return DialogPreparation(source, options, tokenizer)
     if options.chat_template:
         raise UserError(

@@ -104,14 +104,19 @@ class StreamDecoder:
 
 
 def stream(
-    model: Any, tokenizer: Tokenizer, prompt: str, sampling: Sampling, samples: int = 1, special: bool = False
+    model: Any,
+    tokenizer: Tokenizer,
+    prompt: str | np.ndarray,
+    sampling: Sampling,
+    samples: int = 1,
+    special: bool = False,
 ) -> Iterator[tuple[int, str]]:
     """Yield (i, text) as text i of the batch grows by a piece; all begin with the prompt, which is not repeated.
 
-    special: whether what looks like a special token in the prompt is one.
+    prompt: a text, or token ids (T,). special: whether what looks like a special token in a text is one.
     """
     context = Context(model, samples)
-    context.append(first_ids(tokenizer, prompt, special))
+    context.append(first_ids(tokenizer, prompt, special) if isinstance(prompt, str) else prompt)
     decoders = [StreamDecoder(tokenizer, sampling.stop_texts()) for _ in range(samples)]
     for tokens in generate(context, sampling, tokenizer.vocab_size):
         yield from ((i, decoder.add(token)) for i, (decoder, token) in enumerate(zip(decoders, tokens, strict=True)))
@@ -132,9 +137,16 @@ def first_ids(tokenizer: Tokenizer, prompt: str, special: bool = False) -> Seque
         return [0]
 
 
-def write_sample(directory: Path, device: tt.Device | str, tokens: int = 500) -> str:
-    """Write text from the best model of a run to its `sample.txt`; returns a sentence about it."""
+def write_sample(
+    directory: Path, device: tt.Device | str, tokens: int = 500, question: np.ndarray | None = None
+) -> str:
+    """Write text from the best model of a run to its `sample.txt`; returns a sentence about it.
+
+    question: the token ids (T,) of a dialog up to where an answer begins, which are then in the file before the answer.
+    """
     model, tokenizer = load_model(directory, device)
     path = directory / "sample.txt"
-    replace_text(path, "".join(piece for _, piece in stream(model, tokenizer, "", Sampling(tokens=tokens))) + "\n")
-    return f"sample text: {path}"
+    asked, prompt = ("", "") if question is None else (tokenizer.decode(question), question)
+    text = "".join(piece for _, piece in stream(model, tokenizer, prompt, Sampling(tokens=tokens)))
+    replace_text(path, f"{asked}{text}\n")
+    return f"sample {'text' if question is None else 'answer'}: {path}"

@@ -8,7 +8,7 @@ from gpt.corpus.preparation import PrepareOptions
 from gpt.corpus.sources import Source, open_source
 from gpt.corpus.tokens import is_prepared, link_tokens, open_tokens
 from gpt.dialogs.messages import has_dialogs
-from gpt.dialogs.preparation import make_preparation
+from gpt.dialogs.preparation import make_preparation, require_packages
 from gpt.errors import UserError
 from gpt.tokenizers.load import Tokenizer, load_tokenizer
 from gpt.training.batches import dialog_windows
@@ -25,9 +25,12 @@ def open_data(
     `chat_template`. UserError if there is no such data, or if the token files are of another tokenizer than the
     model's or one of these two is given for them.
     """
+    with_dialogs = has_dialogs(name)
+    if with_dialogs:
+        require_packages()  # before a model's tokenizer asks for one of them
     tokenizer = load_model_tokenizer(init_from) if init_from else None
     if not is_prepared(name):
-        tokenizer_name = init_from or ("bpe" if has_dialogs(name) else "char")
+        tokenizer_name = init_from or ("bpe" if with_dialogs else "char")
         return partial(prepare, open_source(name), tokenizer_name, tokenizer, val_share, chat_template)
     if val_share:
         raise UserError(

@@ -11,10 +11,12 @@ import time
 from collections import deque
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 import tinytensor as tt
-from gpt.corpus.tokens import META_FILE, Tokens
+from gpt.corpus.tokens import META_FILE, Tokens, open_tokens
+from gpt.dialogs.masking import first_question
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import stream, write_sample
 from gpt.tokenizers.load import load_tokenizer
@@ -32,6 +34,7 @@ class Report:
     def __init__(self, run: Run, model: Any, progress: Progress):
         self.run, self.model, self.progress = run, model, progress
         self.device, self.tokenizer = tt.device(run.train.device), load_tokenizer(run.directory)
+        self.question = question(run)
         logged = [row["train_loss"] for row in run.metrics.rows() if "train_loss" in row]
         self.recent = deque(logged, maxlen=WINDOW)
 
@@ -74,11 +77,13 @@ class Report:
             self._write(f"sample at step {step}:\n" + textwrap.indent(text.strip("\n"), "    "))
 
     def _sample(self) -> str:
-        """A short text by the model as it is now."""
-        text, end = "", time.perf_counter() + SAMPLE_SECONDS
+        """A short text by the model as it is now; of a model of dialogs a question, and its answer."""
+        asked = self.question
+        text, end = "" if asked is None else self.tokenizer.decode(asked), time.perf_counter() + SAMPLE_SECONDS
+        prompt = "" if asked is None else asked
         self.model.eval()
         try:
-            for _, piece in stream(self.model, self.tokenizer, "", Sampling(tokens=SAMPLE_TOKENS)):
+            for _, piece in stream(self.model, self.tokenizer, prompt, Sampling(tokens=SAMPLE_TOKENS)):
                 text += piece
                 if time.perf_counter() > end:
                     break
@@ -90,6 +95,14 @@ class Report:
         """Print above the bar."""
         self.bar.write(text)
         sys.stdout.flush()
+
+
+def question(run: Run) -> np.ndarray | None:
+    """What samples of a model of dialogs answer, token ids (T,): the beginning of the first one in validation."""
+    tokens = open_tokens(run.directory)
+    if tokens.val_answers is None:
+        return None
+    return first_question(tokens.val, tokens.val_answers, run.model.block_size // 2)
 
 
 def describe_model(kind: str, model: Any, device: tt.Device) -> str:
@@ -117,7 +130,11 @@ def finish(run: Run, progress: Progress) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
     print(write_plot(rows, run.directory / "loss.png"))
     if ended:
-        print(write_sample(run.directory, tt.device(run.train.device)))
-        print(f'more text: python -m gpt.generate {run.directory} --prompt "..." --tokens 500')
+        asked = question(run)
+        print(write_sample(run.directory, tt.device(run.train.device), question=asked))
+        if asked is None:
+            print(f'more text: python -m gpt.generate {run.directory} --prompt "..." --tokens 500')
+        else:
+            print(f"talk to it: python -m gpt.chat {run.directory}")
     else:
         print(f"stopped at step {progress.step}; to resume: python train.py --resume {run.directory}")

@@ -54,7 +54,8 @@ def read_json_rows(name: str, data: bytes, column: str) -> Iterator[Document | U
     for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
         where = f"row {number}"
         if isinstance(row, dict) and column not in row:
-            yield Unreadable(name, f"{where} has no {column}, its keys are {', '.join(list(row)[:MAX_KEYS_SHOWN])}")
+            names = list(row)[:MAX_KEYS_SHOWN]
+            yield Unreadable(name, f"{where} has no {column}, its keys are {', '.join(names)}{dialogs_hint(row)}")
         else:
             yield from read_value(name, where, column, row[column] if isinstance(row, dict) else row)
 
@@ -95,4 +96,10 @@ def missing_column(name: str, column: str, columns: Iterable[str]) -> UserError:
     """The error for a table without the text's column."""
     names = ", ".join(columns)
     has = f"its columns are {names}" if names else "it has no named columns"
-    return UserError(f"--text-column {column}: {name} has no such column, {has}")
+    remedy = dialogs_hint(columns) or ": choose one with --text-column of python -m gpt.prepare" * bool(names)
+    return UserError(f"{name}: has no column {column} with texts, {has}{remedy}")
+
+
+def dialogs_hint(columns: Iterable[str]) -> str:
+    """What to do with a file whose columns are those of dialogs, which only lines of JSON can have."""
+    return "; dialogs are read from a single uncompressed .jsonl, one in each line" if "messages" in columns else ""

@@ -33,8 +33,8 @@ def texts(name: str, column: str, values: Sequence[Any]) -> list[str]:
     kinds = {type(value) for value in values} - {str, type(None)}
     if kinds:
         raise UserError(
-            f"--text-column {column}: has values of type {kinds.pop().__name__} in {name}, not texts: choose another "
-            "column, or convert it"
+            f"{name}: its column {column} has values of type {kinds.pop().__name__}, not texts: choose another with "
+            "--text-column of python -m gpt.prepare, or convert it"
         )
     return [text for text in values if text]
 

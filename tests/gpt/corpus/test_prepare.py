@@ -414,7 +414,8 @@ ERRORS = {
     "no out": (["SOURCE", "--out", ""], "--out: must be given"),
     "missing column": (
         ["LINES", "--text-column", "body"],
-        "--text-column body: LINES has no such column, its columns are id, text",
+        "LINES: has no column body with texts, its columns are id, text: choose one with --text-column of python -m "
+        "gpt.prepare",
     ),
     "missing column of a table": (["TABLE", "--text-column", "body"], "its columns are n, text"),
     "empty file": (["EMPTY"], "EMPTY: contains no text"),
@@ -431,7 +432,10 @@ ERRORS = {
         ["SOURCE", "--tokenizer", "LARGE", "--dtype", "uint16"],
         "--dtype uint16: represents 65536 different tokens and the tokenizer has 70000; use uint32",
     ),
-    "no end of text": (["SOURCE", "--tokenizer", "ENDLESS"], "its tokenizer has no end-of-text token"),
+    "no end of text": (
+        ["SOURCE", "--tokenizer", "ENDLESS"],
+        "separates the documents of SOURCE: give a single text file",
+    ),
     "unknown tokenizer": (["SOURCE", "--tokenizer", "bpee"], "--tokenizer bpee: not one of char, bpe, gpt2"),
     "vocabulary too small": (["SOURCE", "--vocab-size", "100"], "--vocab-size 100: must be at least 257"),
     "not empty": (["SOURCE", "--out", "FULL"], "exists and is not an empty directory"),

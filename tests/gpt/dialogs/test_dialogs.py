@@ -4,6 +4,7 @@ import io
 import json
 import random
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import train
 from gpt.chat import main as chat_main
 from gpt.cli import run_command
 from gpt.corpus.tokens import ANSWER, BEGIN, open_tokens, verify_tokens
-from gpt.dialogs.masking import CHATML, answer_texts, encode_text, special_tokens, stop_token
-from gpt.dialogs.messages import has_dialogs
+from gpt.dialogs.masking import CHATML, answer_texts, encode_text, first_question, special_tokens, stop_token
+from gpt.dialogs.messages import has_dialogs, parse_messages, require_known_roles
 from gpt.errors import UserError
 from gpt.export import main as export_main
 from gpt.generation.templates import ChatTemplate
@@ -257,6 +258,23 @@ BAD_LINES = [
     ('{"messages": ["a"]}', "message 1 has no text as its role"),
     ('{"messages": [{"role": "user", "content": null}]}', "message 1 has no text as its content"),
     (json.dumps({"messages": dialog("a")}), "has no message with the role assistant"),
+    (json.dumps({"messages": dialog("a", "b"), "tools": [{}]}), "it has tools, which would not be written"),
+    (
+        json.dumps({"messages": [*dialog("a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]}),
+        "message 2 has tool_calls, which would not be written",
+    ),
+    (json.dumps({"messages": dialog("a", " \n")}), "message 2 is an empty answer"),
+    (
+        json.dumps({"messages": dialog([{"type": "text", "text": "a"}, {"type": "image_url"}], "b")}),
+        "message 1 has a part of type image_url: only parts of type text",
+    ),
+    (json.dumps({"messages": dialog([{"type": "text", "text": 1}], "b")}), "message 1 has no text as its content"),
+    (
+        json.dumps({"messages": [*dialog("a", "b"), {"role": "asistant", "content": "c"}]}),
+        "message 3 has the role 'asistant' (did you mean assistant?), which the chat template does not name: it must "
+        "be system, user or assistant",
+    ),
+    (json.dumps({"messages": [{"role": "bot", "content": "c"}, *dialog("a", "b")]}), "message 1 has the role 'bot'"),
     (
         json.dumps({"messages": dialog("raise", "b")}),
         "the model's chat template fails (no); --chat-template names another",
@@ -274,6 +292,80 @@ def test_a_bad_line_is_named_by_its_number(line, message, tmp_path, capsys):
     assert error.startswith(f"error: {path}: line 4: {message}")
     assert error.count("\n") == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["chat.jsonl", "t.jinja"]
+
+
+def test_roles_are_those_that_every_template_knows_and_those_that_this_one_names():
+    messages = [{"role": "tool", "content": "4"}, *dialog("a", "b")]
+    require_known_roles(messages, CHATML + "{% if message.role == 'tool' %}{% endif %}")
+    for role in ("tool", "developer", "User"):
+        with pytest.raises(UserError, match=f"message 1 has the role '{role}'.* must be system, user or assistant"):
+            require_known_roles([{"role": role, "content": "4"}, *dialog("a", "b")], CHATML)
+
+
+def test_the_parts_of_a_message_are_its_text():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": " b"}]
+    line = json.dumps({"messages": dialog(parts, "c"), "tools": [], "id": 3}).encode()
+    assert parse_messages(line) == tuple(dialog("a b", "c"))
+
+
+def test_a_first_line_that_is_no_dialog_is_named(tmp_path, capsys):
+    path = tmp_path / "chat.jsonl"
+    for line, message in [('{"mesages": []}', "has no messages"), ("{", "is not JSON")]:
+        path.write_text(f"{line}\n{GOOD}\n")
+        assert run(*FLAGS, "--data", path, "--chat-template", "chatml", "--out", tmp_path / "run") == 2
+        assert capsys.readouterr().err.startswith(f"error: {path}: line 1: {message}")
+
+
+def test_one_dialog_cannot_validate_itself(prepared, tmp_path, capsys):
+    path = tmp_path / "chat.jsonl"
+    path.write_text(GOOD)
+    assert prepare(path, "--out", tmp_path / "out", "--tokenizer", prepared) == 2
+    assert "chat.jsonl: needs at least two dialogs, so that one of them can validate" in capsys.readouterr().err
+
+
+def test_dialogs_in_another_format_are_told_of_lines(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(f"[{GOOD}]")
+    (tmp_path / "b.csv").write_text("messages\nx\n")
+    for name in ("a.json", "b.csv"):
+        assert run(*FLAGS, "--data", tmp_path / name, "--out", tmp_path / "run") == 2
+        assert "dialogs are read from a single uncompressed .jsonl, one in each line" in capsys.readouterr().err
+
+
+def test_dialogs_without_their_packages_name_the_extra(chat_file, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for flags in (FLAGS, ["--init-from", trained, "--device", "cpu"]):
+        assert run(*flags, "--data", chat_file, "--chat-template", "chatml", "--out", tmp_path / "run") == 2
+        assert "this needs tokenizers: pip install -e '.[chat]'" in capsys.readouterr().err
+
+
+def test_samples_are_an_answer_to_the_first_dialog_in_validation(trained, prepared, tmp_path, capsys):
+    tokens, tokenizer = open_tokens(prepared), load_tokenizer(prepared)
+    begin, first = tokenizer.decode(tokens.val[:64]).split("assistant\n")[:2]
+    asked, answer = begin + "assistant\n", first.partition("<|im_end|>")[0]
+    assert (trained / "sample.txt").read_text() == f"{asked}{answer}\n"
+    flags = ["--init-from", trained, "--data", prepared, "--steps", 1, "--device", "cpu", "--processes", 1]
+    capsys.readouterr()
+    assert run(*flags, "--lr", 1e-9, "--min-lr", 0, "--sample-interval", 1, "--out", tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert "sample at step 0:\n" + textwrap.indent(asked + answer, "    ") in printed
+    assert printed.endswith(f"talk to it: python -m gpt.chat {tmp_path / 'run'}\n")
+    flags = np.array([BEGIN, 0, 0, ANSWER, ANSWER, BEGIN, ANSWER], np.uint8)
+    assert first_question(np.arange(7), flags, 8).tolist() == [0, 1, 2]
+    assert first_question(np.arange(7), flags, 2).tolist() == [1, 2]
+
+
+def test_a_model_of_characters_learns_no_dialogs(chat_file, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("abcd " * 500)
+    flags = [*FLAGS, "--steps", 1, "--data", tmp_path / "text.txt", "--out", tmp_path / "char"]
+    assert run(*flags) == 0
+    flags = ["--init-from", tmp_path / "char", "--device", "cpu", "--out", tmp_path / "run"]
+    capsys.readouterr()
+    assert run(*flags, "--data", chat_file) == 2
+    assert "a model of characters has no special tokens, which dialogs need: take one" in capsys.readouterr().err
+    (tmp_path / "other.txt").write_text("abcd " * 500 + "naïve")
+    assert run(*flags, "--data", tmp_path / "other.txt") == 2
+    found = "character 'n' in 'naïve' is none of the 5 characters of the model of --init-from"
+    assert f"error: {tmp_path / 'other.txt'}: {found}" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(chat_file, prepared, tmp_path, capsys):

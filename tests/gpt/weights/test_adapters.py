@@ -36,7 +36,7 @@ def run(*argv):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("gpt.training.report.write_plot", lambda rows, path: "no plot")
-    monkeypatch.setattr("gpt.training.report.write_sample", lambda directory, device: "no sample")
+    monkeypatch.setattr("gpt.training.report.write_sample", lambda *_, **__: "no sample")
 
 
 @pytest.fixture
