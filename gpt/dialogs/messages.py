@@ -101,6 +101,8 @@ def parse_message(name: str, message: Any) -> dict[str, str]:
     """The role of a message and its text, which parts of type text may make up. ValueError that begins with `name`."""
     fields: dict[str, Any] = message if isinstance(message, dict) else {}
     refuse_tools(name, fields)
+    if fields.get("weight", 1) not in (None, 1):
+        raise ValueError(f"{name} has the weight {fields['weight']!r:.40}, and all answers are learned: leave it out")
     role, content = fields.get("role"), fields.get("content")
     if isinstance(content, list):
         kinds = [part.get("type") if isinstance(part, dict) else part for part in content]

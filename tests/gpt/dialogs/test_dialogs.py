@@ -260,6 +260,10 @@ BAD_LINES = [
     (json.dumps({"messages": dialog("a")}), "has no message with the role assistant"),
     (json.dumps({"messages": dialog("a", "b"), "tools": [{}]}), "it has tools, which would not be written"),
     (
+        json.dumps({"messages": [{"role": "assistant", "content": "a", "weight": 0}]}),
+        "message 1 has the weight 0, and all answers are learned: leave it out",
+    ),
+    (
         json.dumps({"messages": [*dialog("a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]}),
         "message 2 has tool_calls, which would not be written",
     ),
