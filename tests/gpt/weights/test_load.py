@@ -394,7 +394,7 @@ def test_training_starts_from_another_model(tiny, text_file, tmp_path, capsys):
     (tmp_path / "other.txt").write_text("Other characters. " * 100)
     cases = [
         ([*still, "--n-layer", 7], "--n-layer 7: the model of --init-from"),
-        ([*still, "--data", tmp_path / "other.txt"], "character 'O' at position 0"),
+        ([*still, "--data", tmp_path / "other.txt"], "character 'O' in 'Other ch"),
         ([*common, "--init-from", tmp_path / "none"], "none: contains no model"),
     ]
     for argv, message in cases:
