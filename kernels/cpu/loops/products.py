@@ -20,6 +20,7 @@ BLOCK_M, BLOCK_N = 32, 64  # rows and columns of a tile of the result
 BLOCK_K = MAX_SMALL_PRODUCT // (BLOCK_M * BLOCK_N) // 16 * 16  # the longest inner side of a tile, in whole vectors
 GROUP_M = 8 * BLOCK_M  # rows that are worked on at a time: few enough for a and out to stay in the cache
 SMALL_SQUARE = 64  # rows of a symmetric product up to which computing all of it is faster than one half
+LARGE_SQUARE, STRIP = 256, 16  # rows from which on the other half is copied in strips, whose lines stay in the cache
 PADDING = 16  # unused columns of scratch arrays: rows a power of two apart would alias to the same sets of the cache
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, LOWER = np.int32(101), np.int32(111), np.int32(112), np.int32(122)  # from cblas.h
@@ -89,9 +90,11 @@ def self_product(x, out):
         out.ctypes.data,
         out.strides[0] // 4,
     )
-    for i in range(len(x)):
-        for j in range(i):
-            out[j, i] = out[i, j]
+    strip = len(x) if len(x) < LARGE_SQUARE else STRIP
+    for first in range(0, len(x), strip):
+        for i in range(first, len(x)):
+            for j in range(first, min(i, first + strip)):
+                out[j, i] = out[i, j]
 
 
 @helper
