@@ -30,13 +30,10 @@ except ImportError:
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import tinytensor as tt
+from benchmarks.random_model import SHAPE, add_numbers, write_model
 from benchmarks.timing import timed
 from gpt.generation.packed import WEIGHTS, pack_weights
-from gpt.model import GPT, GPTConfig
 from gpt.model.cache import Context
-from gpt.tokenizers.characters import CharTokenizer
-from gpt.weights.directory import create_model_directory, save_weights
 from gpt.weights.load import load_model
 from kernels.cpu.memory import keep_freed_memory
 from kernels.cpu.threads import set_num_threads
@@ -78,12 +75,9 @@ class Theirs:
 
 def models(args):
     """{name of a side: (its class, its model)}, all with the same random weights; `transformers` if installed."""
-    config = GPTConfig(args.vocabulary, args.positions, args.layers, args.heads, args.width)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
-        create_model_directory(path, "gpt", config, CharTokenizer("a"))
-        with tt.seeded(1, "weights"):
-            save_weights(path, config, GPT(config).state_dict())
+        write_model(path, args)
         sides = {}
         for kind in args.weights:
             model, _ = load_model(path, "cpu")
@@ -144,12 +138,7 @@ def read(sides, prompt, name):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    numbers = {
-        "vocabulary": (50257, "tokens the model knows"),
-        "positions": (1024, "block size"),
-        "layers": (12, "transformer blocks"),
-        "heads": (12, "attention heads"),
-        "width": (768, "width of the residual stream"),
+    numbers = SHAPE | {
         "threads": (len(os.sched_getaffinity(0)), "threads of each side"),
         "rounds": (5, "turns of each side at everything"),
         "tokens": (8, "tokens written in each turn"),
@@ -157,8 +146,7 @@ def arguments(argv):
         "batch-at": (250, "their position"),
         "prompt": (1000, "tokens of the prompt that is read"),
     }
-    for name, (default, text) in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
+    add_numbers(parser, numbers)
     parser.add_argument("--at", type=int, nargs="+", default=[16, 250, 1000], help="positions to measure at")
     parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="kinds of weights to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")

@@ -24,22 +24,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import tinytensor as tt
-from gpt.model import GPT, GPTConfig
-from gpt.tokenizers.characters import CharTokenizer
-from gpt.weights.directory import create_model_directory, save_weights
+from benchmarks.random_model import SHAPE, add_numbers, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_CHARACTER = 0x10000  # beyond it there is room for any vocabulary
-
-
-def make_model(path, args):
-    """Write a model with random weights."""
-    config = GPTConfig(args.vocabulary, args.positions, args.layers, args.heads, args.width)
-    tokenizer = CharTokenizer(map(chr, range(FIRST_CHARACTER, FIRST_CHARACTER + args.vocabulary)))
-    create_model_directory(path, "gpt", config, tokenizer)
-    with tt.seeded(1, "weights"):
-        save_weights(path, config, GPT(config).state_dict())
 
 
 async def complete(port, length, args):
@@ -82,19 +69,13 @@ def resident(pid):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    numbers = {
-        "vocabulary": (50257, "tokens the model knows"),
-        "positions": (1024, "block size"),
-        "layers": (12, "transformer blocks"),
-        "heads": (12, "attention heads"),
-        "width": (768, "width of the residual stream"),
+    numbers = SHAPE | {
         "clients": (8, "clients at once"),
         "rounds": (5, "turns of each number of clients"),
         "prompt": (16, "tokens of the first client's prompt; each further one has five more"),
         "tokens": (128, "tokens of each completion"),
     }
-    for name, (default, text) in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
+    add_numbers(parser, numbers)
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 is greedy decoding (default 1)")
     parser.add_argument("--weights", default="float32", metavar="NAME", help="as of gpt.serve")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
@@ -106,7 +87,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model"
         path.mkdir()
-        make_model(path, args)
+        write_model(path, args)
         command = [sys.executable, "-m", "gpt.serve", str(path), "--port", "0", "--weights", args.weights]
         command += ["--max-batch", str(args.clients), "--device", "cpu"]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:

@@ -35,11 +35,10 @@ def gelu_linear_forward(x, x_bias, weight, bias):
 def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
     """g (..., O) -> gx (..., I), gx_bias (I,) or None, gweight (I, O), gbias (O,) or None; gx alone if frozen."""
     shapes.check_gelu_linear_backward(g, x, x_bias, weight)
-    if frozen:
+    if frozen or saved is None:
         before = x if x_bias is None else x + x_bias
-        return gelu_backward(linear_forward(g, weight.T, None), before), None, None, None
-    if saved is None:
-        before = x if x_bias is None else x + x_bias
+        if frozen:
+            return gelu_backward(linear_forward(g, weight.T, None), before), None, None, None
         gy, *rest = linear_backward(g, gelu_forward(before), weight, with_bias)
         gx = gelu_backward(gy, before)
         return gx, None if x_bias is None else sum_rows(gx), *rest
