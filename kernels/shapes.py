@@ -6,7 +6,8 @@ copies nothing, does not synchronize the device and costs less than a microsecon
 
 A wrong shape raises ValueError and a wrong dtype TypeError, with a message that names the argument, its value and what
 is expected. All floating-point arrays of one call have one dtype, but of 16 bits only what has an element for each of
-the inputs': sums are float32 (`sum_dtype`). Functions are in the order of the primitives' files.
+the inputs': sums are float32 (`sum_dtype`), and the residual stream may be (`_expect_stream`). Functions are in the
+order of the primitives' files.
 """
 
 from __future__ import annotations
@@ -68,41 +69,42 @@ def check_dropout(x) -> None:
 
 
 def check_layer_norm(x, weight, bias) -> None:
-    """x (..., C), weight (C,), bias (C,) or None."""
+    """x (..., C) of the residual stream, weight (C,), bias (C,) or None."""
     _expect_floating("layer_norm", "x", x)
     _expect_axes("layer_norm", "x", x, ("columns",))
-    _expect_like("layer_norm", "weight", weight, x.shape[-1:], "x", x)
+    _expect_branch("layer_norm", "weight", weight, x.shape[-1:], "x", x)
     if bias is not None:
-        _expect_like("layer_norm", "bias", bias, x.shape[-1:], "x", x)
+        _expect_like("layer_norm", "bias", bias, weight.shape, "weight", weight)
 
 
 def check_add_layer_norm(x, added, added_bias, weight, bias) -> None:
     """As layer norm of x; added of its shape, added_bias (C,) or None."""
     where = "add_layer_norm"
     check_layer_norm(x, weight, bias)
-    _expect_like(where, "added", added, x.shape, "x", x)
+    _expect_branch(where, "added", added, x.shape, "x", x)
+    _expect_dtype(where, "added", added, "weight", weight)
     if added_bias is not None:
-        _expect_like(where, "added_bias", added_bias, x.shape[-1:], "x", x)
+        _expect_like(where, "added_bias", added_bias, weight.shape, "weight", weight)
 
 
 def check_layer_norm_backward(g, weight, saved, *saved_per_row, added=None) -> None:
-    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved. added: like g."""
+    """g (..., C), weight (C,), saved (..., C), saved_per_row (..., 1) each: what forward saved. added: like `saved`."""
     where = "layer_norm_backward"
     _expect_floating(where, "g", g)
     _expect_axes(where, "g", g, ("columns",))
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
-    _expect_like(where, "a saved array", saved, g.shape, "g", g)
+    _expect_stream(where, "a saved array", saved, g.shape, "g", g)
     for array in saved_per_row:
         _expect_sums(where, "a saved array", array, (*g.shape[:-1], 1), "g", g)
     if added is not None:
-        _expect_like(where, "added", added, g.shape, "g", g)
+        _expect_like(where, "added", added, g.shape, "a saved array", saved)
 
 
 def check_rms_norm(x, weight) -> None:
-    """x (..., C), weight (C,)."""
+    """x (..., C) of the residual stream, weight (C,)."""
     _expect_floating("rms_norm", "x", x)
     _expect_axes("rms_norm", "x", x, ("columns",))
-    _expect_like("rms_norm", "weight", weight, x.shape[-1:], "x", x)
+    _expect_branch("rms_norm", "weight", weight, x.shape[-1:], "x", x)
 
 
 def check_rms_norm_backward(g, weight, x, rstd) -> None:
@@ -111,7 +113,7 @@ def check_rms_norm_backward(g, weight, x, rstd) -> None:
     _expect_floating(where, "g", g)
     _expect_axes(where, "g", g, ("columns",))
     _expect_like(where, "weight", weight, g.shape[-1:], "g", g)
-    _expect_like(where, "a saved array", x, g.shape, "g", g)
+    _expect_stream(where, "a saved array", x, g.shape, "g", g)
     _expect_sums(where, "a saved array", rstd, (*g.shape[:-1], 1), "g", g)
 
 
@@ -155,11 +157,17 @@ def check_gelu_linear_backward(g, x, x_bias, weight) -> None:
 
 
 def check_bias_add(x, added, bias) -> None:
-    """x and added (..., C), bias (C,)."""
+    """x (..., C) of the residual stream, added (..., C), bias (C,)."""
     _expect_floating("bias_add", "x", x)
     _expect_axes("bias_add", "x", x, ("columns",))
-    _expect_like("bias_add", "added", added, x.shape, "x", x)
-    _expect_like("bias_add", "bias", bias, x.shape[-1:], "x", x)
+    _expect_branch("bias_add", "added", added, x.shape, "x", x)
+    _expect_like("bias_add", "bias", bias, x.shape[-1:], "added", added)
+
+
+def check_bias_add_backward(g) -> None:
+    """g (..., C)."""
+    _expect_floating("bias_add_backward", "g", g)
+    _expect_axes("bias_add_backward", "g", g, ("columns",))
 
 
 def check_packed_linear(x, weight, bias) -> None:
@@ -380,6 +388,22 @@ def _expect_like(where: str, name: str, x, shape: tuple[int, ...], other_name: s
         raise ValueError(_wrong_shape(where, name, x, other_name, other, shape))
     if x.dtype != other.dtype:
         _expect_dtype(where, name, x, other_name, other)
+
+
+def _expect_stream(where: str, name: str, x, shape: tuple[int, ...], other_name: str, other) -> None:
+    """x, of the residual stream, has this shape and the dtype of the other, or float32 where that has 16 bits."""
+    if x.shape != shape or not _is_stream_of(x, other):
+        _expect_like(where, name, x, shape, other_name, other)
+
+
+def _expect_branch(where: str, name: str, x, shape: tuple[int, ...], stream_name: str, stream) -> None:
+    """x has this shape and the dtype of the residual stream, or 16 bits where that has float32."""
+    if x.shape != shape or not _is_stream_of(stream, x):
+        _expect_like(where, name, x, shape, stream_name, stream)
+
+
+def _is_stream_of(stream, x) -> bool:
+    return stream.dtype == x.dtype or (stream.dtype.name == "float32" and is_sixteen_bit(x.dtype))
 
 
 def _expect_sums(where: str, name: str, x, shape: tuple[int, ...], other_name: str, other) -> None:

@@ -400,10 +400,9 @@ class _Backward:
             out = g if owned else array_module(g).empty_like(g)
         self.sums[id(node)] = node, array_module(g).add(total, g, out=out), True
 
-    def total_like(self, g: Array, edge: tuple | None) -> Array | None:
-        """What has reached the node of an edge so far, if it has g's shape and dtype."""
-        _, total, _ = self.sums.get(id(edge[0]), (None, None, False)) if edge else (None, None, False)
-        return total if total is not None and (total.shape, total.dtype) == (g.shape, g.dtype) else None
+    def total_at(self, edge: tuple | None) -> Array | None:
+        """What has reached the node of an edge so far, in the shape and dtype of the input there, or None."""
+        return self.sums[id(edge[0])][1] if edge and id(edge[0]) in self.sums else None
 
     def scatter_add(self, node: Function | Tensor, sparse: ScatterAdd, shape: tuple, dtype: Any, xp: Any) -> None:
         """Add a sparse gradient to the sum, made a contiguous array that is ours first."""
@@ -463,7 +462,7 @@ def _pull_back(function: Function, walk: _Backward) -> list[Function]:
     """Call one Function's VJP and add its gradients to the inputs' sums; returns the parents now reached first."""
     function._check()
     _, g, _ = walk.sums.pop(id(function))
-    total = walk.total_like(g, function._edges[0]) if function.accumulates else None
+    total = walk.total_at(function._edges[0]) if function.accumulates else None
     gradients = function.vjp(g) if total is None else function.vjp(g, total)  # type: ignore[call-arg]
     _require_tuple(function, gradients)
     # a gradient is ours to add into unless it is g, a saved array, a view, or returned for two inputs

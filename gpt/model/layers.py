@@ -77,6 +77,7 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
         self.mlp = MLP(config)
+        self.ln_1.keeps_float32 = self.ln_2.keeps_float32 = not self.pre_norm  # they return the residual stream
         self.like_gpt2 = self.pre_norm and config.activation == "gelu" and not config.dropout
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:

@@ -90,6 +90,7 @@ class LlamaBlock(nn.Module):
         self.ln_1 = make_norm(config)
         self.attn = GroupedAttention(config, layer)
         self.ln_2 = make_norm(config)
+        self.ln_1.keeps_float32 = self.ln_2.keeps_float32 = config.norm == "post"  # they return the residual stream
         self.mlp = GatedMLP(config) if config.activation == GATED else MLP(config)
 
     def forward(self, x: tt.Tensor, attend: Callable[[tt.Tensor], tt.Tensor] | None = None) -> tt.Tensor:

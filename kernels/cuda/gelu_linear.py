@@ -14,8 +14,8 @@ from kernels.cuda.launch import contiguous, device_namespace, launch
 from kernels.cuda.linear import linear_backward, linear_forward, product_backward, sum_rows
 from kernels.dtypes import is_sixteen_bit
 
-STRIP_ROWS = 16  # at least; there are STRIPS strips at most
-STRIPS = 512
+STRIP_ROWS, STRIPS = 16, 512  # rows of a strip at least, strips at most
+SUMMED_STRIP_ROWS, SUMMED_STRIPS = 64, 128  # where one block adds the sums of all columns
 
 
 def gelu_linear_forward(x, x_bias, weight, bias):
@@ -53,23 +53,41 @@ def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
 
 
 def bias_add(x, added, bias):
-    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C)."""
+    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C), saved: for `bias_add_backward`.
+
+    added and bias may have 16 bits where x, the residual stream, is float32.
+    """
     shapes.check_bias_add(x, added, bias)
     x, added, bias = contiguous(x, added, bias)
-    y = device_namespace(x).empty_like(x)
+    xp = device_namespace(x)
+    y, finished = xp.empty_like(x), xp.empty(1, dtype=np.uint32)
     if x.size:
-        _launch("bias_add", x, (x, added, bias, y))
-    return y
+        _launch("bias_add", x, (x, added, bias, y, finished))
+    return y, (added.dtype, finished)
 
 
-def _strips(x):
-    """How many rows a block has, and how many strips of so many rows there are."""
+def bias_add_backward(g, saved, with_bias):
+    """g (..., C) -> gadded, in the dtype of `added`, and gbias, the sum of g's rows (C,), or None."""
+    shapes.check_bias_add_backward(g)
+    dtype, finished = saved
+    if g.dtype == dtype or not with_bias or not g.size:
+        return g.astype(dtype, copy=False), sum_rows(g) if with_bias else None
+    (g,), xp, columns = contiguous(g), device_namespace(g), g.shape[-1]
+    limits = SUMMED_STRIP_ROWS, SUMMED_STRIPS
+    gadded, gbias = xp.empty(g.shape, dtype=dtype), xp.empty(columns, dtype=np.float32)
+    partial = xp.empty((_strips(g, *limits)[1], columns), dtype=np.float32)
+    _launch("bias_add_backward", g, (g, gadded, partial, gbias, finished), *limits)
+    return gadded, gbias
+
+
+def _strips(x, strip_rows=STRIP_ROWS, strips=STRIPS):
+    """How many rows a block has, and how many strips of so many rows there are: at least, and at most, so many."""
     rows = x.size // x.shape[-1]
-    strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
+    strip_rows = max(strip_rows, -(-rows // strips))
     return strip_rows, -(-rows // strip_rows)
 
 
-def _launch(kernel, x, arrays):
-    columns, (strip_rows, strips) = x.shape[-1], _strips(x)
+def _launch(kernel, x, arrays, *limits):
+    columns, (strip_rows, strips) = x.shape[-1], _strips(x, *limits)
     args = (*arrays, x.size // columns, columns, strip_rows)
     launch("gelu_linear.cu", kernel, (-(-columns // 256), strips), (256,), args)

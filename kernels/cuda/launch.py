@@ -4,7 +4,8 @@ A source is compiled once per device and set of -D options, when first needed, b
 the arrays come from: CuPy's, or the emulator's, which runs the same text on the CPU. The kernel's own signature in the
 .cu file says what each argument must be, so arrays are checked against it and Python's numbers (which CuPy would pass
 as 64-bit) are cast to its types; no second list of types has to be kept in sync. Arrays of `storage` (storage.cuh) may
-be float32, float16 or bfloat16, all of one call the same, for which the source is then compiled.
+be float32, float16 or bfloat16, all of one call the same, for which the source is then compiled; those of `stream` have
+that dtype, or all of them float32.
 
 Kernels run on the current device and stream. Read `softmax.py` next: the smallest use.
 """
@@ -25,6 +26,7 @@ SOURCES = Path(__file__).parent
 SCALARS: dict[str, Any] = {"float": np.float32, "int": np.int32, "unsigned": np.uint32, "long long": np.int64}
 SCALARS["address"] = np.uint64  # in a table of tensors (tensors.py)
 STORAGE: dict[str, dict[str, int]] = {"float32": {}, "float16": {"STORAGE": 1}, "bfloat16": {"STORAGE": 2}}
+FLOAT_STREAM = {"FLOAT_STREAM": 1}  # beside storage of 16 bits
 FLOAT32 = np.dtype(np.float32)
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
@@ -107,9 +109,12 @@ def flags(defines: dict[str, int]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _function(xp, device: int, name: str, kernel: str, storage: np.dtype, defines: tuple[tuple[str, int], ...]):
+def _function(
+    xp, device: int, name: str, kernel: str, storage: np.dtype, stream: np.dtype, defines: tuple[tuple[str, int], ...]
+):
     """The compiled kernel; found anew for every launch, so the arguments are what the caller has at hand."""
-    return _module(xp, device, name, flags(dict(defines) | STORAGE[storage.name])).get_function(kernel)
+    types = STORAGE[storage.name] | ({} if stream == storage else FLOAT_STREAM)
+    return _module(xp, device, name, flags(dict(defines) | types)).get_function(kernel)
 
 
 @functools.cache
@@ -138,10 +143,11 @@ class Signature:
     """What a kernel takes: its parameters, and their places by what has to be checked."""
 
     parameters: tuple[Parameter, ...]
-    arrays: tuple[tuple[int, Any], ...]  # (place, dtype, or None for `storage`)
+    arrays: tuple[tuple[int, Any], ...]  # (place, dtype, or the name of a type of storage.cuh)
     integers: tuple[tuple[int, Any, int, int], ...]  # (place, type, lowest, highest)
     floats: tuple[int, ...]
     storage: int | None  # the place of the first array of `storage`
+    stream: int | None  # and of `stream`
 
 
 @functools.cache
@@ -152,10 +158,10 @@ def _signature(name: str, kernel: str) -> Signature:
     integers = [(i, kind, np.iinfo(kind)) for i, kind in scalars if kind is not np.float32]
     return Signature(
         parameters,
-        tuple((i, None if kind == "storage" else np.dtype(SCALARS[kind])) for i, kind in arrays),
+        tuple((i, np.dtype(SCALARS[kind]) if kind in SCALARS else kind) for i, kind in arrays),
         tuple((i, kind, int(limits.min), int(limits.max)) for i, kind, limits in integers),
         tuple(i for i, kind in scalars if kind is np.float32),
-        next((i for i, kind in arrays if kind == "storage"), None),
+        *(next((i for i, kind in arrays if kind == name), None) for name in ("storage", "stream")),
     )
 
 
@@ -169,11 +175,12 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     xp, device = device_namespace(args[0]), args[0].data.device_id
     signature = _signature(name, kernel)
     storage = _storage_dtype(kernel, signature, args)
-    args = _checked(kernel, signature, args, xp, device, storage)
+    stream = _stream_dtype(signature, args, storage)
+    args = _checked(kernel, signature, args, xp, device, {"storage": storage, "stream": stream})
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
-    function = _function(xp, device, name, kernel, storage, tuple(defines.items()))
+    function = _function(xp, device, name, kernel, storage, stream, tuple(defines.items()))
     if shared > DEFAULT_SHARED:
         function.max_dynamic_shared_size_bytes = shared
     function(grid, block, args, shared_mem=shared)
@@ -197,16 +204,24 @@ def _storage_dtype(kernel: str, signature: Signature, args: tuple) -> np.dtype:
     return dtype
 
 
-def _checked(kernel: str, signature: Signature, args: tuple, xp, device: int, storage: np.dtype) -> tuple:
-    """The arguments, numbers cast to the types of their parameters."""
+def _stream_dtype(signature: Signature, args: tuple, storage: np.dtype) -> np.dtype:
+    """float32 if the first array of `stream` has it, else that of `storage`."""
+    place = signature.stream
+    if place is None or place >= len(args):
+        return storage
+    return FLOAT32 if getattr(args[place], "dtype", storage) == FLOAT32 else storage
+
+
+def _checked(kernel: str, signature: Signature, args: tuple, xp, device: int, dtypes: dict[str, np.dtype]) -> tuple:
+    """The arguments, numbers cast to the types of their parameters. dtypes: those of the types of storage.cuh."""
     if len(args) != len(signature.parameters):
         raise KernelArgumentError(f"{kernel}: {len(args)} arguments given, and it takes {len(signature.parameters)}")
     kind, cast = xp.ndarray, list(args)
-    for i, dtype in signature.arrays:
-        array = args[i]
-        fits = isinstance(array, kind) and array.dtype == (dtype or storage)
+    for i, required in signature.arrays:
+        array, dtype = args[i], dtypes[required] if type(required) is str else required
+        fits = isinstance(array, kind) and array.dtype == dtype
         if not fits or not array.flags.c_contiguous or array.data.device_id != device:
-            _refuse_array(f"{kernel}: {signature.parameters[i].name}", array, dtype or storage, xp, device)
+            _refuse_array(f"{kernel}: {signature.parameters[i].name}", array, dtype, xp, device)
     for i, integer, low, high in signature.integers:
         if not low <= args[i] <= high:
             where = f"{kernel}: {signature.parameters[i].name} = {args[i]}"

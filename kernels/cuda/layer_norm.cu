@@ -15,7 +15,8 @@
 //
 // Rows of up to 1024 columns have a faster backward, layer_norm_backward.cu, in the same order of additions.
 //
-// mean, rstd, gweight and gbias are float, also where the other arrays have 16 bits.
+// mean, rstd, gweight and gbias are float, also where the other arrays have 16 bits; x and gx, the residual stream and
+// its gradient, are of `stream`.
 //
 // Options: ROW_THREADS (see rows.cuh).
 
@@ -49,7 +50,7 @@ __device__ inline void normalize(long long row, int columns, float eps, const st
 }
 
 extern "C" __global__ void ROW_BOUNDS
-layer_norm_forward(const storage *__restrict__ x, const storage *__restrict__ weight,
+layer_norm_forward(const stream *__restrict__ x, const storage *__restrict__ weight,
                    const storage *__restrict__ bias, storage *__restrict__ y, float *__restrict__ mean,
                    float *__restrict__ rstd, unsigned *__restrict__ finished, long long rows, int columns, float eps,
                    int has_bias)
@@ -63,9 +64,9 @@ layer_norm_forward(const storage *__restrict__ x, const storage *__restrict__ we
 
 // total = x + (added + added_bias), and layer norm of it, as it is stored.
 extern "C" __global__ void ROW_BOUNDS
-add_layer_norm_forward(const storage *__restrict__ x, const storage *__restrict__ added,
+add_layer_norm_forward(const stream *__restrict__ x, const storage *__restrict__ added,
                        const storage *__restrict__ added_bias, const storage *__restrict__ weight,
-                       const storage *__restrict__ bias, storage *total, storage *__restrict__ y,
+                       const storage *__restrict__ bias, stream *total, storage *__restrict__ y,
                        float *__restrict__ mean, float *__restrict__ rstd, unsigned *__restrict__ finished,
                        long long rows, int columns, float eps, int has_added_bias, int has_bias)
 {
@@ -76,7 +77,7 @@ add_layer_norm_forward(const storage *__restrict__ x, const storage *__restrict_
     total += row * columns;
     auto add = [&](int col) {
         float value = load(added[col]) + (has_added_bias ? load(added_bias[col]) : 0.0f);
-        total[col] = store(load(x[col]) + value);
+        total[col] = store<stream>(load(x[col]) + value);
         return load(total[col]);  // as it is stored
     };
     auto fetch = [&](int col) { return load(total[col]); };  // what this thread wrote itself
@@ -84,8 +85,8 @@ add_layer_norm_forward(const storage *__restrict__ x, const storage *__restrict_
 }
 
 extern "C" __global__ void ROW_BOUNDS
-layer_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x, const storage *__restrict__ weight,
-                    const float *__restrict__ mean, const float *__restrict__ rstd, storage *__restrict__ gx,
+layer_norm_backward(const storage *__restrict__ g, const stream *__restrict__ x, const storage *__restrict__ weight,
+                    const float *__restrict__ mean, const float *__restrict__ rstd, stream *__restrict__ gx,
                     long long rows, int columns)
 {
     long long row = this_row();
@@ -106,7 +107,7 @@ layer_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x
     });
     float mean_h = row_sum(sum_h) / columns, mean_hn = row_sum(sum_hn) / columns;
     second_pass(columns, cached, fetch,
-                [&](int col, float2 hn) { gx[col] = store(scale * (hn.x - mean_h - hn.y * mean_hn)); });
+                [&](int col, float2 hn) { gx[col] = store<stream>(scale * (hn.x - mean_h - hn.y * mean_hn)); });
 }
 
 // Stage one. Grid (ceil(C / 32), strips), block (32, STRANDS): strand k takes rows k, k + STRANDS, ... of the strip.
@@ -114,7 +115,7 @@ layer_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x
 #define STRANDS 8
 
 extern "C" __global__ void __launch_bounds__(32 * STRANDS)
-layer_norm_strips(const storage *__restrict__ g, const storage *__restrict__ x, const float *__restrict__ mean,
+layer_norm_strips(const storage *__restrict__ g, const stream *__restrict__ x, const float *__restrict__ mean,
                   const float *__restrict__ rstd, float *__restrict__ partial, long long rows, int columns,
                   long long strip_rows)
 {

@@ -1,6 +1,7 @@
 """Layer normalization over the last axis, as `layer_norm.cu` computes it.
 
-Same functions as `kernels/cpu/layer_norm.py`; x, weight, bias, y and gx may have 16 bits, all else is float32.
+Same functions as `kernels/cpu/layer_norm.py`. weight, bias and y may have 16 bits; then so may x and its gradient, or
+these are float32, as the residual stream is in mixed precision. All else is float32.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def layer_norm_forward(x, weight, bias, eps):
     """
     shapes.check_layer_norm(x, weight, bias)
     x, weight, added = contiguous(x, weight, _or(bias, weight))
-    y, *statistics = _results(x)
+    y, *statistics = _results(x, weight)
     if x.size:
         rows, columns = x.size // x.shape[-1], x.shape[-1]
         args = (x, weight, added, y, *statistics, rows, columns, eps, bias is not None)
@@ -31,17 +32,20 @@ def layer_norm_forward(x, weight, bias, eps):
 
 
 def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
-    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), and `layer_norm_forward` of it."""
+    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), saved: for `bias_add_backward`.
+
+    And `layer_norm_forward` of that sum.
+    """
     shapes.check_add_layer_norm(x, added, added_bias, weight, bias)
     x, added, weight = contiguous(x, added, weight)
     biases = contiguous(_or(added_bias, weight), _or(bias, weight))
-    total, (y, *statistics) = device_namespace(x).empty_like(x), _results(x)
+    total, (y, *statistics) = device_namespace(x).empty_like(x), _results(x, weight)
     if x.size:
         rows, columns = x.size // x.shape[-1], x.shape[-1]
         args = (x, added, biases[0], weight, biases[1], total, y, *statistics, rows, columns, eps)
         args += (added_bias is not None, bias is not None)
         launch_rows("layer_norm.cu", "add_layer_norm_forward", rows, columns, args)
-    return total, y, (total, *statistics)
+    return total, (added.dtype, statistics[-1]), y, (total, *statistics)
 
 
 def _or(bias, weight):
@@ -49,11 +53,11 @@ def _or(bias, weight):
     return weight if bias is None else bias
 
 
-def _results(x):
+def _results(x, weight):
     """y, mean, rstd and the number of finished blocks, not yet written."""
     xp, rows = device_namespace(x), (*x.shape[:-1], 1)
     mean, rstd = (xp.empty(rows, dtype=np.float32) for _ in range(2))
-    return xp.empty_like(x), mean, rstd, xp.empty(1, dtype=np.uint32)
+    return xp.empty(x.shape, dtype=weight.dtype), mean, rstd, xp.empty(1, dtype=np.uint32)
 
 
 def layer_norm_backward(g, weight, saved, added=None):
@@ -89,7 +93,7 @@ def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
     strip_rows, strips = _strips(rows)
     gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
     partial = xp.empty((2, strips, columns), dtype=np.float32)
-    (other,) = contiguous(g if added is None else added)
+    (other,) = contiguous(x if added is None else added)
     args = (g, x, weight, mean, rstd, other, gx, partial, gweight, gbias, finished)
     args += (rows, columns, strip_rows, added is not None)
     launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, 8), args, ROW_THREADS=threads)

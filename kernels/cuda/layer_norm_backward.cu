@@ -34,9 +34,9 @@ static __device__ float strand_sum(float value)
 
 // Grid (strips), block (ROW_THREADS, STRANDS). gx may be `added`, so neither is __restrict__. partial (2, strips, C).
 extern "C" __global__ void __launch_bounds__(ROW_THREADS * STRANDS)
-layer_norm_backward_add(const storage *__restrict__ g, const storage *__restrict__ x,
+layer_norm_backward_add(const storage *__restrict__ g, const stream *__restrict__ x,
                         const storage *__restrict__ weight, const float *__restrict__ mean,
-                        const float *__restrict__ rstd, const storage *added, storage *gx, float *partial,
+                        const float *__restrict__ rstd, const stream *added, stream *gx, float *partial,
                         float *__restrict__ gweight, float *__restrict__ gbias, unsigned *finished, long long rows,
                         int columns, long long strip_rows, int has_added)
 {
@@ -68,7 +68,7 @@ layer_norm_backward_add(const storage *__restrict__ g, const storage *__restrict
             if (active && col < columns) {
                 float result = scale * (cached[k].x - mean_h - cached[k].y * mean_hn);
                 if (has_added) result = load(added[row * columns + col]) + result;
-                gx[row * columns + col] = store(result);
+                gx[row * columns + col] = store<stream>(result);
             }
         }
     }

@@ -11,7 +11,7 @@
 #include "rows.cuh"
 
 extern "C" __global__ void ROW_BOUNDS
-rms_norm_forward(const storage *__restrict__ x, const storage *__restrict__ weight, storage *__restrict__ y,
+rms_norm_forward(const stream *__restrict__ x, const storage *__restrict__ weight, storage *__restrict__ y,
                  float *__restrict__ rstd, long long rows, int columns, float eps)
 {
     long long row = this_row();
@@ -29,8 +29,8 @@ rms_norm_forward(const storage *__restrict__ x, const storage *__restrict__ weig
 }
 
 extern "C" __global__ void ROW_BOUNDS
-rms_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x, const storage *__restrict__ weight,
-                  const float *__restrict__ rstd, storage *__restrict__ gx, long long rows, int columns)
+rms_norm_backward(const storage *__restrict__ g, const stream *__restrict__ x, const storage *__restrict__ weight,
+                  const float *__restrict__ rstd, stream *__restrict__ gx, long long rows, int columns)
 {
     long long row = this_row();
     if (row >= rows) return;
@@ -44,5 +44,5 @@ rms_norm_backward(const storage *__restrict__ g, const storage *__restrict__ x, 
     auto fetch = [&](int col) { return make_float2(load(g[col]) * load(weight[col]), load(x[col]) * scale); };
     first_pass(columns, cached, fetch, [&](int, float2 hn) { sum_hn = fmaf(hn.x, hn.y, sum_hn); });
     float mean_hn = row_sum(sum_hn) / columns;
-    second_pass(columns, cached, fetch, [&](int col, float2 hn) { gx[col] = store(scale * (hn.x - hn.y * mean_hn)); });
+    second_pass(columns, cached, fetch, [&](int col, float2 hn) { gx[col] = store<stream>(scale * (hn.x - hn.y * mean_hn)); });
 }

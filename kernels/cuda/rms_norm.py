@@ -1,6 +1,7 @@
 """RMS normalization over the last axis, as `rms_norm.cu` computes it.
 
-Same functions as `kernels/cpu/rms_norm.py`; x, weight, y and gx may have 16 bits, rstd and gweight are float32.
+Same functions as `kernels/cpu/rms_norm.py`. weight and y may have 16 bits; then so may x and gx, or these are float32,
+as the residual stream is in mixed precision. rstd and gweight are float32.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def rms_norm_forward(x, weight, eps):
     shapes.check_rms_norm(x, weight)
     x, weight = contiguous(x, weight)
     xp, columns = device_namespace(x), x.shape[-1]
-    y, rstd = xp.empty_like(x), xp.empty((*x.shape[:-1], 1), dtype=np.float32)
+    y, rstd = xp.empty(x.shape, dtype=weight.dtype), xp.empty((*x.shape[:-1], 1), dtype=np.float32)
     if x.size:
         rows = x.size // columns
         launch_rows("rms_norm.cu", "rms_norm_forward", rows, columns, (x, weight, y, rstd, rows, columns, eps))

@@ -29,6 +29,8 @@ class Linear(Module):
 class Embedding(Module):
     """A row of weight (rows, width) for each integer id: ids (...) -> (..., width)."""
 
+    keeps_float32 = True  # the residual stream begins here
+
     def __init__(self, rows: int, width: int, std: float = 1.0):
         self.weight = Parameter(randn(rows, width) * std)
 

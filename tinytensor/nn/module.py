@@ -47,6 +47,7 @@ class Module:
     """The base of all layers and models: assign Parameters and Modules as attributes, and define `forward`."""
 
     training = True
+    keeps_float32 = False  # whether its own parameters are not rounded in mixed precision (precision.py)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign an attribute; a Tensor where a Buffer was becomes one.

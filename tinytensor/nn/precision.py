@@ -5,6 +5,10 @@ in float16 or bfloat16, so that its products and activations have 16 bits, on te
 copies are made here and nowhere else: no layer and no operation knows of them. Their gradients go to the parameters
 directly, in float32 where the kernels sum them so.
 
+What adds up through all layers, the residual stream and its gradient, stays float32, as in PyTorch's autocast. That
+follows from which parameters have copies: embeddings have none (`keeps_float32`), so the stream begins in float32; a
+norm returns the dtype of its weight, which takes the stream into 16 bits; and the sum of both is float32.
+
 The gradients of activations have 16 bits. float16 has none below 6e-8, so the loss is multiplied by `loss_scale` on the
 way back, and the gradients of the parameters with it, by which the optimizer then divides (`arXiv:1710.03740`).
 bfloat16 has the range of float32 and needs none.
@@ -87,7 +91,10 @@ class MixedPrecision(Module):
 
 
 class _Copies:
-    """The copies of a model's parameters, made when they are first needed, where its parameters are then."""
+    """The copies of a model's parameters, made when they are first needed, where its parameters are then.
+
+    A parameter of several modules, such as tied embeddings, may be read in float32 by one and as a copy by another.
+    """
 
     def __init__(self, model: Module, dtype: Any):
         self._model, self._dtype = model, dtype
@@ -99,6 +106,7 @@ class _Copies:
         places = [
             (vars(module), name, value)
             for module in self._model.modules()
+            if not module.keeps_float32
             for name, value in vars(module).items()
             if isinstance(value, Parameter)
         ]

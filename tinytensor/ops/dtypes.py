@@ -26,6 +26,12 @@ def floating(x):
     return x.astype(DEFAULT_DTYPE) if hasattr(x, "dtype") and not dtypes.is_floating(x.dtype) else x
 
 
+def as_factor(x, weight):
+    """x, or if it is float32 and the weight of a product has 16 bits, x rounded to those."""
+    narrows = dtypes.is_sixteen_bit(weight.dtype) and x.dtype == DEFAULT_DTYPE
+    return x.astype(weight.dtype) if narrows else x
+
+
 def promoted(a, b):
     """a and b, with an array of integers that meets floats cast to their dtype; float32 if it meets a Python float."""
     if is_floating(a) and not is_floating(b) and hasattr(b, "dtype"):

@@ -358,11 +358,11 @@ def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
 
 
 def float16_as_float32(operation: F) -> F:
-    """`operation`, which computes a float16 x, and whatever goes with it, in float32: its sums would lose digits."""
+    """`operation`, which computes in float32 what is float16, its x or a weight: its sums would lose digits."""
 
     @functools.wraps(operation)
     def call(x, *args, **kwargs):
-        if not _is_float16(x):
+        if not any(map(_is_float16, (x, *args, *kwargs.values()))):
             return operation(x, *args, **kwargs)
         args = [cast(a, np.float32) if _is_float16(a) else a for a in (x, *args)]
         kwargs = {name: cast(a, np.float32) if _is_float16(a) else a for name, a in kwargs.items()}
@@ -377,8 +377,7 @@ def float16_by_kernels(operation: F) -> F:
 
     @functools.wraps(operation)
     def call(x, *args, **kwargs):
-        has_kernels = _is_float16(x) and array_module(raw(x)) is not np
-        return (operation if has_kernels else in_float32)(x, *args, **kwargs)
+        return (in_float32 if array_module(raw(x)) is np else operation)(x, *args, **kwargs)
 
     return call  # type: ignore[return-value]
 

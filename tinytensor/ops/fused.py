@@ -17,7 +17,7 @@ from kernels.dtypes import is_sixteen_bit
 from kernels.options import DropoutOptions
 from tinytensor.backend import array_module, kernels_for
 from tinytensor.ops.arguments import as_tensor, normalize_axis, torch_names
-from tinytensor.ops.dtypes import floating
+from tinytensor.ops.dtypes import as_factor, floating
 from tinytensor.ops.elementwise import float16_by_kernels
 from tinytensor.ops.indexing import checked_ids
 from tinytensor.ops.shape import reshape, swapaxes
@@ -69,13 +69,17 @@ class LayerNorm(Function):
 
 
 class BiasAdd(Function):
-    """y = x + (a + b), b of shape (C,);  gx = g,  ga = g,  gb = sum g"""
+    """y = x + (a + b), b of shape (C,);  gx = g,  ga = g,  gb = sum g
+
+    x may be a residual stream of float32 where a and b have 16 bits.
+    """
 
     def forward(self, x, added, bias):
-        return kernels_for(x).bias_add(x, added, bias)
+        y, self.for_backward = kernels_for(x).bias_add(x, added, bias)
+        return y
 
     def vjp(self, g):
-        return g, g, kernels_for(g).sum_rows(g) if self.needs_grad[2] else None
+        return g, *kernels_for(g).bias_add_backward(g, self.for_backward, self.needs_grad[2])
 
 
 class AddForNorm(Function):
@@ -85,11 +89,11 @@ class AddForNorm(Function):
         self.norm = weight, norm_bias, eps
 
     def forward(self, x, added, bias):
-        y, *self.computed = kernels_for(x).add_layer_norm_forward(x, added, bias, *self.norm)
+        y, self.for_backward, *self.computed = kernels_for(x).add_layer_norm_forward(x, added, bias, *self.norm)
         return y
 
     def vjp(self, g):
-        return g, g, kernels_for(g).sum_rows(g) if self.needs_grad[2] else None
+        return g, *kernels_for(g).bias_add_backward(g, self.for_backward, self.needs_grad[2])
 
 
 class RMSNorm(Function):
@@ -114,7 +118,8 @@ class Linear(Function):
     """y = x w + b, w of shape (in, out);  gx = g w^T,  gw = x^T g,  gb = sum g"""
 
     def forward(self, x, weight, bias):
-        x, self.weight = floating(x), floating(weight)
+        self.weight = floating(weight)
+        x = as_factor(floating(x), self.weight)
         self.x = x if True in self.needs_grad[1:] else None  # below a frozen layer nothing else may need x
         self.save(self.x if self.needs_grad[1] else None, self.weight if self.needs_grad[0] else None)
         return kernels_for(x).linear_forward(x, self.weight, floating(bias))
@@ -219,6 +224,7 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
 def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None, eps: float = 1e-5) -> Tensor:
     """Normalize x (..., C) to mean 0, variance 1 over its last axis, then scale by weight (C,) and add bias (C,).
 
+    The result has the dtype of the weight: 16 bits in mixed precision, where x is float32.
     Composed: `composed.layer_norm`.
     """
     x = as_tensor(x)
@@ -227,10 +233,17 @@ def layer_norm(x: TensorLike, weight: TensorLike = None, bias: TensorLike = None
     return LayerNorm(eps)(x, weight, bias)
 
 
-@float16_by_kernels
 def bias_add(x: TensorLike, added: TensorLike, bias: TensorLike = None) -> Tensor:
-    """x + (added + bias) in one pass: x and added (..., C), bias (C,). Composed: `composed.bias_add`."""
-    return as_tensor(x) + added if bias is None else BiasAdd()(x, added, bias)
+    """x + (added + bias) in one pass: x and added (..., C), bias (C,). Composed: `composed.bias_add`.
+
+    In mixed precision x is float32, and so is the sum; added and bias have 16 bits.
+    """
+    x, added = as_tensor(x), as_tensor(added)
+    if bias is None:
+        return x + added
+    if is_sixteen_bit(added.dtype) and array_module(x.data) is np:  # which has no kernel for it
+        return x + (added + bias)
+    return BiasAdd()(x, added, bias)
 
 
 def add_layer_norm(
@@ -242,8 +255,8 @@ def add_layer_norm(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """`bias_add(x, added, added_bias)`, and `layer_norm` of it, in one pass. Composed: `composed.add_layer_norm`."""
-    x = as_tensor(x)
-    if is_sixteen_bit(x.dtype) and array_module(x.data) is np:  # where both compute in float32
+    x, weight = as_tensor(x), as_tensor(weight)
+    if is_sixteen_bit(weight.dtype) and array_module(x.data) is np:  # where both compute in float32
         total = bias_add(x, added, added_bias)
         return total, layer_norm(total, weight, bias, eps)
     add = AddForNorm(raw(weight), raw(bias), eps)
