@@ -107,12 +107,22 @@ def _layer_norm_gradients(k, g, x, weight, bias):
 
 
 def _norm_of_sum(k, x, added, added_bias, weight, bias):
-    return k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)[:2]
+    total, _, y, _ = k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)
+    return total, y
 
 
 def _norm_of_sum_gradients(k, g, other, x, added, added_bias, weight):
     *_, saved = k.add_layer_norm_forward(x, added, added_bias, weight, None, EPS)
     return k.layer_norm_backward(g, weight, saved, other)
+
+
+def _residual_sum(k, x, added, bias):
+    """Of what float16 has exactly, so that x, in float32 on a GPU as on the CPU, and the sums can be compared."""
+    if k is kernels.cuda:
+        added, bias = added.astype(np.float16), bias.astype(np.float16)
+    y, saved = k.bias_add(x, added, bias)
+    gadded, gbias = k.bias_add_backward(added.astype(x.dtype), saved, True)
+    return y, gadded.astype(x.dtype), gbias
 
 
 def _gelu_linear(k, x, x_bias, weight, bias):
@@ -206,7 +216,9 @@ def cases() -> Iterator[Case]:
         yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
         yield Case("add_layer_norm_forward", size, _norm_of_sum, (x, g, bias, weight, bias))
         yield Case("layer_norm_backward", f"{size}, of a sum", _norm_of_sum_gradients, (g, x, x, g, bias, weight))
-        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias), (x, g, bias))
+        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias)[0], (x, g, bias))
+        halves = tuple(array.astype(np.float16).astype(np.float32) for array in (g, bias))
+        yield Case("bias_add_backward", f"{size}, float16", _residual_sum, (x, *halves))
         yield Case("sum_rows", size, lambda k, x: k.sum_rows(x), (x,))
         yield Case("rms_norm_forward", size, _rms_norm, (x, weight))
         yield Case("rms_norm_backward", size, _rms_norm_gradients, (g, x, weight))

@@ -51,9 +51,10 @@ more until the shared ones have their values. **The sample** at the end loads th
 for each layer. Of the gradient of the head there are two, and the block of logits is twice as large. The host holds
 weights twice, when the model is made and when a checkpoint is written.
 
-**In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, and
-for a while the gradient n C of the last layer norm's result. Copies of all weights in 16 bits are there besides, of the
-head's another one at the loss, where the block of logits may have four times as many bytes.
+**In 16 bits on a GPU** (`--dtype`) these have 2 bytes each, but for the gradients of parameters, of the head one, for
+a while the gradient n C of the last layer norm's result, and the residual stream, (2 L + 1) C for each token, and its
+gradient. Copies of all weights but embeddings in 16 bits are there besides, of the head's another one at the loss,
+where the block of logits may have four times as many bytes. A bigram table is an embedding alone: all is float32.
 Attention that computes in float32 copies its arguments and its result, in backward 30 C bytes for each token.
 
 **Generation** holds weights, and keys and values, 2 L C for each position of the window of each text.
@@ -237,11 +238,11 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Com
     existing = trained.values * ((rows > train.batch_size) + _waiting_sums(-(-shares // ranks.size), 1))
     count = parameter_count(kind, model) + trained.adapters
     weights = [Item("weights", FLOAT * count)]
-    if train.dtype == "float32":
+    if train.dtype == "float32" or kind == "bigram":
         step = FLOAT * _step_values(kind, model, tokens, True, trained)
     else:
-        step = _step_bytes(kind, model, tokens, trained)
-        weights.append(Item(f"weights in {train.dtype}", HALF * count))
+        step = _step_bytes(model, tokens, trained)
+        weights.append(Item(f"weights in {train.dtype}", HALF * (count - _embedding_values(model))))
     step += FLOAT * existing
     if train.optimizer == "muon":
         step = max(step, FLOAT * (trained.values + 11 * model.n_layer * model.n_embd * model.fc_width // 4))
@@ -252,10 +253,14 @@ def _training_on_gpu(kind: str, model: GPTConfig, train: TrainConfig, ranks: Com
     )
 
 
-def _step_bytes(kind: str, model: GPTConfig, tokens: int, trained: Trained) -> int:
-    """As `_step_values` on a GPU, of activations of 16 bits and gradients of parameters in float32, in bytes."""
-    if kind == "bigram":
-        return FLOAT * trained.values + HALF * 3 * tokens * model.vocab_size
+def _embedding_values(model: GPTConfig) -> int:
+    """The parameters of embeddings that are not also the head."""
+    rows = model.block_size if model.positions == "learned" else 0
+    return (rows + (0 if model.tied else model.vocab_size)) * model.n_embd
+
+
+def _step_bytes(model: GPTConfig, tokens: int, trained: Trained) -> int:
+    """As `_step_values` of a GPT on a GPU, in bytes: 16 bits but for residual stream and gradients of parameters."""
     c, heads = model.n_embd, model.n_head * model.head_size
     in_mlp = (6 if model.activation == "gelu_erf" else 2) * model.fc_width * tokens
     in_attention = FLOAT * (2 * heads + 2 * model.qkv_width) + HALF * (model.qkv_width - model.fc_width)
@@ -263,8 +268,10 @@ def _step_bytes(kind: str, model: GPTConfig, tokens: int, trained: Trained) -> i
     ghead = FLOAT * head if trained.head else 0
     in_head = max(HALF * (_logits(model, tokens, 16) + head), ghead)  # its weight padded; its gradient divided
     work = max(in_head, HALF * in_mlp, in_attention * tokens)
-    at_loss = HALF * saved_values(model, True, trained) * tokens + ghead + work
-    return max(at_loss + (FLOAT + HALF) * c * tokens, FLOAT * trained.values + HALF * 3 * c * tokens)
+    stream = (2 * trained.blocks + 1) * c  # what the norms save
+    saved = HALF * saved_values(model, True, trained) + (FLOAT - HALF) * stream
+    at_loss = saved * tokens + ghead + work
+    return max(at_loss + (FLOAT + HALF) * c * tokens, FLOAT * trained.values + FLOAT * 3 * c * tokens)
 
 
 def _rows_of_share(train: TrainConfig, shares: int) -> int:

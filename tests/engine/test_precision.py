@@ -1,5 +1,7 @@
 """Mixed precision: 16-bit copies of float32 parameters, whose gradients are float32."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,12 @@ from tinytensor import nn
 from tinytensor.nn.precision import Rounded, refresh
 
 BOUNDS = {"float16": 0.004, "bfloat16": 0.03}  # of a gradient's relative error: some 4 and 8 units in the last place
+GPT2 = GPTConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
 SHAPES = {
-    "gpt2": GPTConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16),
+    "gpt2": GPT2,
+    "post-norm, dropout": dataclasses.replace(GPT2, norm="post", dropout=0.1),
+    "parallel, no biases": dataclasses.replace(GPT2, parallel=True, bias=False),
+    "olmo": dataclasses.replace(GPT2, norm="output", norm_layer="rms", tied=False),
     "llama": GPTConfig(
         vocab_size=31,
         block_size=12,
@@ -50,7 +56,8 @@ def make_model(shape, where):
 
 def backward(model, parameters):
     rng = np.random.default_rng(0)
-    loss = model(rng.integers(0, 31, (2, 12)), rng.integers(0, 31, (2, 12)))
+    with tt.seeded(2, "dropout"):
+        loss = model(rng.integers(0, 31, (2, 12)), rng.integers(0, 31, (2, 12)))
     loss.backward()
     return loss, [p.grad for p in parameters]
 
@@ -71,12 +78,70 @@ def test_gradients_are_those_of_float64_up_to_rounding(emulated, dtype, shape):
 
 
 def test_activations_have_16_bits(emulated, dtype):
-    model, seen = make_model(SHAPES["gpt2"], "emulated"), []
+    model = make_model(GPT2, "emulated")
     inner = model.transformer.h[0].mlp.c_fc
-    forward = inner.forward
-    object.__setattr__(inner, "forward", lambda x, *a: seen.append((x.dtype, inner.weight.dtype)) or forward(x, *a))
+    seen = inputs_of(inner)
     backward(nn.MixedPrecision(model, dtype), model.parameters())
     assert seen == [(dtype, dtype)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_residual_stream_has_32_bits(emulated, dtype, shape, training):
+    """What a block gets, and the last norm, whose weight has 16 bits as its result has, and as the head has."""
+    model = make_model(SHAPES[shape], "emulated").train(training)
+    last, head = model.transformer.ln_f, model.lm_head
+    seen = [inputs_of(module) for module in (*model.transformer.h, last)]
+    of_head = inputs_of(head)
+    nn.MixedPrecision(model, dtype)(np.zeros((2, 5), np.int64))
+    assert [dtypes[0][0] for dtypes in seen] == [np.float32] * len(seen)
+    assert (seen[-1][0][1], of_head) == (dtype, [(dtype, dtype)])
+
+
+def inputs_of(module):
+    """A list to which each call of the module adds the dtypes of its input and of its weight, if it has one."""
+    seen, forward = [], module.forward
+
+    def call(x, *args):
+        seen.append((x.dtype, module.weight.dtype if hasattr(module, "weight") else None))
+        return forward(x, *args)
+
+    object.__setattr__(module, "forward", call)
+    return seen
+
+
+def test_what_16_bits_would_lose_stays_in_the_stream(emulated, dtype):
+    """Twenty layers that add a thousandth each, of which none would change a 1 in bfloat16."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            self.begin = nn.Embedding(1, 4)
+            self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(20)])
+
+        def forward(self, ids):
+            x = self.begin(ids)
+            for layer in self.layers:
+                x = tt.bias_add(x, tt.linear(x, layer.weight), layer.bias)
+            return x.sum()
+
+    model = Deep()
+    model.begin.weight.data[...] = 1
+    for layer in model.layers:
+        layer.weight.data[...] = 0
+        layer.bias.data[...] = 2.0**-10
+    model.to(emulated)
+    mixed = nn.MixedPrecision(model, dtype)
+    y = mixed(np.zeros((1, 1), np.int64))
+    y.backward()
+    assert (y.dtype, y.item()) == (np.float32, 4 * (1 + 20 * 2.0**-10))
+    assert model.begin.weight.grad.tolist() == [[1, 1, 1, 1]]
+
+
+def test_an_embedding_alone_is_read_as_it_is(emulated, dtype):
+    """As the bigram model's table of logits."""
+    table = nn.Embedding(3, 3)
+    y = nn.MixedPrecision(table.to(emulated), dtype)(np.arange(3))
+    assert (y.dtype, y.tolist()) == (np.float32, table.weight.tolist())
 
 
 def test_gradients_have_the_digits_of_float32(emulated, dtype):

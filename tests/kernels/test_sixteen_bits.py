@@ -68,9 +68,11 @@ CASES = {
 
 
 def draw(rng, letters, sizes, dtype):
-    """Normal numbers of 16 bits, or for capitals positive float32, as what a norm saves of each row."""
+    """Normal numbers of 16 bits, or for capitals float32: RC the residual stream, R what a norm saves of each row."""
     if letters == "R":
         return rng.uniform(0.5, 1.5, (sizes["r"], 1)).astype(np.float32)
+    if letters == "RC":
+        return rng.standard_normal((sizes["r"], sizes["c"])).astype(np.float32)
     shape = [sizes[letter] for letter in letters]
     if letters == "rcc":
         shape = [sizes["r"], 2 * sizes["c"]]
@@ -103,6 +105,43 @@ def test_errors_are_those_of_rounding(xp, dtype, name, rows, columns):
     first, *others = assert_accurate(xp, kernel, formula, args, extra)
     assert first == dtype
     assert not any(map(is_sixteen_bit, others))
+
+
+# kernel, formula, arguments: 16-bit numbers, or float32 in capitals; whether each result has 16 bits, else float32
+STREAM_CASES = {
+    "layer_norm": (formulas.layer_norm_by_kernel, formulas.layer_norm, ["RC", "c", "c"], (1e-5,), [True, False, False]),
+    "layer_norm_backward": (
+        lambda g, weight, added, *saved: k.layer_norm_backward(g, weight, saved, added),
+        lambda g, weight, added, *saved: with_added(added, *formulas.layer_norm_backward(g, weight, *saved)),
+        ["rc", "c", "RC", "RC", "R", "R"],
+        (),
+        [False, False, False],
+    ),
+    "add_layer_norm": (
+        lambda *arrays: k.add_layer_norm_forward(*arrays)[::2],
+        lambda x, added, bias, *norm: (x + added + bias, formulas.layer_norm(x + added + bias, *norm)[0]),
+        ["RC", "rc", "c", "c", "c"],
+        (1e-5,),
+        [False, True],
+    ),
+    "rms_norm": (formulas.rms_norm_by_kernel, formulas.rms_norm, ["RC", "c"], (1e-5,), [True, False]),
+    "rms_norm_backward": (rms_norm_backward, formulas.rms_norm_backward, ["rc", "c", "RC", "R"], (), [False, False]),
+    "bias_add": (lambda *a: k.bias_add(*a)[0], lambda x, added, bias: x + added + bias, ["RC", "rc", "c"], (), [False]),
+}
+
+
+def with_added(added, gx, *vectors):
+    return added + gx, *vectors
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 70), (3, 2500)])
+@pytest.mark.parametrize("name", STREAM_CASES)
+def test_a_residual_stream_of_float32_loses_nothing(xp, dtype, name, rows, columns):
+    """Beside branches of 16 bits, the stream and its gradient have the error of float32."""
+    kernel, formula, letters, extra, sixteen_bits = STREAM_CASES[name]
+    rng, sizes = np.random.default_rng(rows), {"r": rows, "c": columns}
+    args = [draw(rng, shape, sizes, dtype) for shape in letters]
+    assert assert_accurate(xp, kernel, formula, args, extra) == [dtype if s else np.float32 for s in sixteen_bits]
 
 
 def test_attention(xp, dtype):
@@ -180,7 +219,7 @@ def test_the_checked_build_finds_no_fault(dtype):
     emulated = tt.device("emulated").xp
     rng = np.random.default_rng(5)
     with checks.checked(1):
-        for name, (kernel, _, letters, extra) in CASES.items():
+        for name, (kernel, _, letters, extra, *_) in [*CASES.items(), *STREAM_CASES.items()]:
             args = [emulated.asarray(draw(rng, shape, {"r": 3, "c": 67}, dtype)) for shape in letters]
             for result in formulas.as_tuple(kernel(*args, *extra)):
                 assert np.isfinite(wide(emulated.asnumpy(result))).all(), name
@@ -191,5 +230,7 @@ def test_dtypes_of_one_call_must_agree(xp, dtype):
     other = xp.zeros((2, 3), dtype=np.float32)
     with pytest.raises(TypeError, match=f"g has dtype float32: must be {dtype}, as x is"):
         k.gelu_backward(other, x)
+    with pytest.raises(TypeError, match=f"rms_norm: weight has dtype float32: must be {dtype}, as x is"):
+        k.rms_norm_forward(x, other[0], 1e-5)  # only the residual stream may be float32 beside 16 bits
     with pytest.raises(KernelArgumentError, match="must be of two 16-bit arrays"):
         product(x, other.T)

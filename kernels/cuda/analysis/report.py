@@ -24,7 +24,7 @@ from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
 from kernels.cuda.attention import Plan, plan
 from kernels.cuda.cross_entropy import logits_to_gradients
-from kernels.cuda.launch import STORAGE, SharedMemory, flags, shared_memory, signatures, source
+from kernels.cuda.launch import FLOAT_STREAM, STORAGE, SharedMemory, flags, shared_memory, signatures, source
 from kernels.cuda.layer_norm import backward_of_long_rows
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
@@ -106,8 +106,11 @@ def builds(architecture: int) -> Iterator[Build]:
 def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
     """Those of the kernels that take arrays of float16 or bfloat16, as compiled for them."""
     for build in builds(architecture):
-        if any(parameter.type == "storage" for parameter in signatures(build.source)[build.kernel]):
+        types = {parameter.type for parameter in signatures(build.source)[build.kernel]}
+        if "storage" in types:
             yield replace(build, defines=build.defines | STORAGE[dtype])
+        if "stream" in types:
+            yield replace(build, defines=build.defines | STORAGE[dtype] | FLOAT_STREAM)
 
 
 def attention_builds(head: int, architecture: int) -> Iterator[Build]:
@@ -171,6 +174,8 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         y, saved = cuda.gelu_linear_forward(x, weight, square, None)
         cuda.gelu_linear_backward(y, x, weight, square, saved, False)
         cuda.bias_add(x, g, weight)
+        _, saved = cuda.bias_add(x, g.astype(np.float16), weight.astype(np.float16))
+        cuda.bias_add_backward(g, saved, True)
         cuda.gradient_norm([x], 1 << 20)
         logits_to_gradients(_draw(rows, columns), _draw(), targets, _draw(rows), columns, -1)
         cuda.gelu_forward(x)
