@@ -10,12 +10,12 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cuda.gelu import gelu_backward, gelu_forward
-from kernels.cuda.launch import contiguous, device_namespace, launch
+from kernels.cuda.launch import contiguous, device_namespace, launch_columns, pack_width
 from kernels.cuda.linear import linear_backward, linear_forward, product_backward, sum_rows
 from kernels.dtypes import is_sixteen_bit
 
 STRIP_ROWS = 16  # at least; there are STRIPS strips at most
-STRIPS = 512
+STRIPS = 256
 
 
 def gelu_linear_forward(x, x_bias, weight, bias):
@@ -28,7 +28,7 @@ def gelu_linear_forward(x, x_bias, weight, bias):
         return linear_forward(gelu_forward(x if x_bias is None else x + x_bias), weight, bias), None
     (x, x_bias), xp = contiguous(x, x_bias), device_namespace(x)
     y, finished = xp.empty_like(x), xp.empty(-(-x.shape[-1] // 256), dtype=np.uint32)
-    _launch("bias_gelu_forward", x, (x, x_bias, y, finished))
+    _launch("bias_gelu_forward", (x, x_bias, y), finished)
     return linear_forward(y, weight, bias), finished
 
 
@@ -46,7 +46,7 @@ def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
     columns, (_, strips) = x.shape[-1], _strips(x)
     gy, gx, y = linear_forward(g, weight.T, None), xp.empty_like(x), xp.empty_like(x)
     partial, gx_bias = xp.empty((strips, columns), dtype=np.float32), xp.empty(columns, dtype=np.float32)
-    _launch("bias_gelu_backward", x, (gy, x, x_bias, gx, y, partial, gx_bias, saved))
+    _launch("bias_gelu_backward", (gy, x, x_bias, gx, y), partial, gx_bias, saved)
     if not is_sixteen_bit(x.dtype):
         gx_bias = sum_rows(gx)  # in the order in which float32 has always been added
     return gx, gx_bias, *product_backward(g, y, with_bias)
@@ -58,7 +58,7 @@ def bias_add(x, added, bias):
     x, added, bias = contiguous(x, added, bias)
     y = device_namespace(x).empty_like(x)
     if x.size:
-        _launch("bias_add", x, (x, added, bias, y))
+        _launch("bias_add", (x, added, bias, y))
     return y
 
 
@@ -69,7 +69,9 @@ def _strips(x):
     return strip_rows, -(-rows // strip_rows)
 
 
-def _launch(kernel, x, arrays):
+def _launch(kernel, arrays, *others):
+    """arrays: of x's rows and dtype, the first of its shape."""
+    x = arrays[0]
     columns, (strip_rows, strips) = x.shape[-1], _strips(x)
-    args = (*arrays, x.size // columns, columns, strip_rows)
-    launch("gelu_linear.cu", kernel, (-(-columns // 256), strips), (256,), args)
+    args = (*arrays, *others, x.size // columns, columns, strip_rows)
+    launch_columns("gelu_linear.cu", kernel, columns, strips, args, pack_width(columns, *arrays))

@@ -103,6 +103,7 @@ layer_norm_backward_add(const storage *__restrict__ g, const storage *__restrict
         int col = i < columns ? i : i - columns;
         const float *strips = partial + (i < columns ? 0 : (long long)gridDim.x * columns) + col;
         float sum = 0.0f;
+#pragma unroll 16  // so many loads at a time, as a single block is waited for
         for (int strip = 0; strip < gridDim.x; strip++) sum += strips[(long long)strip * columns];
         (i < columns ? gweight : gbias)[col] = sum;
     }

@@ -1,17 +1,25 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
 Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats. Of 16-bit
-arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32.
+arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32. What is done with
+the bias is in `linear.cu`.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from kernels import shapes
-from kernels.cuda.launch import device_namespace
+from kernels.cuda.launch import contiguous, device_namespace, launch, launch_columns, pack_width
 from kernels.cuda.products import product
 from kernels.dtypes import is_sixteen_bit, sum_dtype
+
+STRIP_ROWS = 16  # of `add_bias`: at least, and STRIPS strips at most
+STRIPS = 512
+SUMMED_AT_ONCE = 4  # packs of columns to a block of `sum_rows`, whose threads share them
+STRANDS = 256
 
 
 def linear_forward(x, weight, bias):
@@ -19,7 +27,7 @@ def linear_forward(x, weight, bias):
     shapes.check_linear(x, weight, bias)
     y = device_namespace(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
-        y += bias
+        _add_bias(y, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -40,7 +48,25 @@ def product_backward(g, x, with_bias):
 def sum_rows(x):
     """The sum of the rows of x (..., C): (C,), in `sum_dtype(x)`."""
     shapes.check_sum_rows(x)
-    return _rows(x).sum(axis=0, dtype=sum_dtype(x))
+    rows = _rows(x)
+    if not is_sixteen_bit(x.dtype) or not x.size:
+        return rows.sum(axis=0, dtype=sum_dtype(x))  # in the order in which float32 has always been added
+    (rows,), columns = contiguous(rows), x.shape[-1]
+    total, width = device_namespace(x).empty(columns, dtype=np.float32), pack_width(columns, rows)
+    grid = (-(-columns // (SUMMED_AT_ONCE * width)),)
+    launch("linear.cu", "sum_rows", grid, (SUMMED_AT_ONCE, STRANDS), (rows, total, *rows.shape), WIDTH=width)
+    return total
+
+
+def _add_bias(y, bias):
+    """Add the bias to each row of y (N, O), in place."""
+    if y.dtype == np.float64:  # for which the kernels are not compiled
+        y += bias
+    elif y.size:
+        (bias,), (rows, columns) = contiguous(bias), y.shape
+        strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
+        args, width = (y, bias, rows, columns, strip_rows), pack_width(columns, y, bias)
+        launch_columns("linear.cu", "add_bias", columns, -(-rows // strip_rows), args, width)
 
 
 def _rows(x):

@@ -6,7 +6,11 @@
 //     float value = load(x[i]);
 //     y[i] = store(value * value);
 //
-// Option: STORAGE    not defined: float,  1: __half,  2: __nv_bfloat16
+// Kernels that are bound by memory move WIDTH neighbouring values at once, as a Pack, in one instruction; its address
+// is a multiple of its size, for which launch.py's `pack_width` has to see.
+//
+// Options: STORAGE    not defined: float,  1: __half,  2: __nv_bfloat16
+//          WIDTH      1 if not defined
 
 #if !defined(STORAGE)
 typedef float storage;
@@ -20,3 +24,14 @@ typedef __nv_bfloat16 storage;
 
 __device__ inline float load(storage x) { return (float)x; }
 __device__ inline storage store(float value) { return (storage)value; }
+
+#ifndef WIDTH
+#define WIDTH 1
+#endif
+
+template <class Type> struct alignas(WIDTH * sizeof(Type)) Pack {
+    Type of[WIDTH];
+};
+
+template <class Type> __device__ inline Pack<Type> load_pack(const Type *x) { return *(const Pack<Type> *)x; }
+template <class Type> __device__ inline void store_pack(Type *x, const Pack<Type> &pack) { *(Pack<Type> *)x = pack; }
