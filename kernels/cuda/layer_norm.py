@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows, pack_width
+from kernels.dtypes import is_sixteen_bit
 
 STRIP_ROWS = 64  # rows per strip at least, STRIPS strips at most: the two stages of the sum over rows
 STRIPS = 256
@@ -92,7 +93,10 @@ def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
     (other,) = contiguous(g if added is None else added)
     args = (g, x, weight, mean, rstd, other, gx, partial, gweight, gbias, finished)
     args += (rows, columns, strip_rows, added is not None)
-    launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, 8), args, ROW_THREADS=threads)
+    # float32 keeps the order in which it has always been added
+    width, strands = (pack_width(columns, g, x, weight, other, gx), 4) if is_sixteen_bit(g.dtype) else (1, 8)
+    options = {"ROW_THREADS": threads, "STRANDS": strands, "WIDTH": width}
+    launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, strands), args, **options)
     return gweight, gbias
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 from tqdm import tqdm
@@ -97,9 +98,9 @@ def builds(architecture: int) -> Iterator[Build]:
                     yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads})
                 if kernel == "cross_entropy_gradient":
                     yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads, "WIDTH": 4})
-    for threads in (32, 128):
-        defines = {"ROW_THREADS": threads}
-        yield Build("layer_norm_backward.cu", "layer_norm_backward_add", 8 * threads, defines=defines)
+    for threads, (strands, width) in product((32, 128), ((8, 1), (4, 4))):
+        defines = {"ROW_THREADS": threads, "STRANDS": strands, "WIDTH": width}
+        yield Build("layer_norm_backward.cu", "layer_norm_backward_add", strands * threads, defines=defines)
     for name in ELEMENT_SOURCES:
         for kernel in signatures(name):
             yield Build(name, kernel, 256)
