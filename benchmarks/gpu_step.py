@@ -30,19 +30,28 @@ from kernels.emulator.cuda_like import compute_capability
 from kernels.emulator.dry_run import Operation, dry_run
 
 
+def training_step(dtype: str, batch_size: int, device: tt.Device, matmul: str = "float32"):
+    """A function of a step's number that makes one step of `train.py` with so many sequences, and returns its loss.
+
+    float16 without its loss scale, for which a step of `train.py` also reads the gradient norm.
+    """
+    settings = PRESETS["gpt2"] | {"dtype": dtype, "matmul": matmul, "batch_size": batch_size, "grad_accum_steps": 1}
+    shape, config = build(GPTConfig, settings), build(TrainConfig, settings)
+    model = GPT(shape).to(device)
+    parallel = make_parallel(with_precision(model, config), device, config)
+    optimizer = build_optimizer(model, config)
+    ids = np.random.default_rng(0).integers(0, shape.vocab_size, 64 * shape.block_size, np.uint16)
+    batches = Batches(ids, shape.block_size, config.seed)
+    return lambda step: train_step(parallel, optimizer, batches, step, config)[0]
+
+
 def record(dtype: str, batch_size: int) -> list[Operation]:
     """What one step of so many sequences enqueues, after a first one."""
-    settings = PRESETS["gpt2"] | {"dtype": dtype, "batch_size": batch_size, "grad_accum_steps": 1, "device": "emulated"}
-    shape, config = build(GPTConfig, settings), build(TrainConfig, settings)
-    device = tt.device("emulated")
     with dry_run() as operations, compute_capability("80"):
-        model = GPT(shape).to(device)
-        parallel = make_parallel(with_precision(model, config), device, config)
-        optimizer = build_optimizer(model, config)
-        batches = Batches(np.zeros(10 * shape.block_size, np.uint16), shape.block_size, config.seed)
-        train_step(parallel, optimizer, batches, 0, config)
+        step = training_step(dtype, batch_size, tt.device("emulated"))
+        step(0)
         operations.clear()  # the first step also makes the 16-bit copies of the weights
-        train_step(parallel, optimizer, batches, 1, config)
+        step(1)
     return operations
 
 

@@ -136,10 +136,10 @@ def check_linear_backward(g, x, weight) -> None:
     _expect_dtype(where, "g", g, "x", x)
 
 
-def check_sum_rows(x) -> None:
+def check_sum_rows(x, primitive: str = "sum_rows") -> None:
     """x (..., C)."""
-    _expect_floating("sum_rows", "x", x)
-    _expect_axes("sum_rows", "x", x, ("columns",))
+    _expect_floating(primitive, "x", x)
+    _expect_axes(primitive, "x", x, ("columns",))
 
 
 def check_gelu_linear(x, x_bias, weight, bias) -> None:
@@ -162,12 +162,6 @@ def check_bias_add(x, added, bias) -> None:
     _expect_axes("bias_add", "x", x, ("columns",))
     _expect_branch("bias_add", "added", added, x.shape, "x", x)
     _expect_like("bias_add", "bias", bias, x.shape[-1:], "added", added)
-
-
-def check_bias_add_backward(g) -> None:
-    """g (..., C)."""
-    _expect_floating("bias_add_backward", "g", g)
-    _expect_axes("bias_add_backward", "g", g, ("columns",))
 
 
 def check_packed_linear(x, weight, bias) -> None:

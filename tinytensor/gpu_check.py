@@ -107,8 +107,7 @@ def _layer_norm_gradients(k, g, x, weight, bias):
 
 
 def _norm_of_sum(k, x, added, added_bias, weight, bias):
-    total, _, y, _ = k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)
-    return total, y
+    return k.add_layer_norm_forward(x, added, added_bias, weight, bias, EPS)[:2]
 
 
 def _norm_of_sum_gradients(k, g, other, x, added, added_bias, weight):
@@ -120,8 +119,8 @@ def _residual_sum(k, x, added, bias):
     """Of what float16 has exactly, so that x, in float32 on a GPU as on the CPU, and the sums can be compared."""
     if k is kernels.cuda:
         added, bias = added.astype(np.float16), bias.astype(np.float16)
-    y, saved = k.bias_add(x, added, bias)
-    gadded, gbias = k.bias_add_backward(added.astype(x.dtype), saved, True)
+    y = k.bias_add(x, added, bias)
+    gadded, gbias = k.bias_add_backward(added.astype(x.dtype), added.dtype, True)
     return y, gadded.astype(x.dtype), gbias
 
 
@@ -145,7 +144,8 @@ def _rms_norm(k, x, weight):
 
 
 def _rms_norm_gradients(k, g, x, weight):
-    return k.rms_norm_backward(g, weight, k.rms_norm_forward(x, weight, EPS)[1])
+    eps = EPS if x.shape[-1] > 1 else 1.0  # the gradient of one value's norm is a difference of equals but for eps
+    return k.rms_norm_backward(g, weight, k.rms_norm_forward(x, weight, eps)[1])
 
 
 def _cross_entropy(k, x, targets):
@@ -216,7 +216,7 @@ def cases() -> Iterator[Case]:
         yield Case("layer_norm_backward", size, _layer_norm_gradients, (g, x, weight, bias))
         yield Case("add_layer_norm_forward", size, _norm_of_sum, (x, g, bias, weight, bias))
         yield Case("layer_norm_backward", f"{size}, of a sum", _norm_of_sum_gradients, (g, x, x, g, bias, weight))
-        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias)[0], (x, g, bias))
+        yield Case("bias_add", size, lambda k, x, g, bias: k.bias_add(x, g, bias), (x, g, bias))
         halves = tuple(array.astype(np.float16).astype(np.float32) for array in (g, bias))
         yield Case("bias_add_backward", f"{size}, float16", _residual_sum, (x, *halves))
         yield Case("sum_rows", size, lambda k, x: k.sum_rows(x), (x,))

@@ -27,10 +27,7 @@ def layer_norm_forward(x, weight, bias, eps):
 
 
 def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
-    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), saved: for `bias_add_backward`.
-
-    And `layer_norm_forward` of that sum.
-    """
+    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), and `layer_norm_forward` of it."""
     shapes.check_add_layer_norm(x, added, added_bias, weight, bias)
     total = np.empty(x.shape, x.dtype)
     rows, others, totals = map(as_rows, (x, added, total))
@@ -39,7 +36,7 @@ def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
         other = others[block] if added_bias is None else np.add(others[block], added_bias, out=totals[block])
         return np.add(rows[block], other, out=totals[block])
 
-    return total, None, *_forward(x, weight, bias, eps, add)
+    return total, *_forward(x, weight, bias, eps, add)
 
 
 def _forward(x, weight, bias, eps, fetch):

@@ -50,6 +50,12 @@ def sum_rows(x):
     return np.ones(len(rows), rows.dtype) @ rows
 
 
+def bias_add_backward(g, dtype, with_bias):
+    """g (..., C) -> g in the dtype of the array that was added, and the sum of g's rows (C,) or None."""
+    shapes.check_sum_rows(g, "bias_add_backward")
+    return g.astype(dtype, copy=False), sum_rows(g) if with_bias else None
+
+
 def matmul(a, b, out, add=False):
     """out = a @ b, or with `add` out += a @ b, by several threads: (M, K) @ (K, N) -> (M, N), all of one dtype.
 

@@ -12,11 +12,12 @@
 //
 // The logits may have 16 bits; losses, lse and g are float.
 //
-// Options: ROW_THREADS (see rows.cuh).
+// Options: ROW_THREADS (see rows.cuh), WIDTH (storage.cuh) of cross_entropy_gradient.
 
 #include "rows.cuh"
 
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
+#define MINUS_INFINITY __int_as_float(0xff800000)
 
 extern "C" __global__ void ROW_BOUNDS
 cross_entropy_forward(const storage *__restrict__ logits, const long long *__restrict__ targets,
@@ -67,7 +68,18 @@ cross_entropy_gradient(const float *__restrict__ g, storage *logits, const long 
     if (row >= rows) return;
     storage *x = logits + row * length;
     MaxSum total = {LOWEST, 0.0f};
-    for (int col = threadIdx.x; col < columns; col += ROW_THREADS) include(total, load(x[col]));
+#pragma unroll 2
+    for (int col = threadIdx.x * WIDTH; col < columns; col += ROW_THREADS * WIDTH) {
+        Pack<storage> pack = load_pack(x + col);
+        float values[WIDTH], sum = 0.0f, top = total.max;
+        for (int j = 0; j < WIDTH; j++) {
+            values[j] = col + j < columns ? load(pack.of[j]) : MINUS_INFINITY;
+            top = fmaxf(top, values[j]);
+        }
+        for (int j = 0; j < WIDTH; j++) sum += expf(values[j] - top);
+        if (top > total.max) total = {top, total.sum * expf(total.max - top)};
+        total.sum += sum;
+    }
     total = row_merge(total);
 
     long long target = targets[row];
@@ -80,10 +92,14 @@ cross_entropy_gradient(const float *__restrict__ g, storage *logits, const long 
 #else
     __syncwarp();
 #endif
-    for (int col = threadIdx.x; col < length; col += ROW_THREADS) {
-        float gradient = 0.0f;
-        if (col < columns && target != ignored)
-            gradient = factor * (expf(load(x[col]) - lse) - (col == target ? 1.0f : 0.0f));
-        x[col] = store(gradient);
+    int own = valid ? (int)target : -1;
+#pragma unroll 2
+    for (int col = threadIdx.x * WIDTH; col < length; col += ROW_THREADS * WIDTH) {
+        Pack<storage> pack = load_pack(x + col);
+        for (int j = 0; j < WIDTH; j++) {
+            float gradient = factor * (expf(load(pack.of[j]) - lse) - (col + j == own ? 1.0f : 0.0f));
+            pack.of[j] = store(col + j < columns && target != ignored ? gradient : 0.0f);
+        }
+        store_pack(x + col, pack);
     }
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import contiguous, device_namespace, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch_rows, pack_width
 from kernels.cuda.products import product
 from kernels.dtypes import is_sixteen_bit
 
@@ -106,8 +106,11 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_gx, with_gweight):
 def logits_to_gradients(logits, g, targets, losses, classes, ignore_index) -> None:
     """Write the losses of rows of logits, of which `classes` count, and g times their gradients over the logits."""
     if logits.size:
-        args = (g, logits, targets, losses, len(logits), classes, logits.shape[1], ignore_index)
-        launch_rows("cross_entropy.cu", "cross_entropy_gradient", len(logits), classes, args)
+        rows, length = logits.shape
+        args = (g, logits, targets, losses, rows, classes, length, ignore_index)
+        # float32 keeps the order in which a thread has always added
+        width = pack_width(length, logits) if is_sixteen_bit(logits.dtype) else 1
+        launch_rows("cross_entropy.cu", "cross_entropy_gradient", rows, classes, args, WIDTH=width)
 
 
 def _as_int64(targets):

@@ -5,7 +5,8 @@
 // threads share a segment (a common token's is long) and are added in a fixed order; absent ids cost next to nothing.
 // g may have 16 bits; sums are float, and so is gweight.
 //
-// Grid (rows of the table, ceil(C / 32)), block (32, STRANDS).
+// Grid (rows of the table, parts), block (32, STRANDS); each part takes every so many 32 columns. Most blocks of a large
+// table find no position and end at once.
 
 #include "storage.cuh"
 
@@ -41,15 +42,19 @@ embedding_backward(const storage *__restrict__ g, const long long *__restrict__ 
                    const long long *__restrict__ starts, float *__restrict__ gweight, int columns)
 {
     __shared__ float of_strand[STRANDS][32];
-    long long id = blockIdx.x, end = starts[id + 1];
-    int col = blockIdx.y * 32 + threadIdx.x;
-    if (starts[id] == end) return;  // the whole block: nobody waits at the barrier
-    float sum = 0.0f;
-    if (col < columns)
-        for (long long k = starts[id] + threadIdx.y; k < end; k += STRANDS) sum += load(g[order[k] * columns + col]);
-    of_strand[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y > 0 || col >= columns) return;
-    for (int strand = 1; strand < STRANDS; strand++) sum += of_strand[strand][threadIdx.x];
-    gweight[id * columns + col] += sum;
+    long long id = blockIdx.x, start = starts[id], end = starts[id + 1];
+    if (start == end) return;  // the whole block: nobody waits at the barrier
+    for (int first = 32 * blockIdx.y; first < columns; first += 32 * gridDim.y) {
+        int col = first + threadIdx.x;
+        float sum = 0.0f;
+        if (col < columns)
+            for (long long k = start + threadIdx.y; k < end; k += STRANDS) sum += load(g[order[k] * columns + col]);
+        of_strand[threadIdx.y][threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.y == 0 && col < columns) {
+            for (int strand = 1; strand < STRANDS; strand++) sum += of_strand[strand][threadIdx.x];
+            gweight[id * columns + col] += sum;
+        }
+        __syncthreads();  // of_strand may be written again
+    }
 }

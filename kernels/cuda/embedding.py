@@ -10,6 +10,8 @@ import numpy as np
 from kernels import shapes
 from kernels.cuda.launch import check, contiguous, device_namespace, launch, launch_elements
 
+BLOCKS = 2**16  # few rows of the table are divided among so many at most; starting more takes longer than their work
+
 
 def embedding_backward(g, ids, gweight):
     """Add the sum of g[n] over all n with ids[n] = r to gweight[r], for each r: g (..., C), ids (...), gweight (V, C).
@@ -28,5 +30,5 @@ def embedding_backward(g, ids, gweight):
         order = xp.argsort(table_rows)  # stable in CuPy: equal ids stay in their order, so the sum's order is fixed
         args = (table_rows, order, starts, ids.size, rows)
         launch_elements("embedding.cu", "embedding_starts", rows + 1, args)
-        grid = (rows, -(-columns // 32))
+        grid = (rows, max(1, min(BLOCKS // rows, -(-columns // 32))))
         launch("embedding.cu", "embedding_backward", grid, (32, 8), (g, order, starts, gweight, columns))

@@ -10,12 +10,12 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cuda.gelu import gelu_backward, gelu_forward
-from kernels.cuda.launch import contiguous, device_namespace, launch
+from kernels.cuda.launch import contiguous, device_namespace, launch_columns, pack_width
 from kernels.cuda.linear import linear_backward, linear_forward, product_backward, sum_rows
 from kernels.dtypes import is_sixteen_bit
 
-STRIP_ROWS, STRIPS = 16, 512  # rows of a strip at least, strips at most
-SUMMED_STRIP_ROWS, SUMMED_STRIPS = 64, 128  # where one block adds the sums of all columns
+STRIP_ROWS = 16  # at least; there are STRIPS strips at most
+STRIPS = 256
 
 
 def gelu_linear_forward(x, x_bias, weight, bias):
@@ -28,7 +28,7 @@ def gelu_linear_forward(x, x_bias, weight, bias):
         return linear_forward(gelu_forward(x if x_bias is None else x + x_bias), weight, bias), None
     (x, x_bias), xp = contiguous(x, x_bias), device_namespace(x)
     y, finished = xp.empty_like(x), xp.empty(-(-x.shape[-1] // 256), dtype=np.uint32)
-    _launch("bias_gelu_forward", x, (x, x_bias, y, finished))
+    _launch("bias_gelu_forward", (x, x_bias, y), finished)
     return linear_forward(y, weight, bias), finished
 
 
@@ -46,48 +46,35 @@ def gelu_linear_backward(g, x, x_bias, weight, saved, with_bias, frozen=False):
     columns, (_, strips) = x.shape[-1], _strips(x)
     gy, gx, y = linear_forward(g, weight.T, None), xp.empty_like(x), xp.empty_like(x)
     partial, gx_bias = xp.empty((strips, columns), dtype=np.float32), xp.empty(columns, dtype=np.float32)
-    _launch("bias_gelu_backward", x, (gy, x, x_bias, gx, y, partial, gx_bias, saved))
+    _launch("bias_gelu_backward", (gy, x, x_bias, gx, y), partial, gx_bias, saved)
     if not is_sixteen_bit(x.dtype):
         gx_bias = sum_rows(gx)  # in the order in which float32 has always been added
     return gx, gx_bias, *product_backward(g, y, with_bias)
 
 
 def bias_add(x, added, bias):
-    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C), saved: for `bias_add_backward`.
+    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C).
 
     added and bias may have 16 bits where x, the residual stream, is float32.
     """
     shapes.check_bias_add(x, added, bias)
     x, added, bias = contiguous(x, added, bias)
-    xp = device_namespace(x)
-    y, finished = xp.empty_like(x), xp.empty(1, dtype=np.uint32)
+    y = device_namespace(x).empty_like(x)
     if x.size:
-        _launch("bias_add", x, (x, added, bias, y, finished))
-    return y, (added.dtype, finished)
+        _launch("bias_add", (x, added, bias, y))
+    return y
 
 
-def bias_add_backward(g, saved, with_bias):
-    """g (..., C) -> gadded, in the dtype of `added`, and gbias, the sum of g's rows (C,), or None."""
-    shapes.check_bias_add_backward(g)
-    dtype, finished = saved
-    if g.dtype == dtype or not with_bias or not g.size:
-        return g.astype(dtype, copy=False), sum_rows(g) if with_bias else None
-    (g,), xp, columns = contiguous(g), device_namespace(g), g.shape[-1]
-    limits = SUMMED_STRIP_ROWS, SUMMED_STRIPS
-    gadded, gbias = xp.empty(g.shape, dtype=dtype), xp.empty(columns, dtype=np.float32)
-    partial = xp.empty((_strips(g, *limits)[1], columns), dtype=np.float32)
-    _launch("bias_add_backward", g, (g, gadded, partial, gbias, finished), *limits)
-    return gadded, gbias
-
-
-def _strips(x, strip_rows=STRIP_ROWS, strips=STRIPS):
-    """How many rows a block has, and how many strips of so many rows there are: at least, and at most, so many."""
+def _strips(x):
+    """How many rows a block has, and how many strips of so many rows there are."""
     rows = x.size // x.shape[-1]
-    strip_rows = max(strip_rows, -(-rows // strips))
+    strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
     return strip_rows, -(-rows // strip_rows)
 
 
-def _launch(kernel, x, arrays, *limits):
-    columns, (strip_rows, strips) = x.shape[-1], _strips(x, *limits)
-    args = (*arrays, x.size // columns, columns, strip_rows)
-    launch("gelu_linear.cu", kernel, (-(-columns // 256), strips), (256,), args)
+def _launch(kernel, arrays, *others):
+    """arrays: of x's rows, the first of its shape."""
+    x = arrays[0]
+    columns, (strip_rows, strips) = x.shape[-1], _strips(x)
+    args = (*arrays, *others, x.size // columns, columns, strip_rows)
+    launch_columns("gelu_linear.cu", kernel, columns, strips, args, pack_width(columns, *arrays))

@@ -257,11 +257,24 @@ def contiguous(*arrays):
     return tuple(a if a.flags.c_contiguous else device_namespace(a).ascontiguousarray(a) for a in arrays)
 
 
-def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple) -> None:
+def pack_width(columns: int, *arrays) -> int:
+    """How many neighbouring columns a thread may move at once, a kernel's option WIDTH: 4, or 1 if that does not fit.
+
+    All rows of the arrays, which have so many columns, must begin at a multiple of 4 elements.
+    """
+    return 4 if columns % 4 == 0 and not any(a.data.ptr % (4 * a.itemsize) for a in arrays) else 1
+
+
+def launch_columns(name: str, kernel: str, columns: int, strips: int, args: tuple, width: int) -> None:
+    """Launch a kernel whose blocks own 256 columns of a strip of rows, `width` of them to a thread."""
+    launch(name, kernel, (-(-columns // 256), strips), (256 // width,), args, WIDTH=width)
+
+
+def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple, **defines: int) -> None:
     """Launch a kernel that works on `rows` rows as rows.cuh lays out: a warp each if short, else a block each."""
     threads = 32 if columns <= 256 else 128 if columns <= 1024 else 512
     per_block = max(1, 128 // threads)
-    launch(name, kernel, (-(-rows // per_block),), (threads, per_block), args, ROW_THREADS=threads)
+    launch(name, kernel, (-(-rows // per_block),), (threads, per_block), args, ROW_THREADS=threads, **defines)
 
 
 def launch_elements(name: str, kernel: str, size: int, args: tuple) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows
+from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows, pack_width
+from kernels.dtypes import is_sixteen_bit
 
 STRIP_ROWS = 64  # rows per strip at least, STRIPS strips at most: the two stages of the sum over rows
 STRIPS = 256
@@ -32,10 +33,7 @@ def layer_norm_forward(x, weight, bias, eps):
 
 
 def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
-    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), saved: for `bias_add_backward`.
-
-    And `layer_norm_forward` of that sum.
-    """
+    """x, added (..., C), added_bias (C,) or None -> x + (added + added_bias), and `layer_norm_forward` of it."""
     shapes.check_add_layer_norm(x, added, added_bias, weight, bias)
     x, added, weight = contiguous(x, added, weight)
     biases = contiguous(_or(added_bias, weight), _or(bias, weight))
@@ -45,7 +43,7 @@ def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
         args = (x, added, biases[0], weight, biases[1], total, y, *statistics, rows, columns, eps)
         args += (added_bias is not None, bias is not None)
         launch_rows("layer_norm.cu", "add_layer_norm_forward", rows, columns, args)
-    return total, (added.dtype, statistics[-1]), y, (total, *statistics)
+    return total, y, (total, *statistics)
 
 
 def _or(bias, weight):
@@ -96,7 +94,10 @@ def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
     (other,) = contiguous(x if added is None else added)
     args = (g, x, weight, mean, rstd, other, gx, partial, gweight, gbias, finished)
     args += (rows, columns, strip_rows, added is not None)
-    launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, 8), args, ROW_THREADS=threads)
+    # float32 keeps the order in which it has always been added
+    width, strands = (pack_width(columns, g, x, weight, other, gx), 4) if is_sixteen_bit(g.dtype) else (1, 8)
+    options = {"ROW_THREADS": threads, "STRANDS": strands, "WIDTH": width}
+    launch("layer_norm_backward.cu", "layer_norm_backward_add", (strips,), (threads, strands), args, **options)
     return gweight, gbias
 
 

@@ -8,32 +8,37 @@
 // columns of g n and g. The strands' sums are added, and written to `partial`; the last block to finish adds those of
 // all strips in their order. `finished` counts the blocks that have, and is 0 again afterwards.
 //
-// Option: ROW_THREADS    32 or 128
+// Options: ROW_THREADS    32 or 128
+//          STRANDS        rows that a block works on at a time
+//          WIDTH          see storage.cuh
 
 #include "storage.cuh"
 #include "warp.cuh"
 
 #define CACHED 8
-#define STRANDS 8
+#define PACKS (CACHED / WIDTH)
 #define WARPS_PER_ROW (ROW_THREADS / 32)
 
-// The sum over the threads of this strand's row, the same bits in each of them; all strands call it together.
-static __device__ float strand_sum(float value)
+// The sums over the threads of this strand's row, the same bits in each of them; all strands call it together.
+static __device__ float2 strand_sums(float2 values)
 {
-    value = warp_sum(value);
+    values = make_float2(warp_sum(values.x), warp_sum(values.y));
 #if WARPS_PER_ROW > 1
-    __shared__ float of_warp[STRANDS][WARPS_PER_ROW];
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.y][threadIdx.x / 32] = value;
+    __shared__ float2 of_warp[STRANDS][WARPS_PER_ROW];
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.y][threadIdx.x / 32] = values;
     __syncthreads();
-    value = 0.0f;
-    for (int warp = 0; warp < WARPS_PER_ROW; warp++) value += of_warp[threadIdx.y][warp];
+    values = make_float2(0.0f, 0.0f);
+    for (int warp = 0; warp < WARPS_PER_ROW; warp++) {
+        values.x += of_warp[threadIdx.y][warp].x;
+        values.y += of_warp[threadIdx.y][warp].y;
+    }
     __syncthreads();  // of_warp may be written again
 #endif
-    return value;
+    return values;
 }
 
 // Grid (strips), block (ROW_THREADS, STRANDS). gx may be `added`, so neither is __restrict__. partial (2, strips, C).
-extern "C" __global__ void __launch_bounds__(ROW_THREADS * STRANDS)
+extern "C" __global__ void __launch_bounds__(ROW_THREADS * STRANDS, 1024 / (ROW_THREADS * STRANDS))
 layer_norm_backward_add(const storage *__restrict__ g, const stream *__restrict__ x,
                         const storage *__restrict__ weight, const float *__restrict__ mean,
                         const float *__restrict__ rstd, const stream *added, stream *gx, float *partial,
@@ -46,29 +51,43 @@ layer_norm_backward_add(const storage *__restrict__ g, const stream *__restrict_
         long long row = start + threadIdx.y;
         bool active = row < end;
         float center = active ? mean[row] : 0.0f, scale = active ? rstd[row] : 0.0f;
-        float2 cached[CACHED];  // (h, n)
-        float sum_h = 0.0f, sum_hn = 0.0f;
+        float2 cached[CACHED], sums = {0.0f, 0.0f};  // (h, n); of h, of h n
 #pragma unroll
-        for (int k = 0; k < CACHED; k++) {
-            int col = threadIdx.x + k * ROW_THREADS;
+        for (int k = 0; k < PACKS; k++) {
+            int col = (threadIdx.x + k * ROW_THREADS) * WIDTH;
             if (active && col < columns) {
-                float value = load(g[row * columns + col]);
-                float n = (load(x[row * columns + col]) - center) * scale, h = value * load(weight[col]);
-                column_sums[k].x = fmaf(value, n, column_sums[k].x);
-                column_sums[k].y += value;
-                sum_h += h;
-                sum_hn = fmaf(h, n, sum_hn);
-                cached[k] = make_float2(h, n);
+                long long i = row * columns + col;
+                Pack<storage> gradients = load_pack(g + i), weights = load_pack(weight + col);
+                Pack<stream> values = load_pack(x + i);
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) {
+                    float value = load(gradients.of[j]);
+                    float n = (load(values.of[j]) - center) * scale, h = value * load(weights.of[j]);
+                    float2 &column_sum = column_sums[k * WIDTH + j];
+                    column_sum.x = fmaf(value, n, column_sum.x);
+                    column_sum.y += value;
+                    sums.x += h;
+                    sums.y = fmaf(h, n, sums.y);
+                    cached[k * WIDTH + j] = make_float2(h, n);
+                }
             }
         }
-        float mean_h = strand_sum(sum_h) / columns, mean_hn = strand_sum(sum_hn) / columns;
+        sums = strand_sums(sums);
+        float mean_h = sums.x / columns, mean_hn = sums.y / columns;
 #pragma unroll
-        for (int k = 0; k < CACHED; k++) {
-            int col = threadIdx.x + k * ROW_THREADS;
+        for (int k = 0; k < PACKS; k++) {
+            int col = (threadIdx.x + k * ROW_THREADS) * WIDTH;
             if (active && col < columns) {
-                float result = scale * (cached[k].x - mean_h - cached[k].y * mean_hn);
-                if (has_added) result = load(added[row * columns + col]) + result;
-                gx[row * columns + col] = store<stream>(result);
+                Pack<stream> results;
+                if (has_added) results = load_pack(added + row * columns + col);
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) {
+                    float2 hn = cached[k * WIDTH + j];
+                    float result = scale * (hn.x - mean_h - hn.y * mean_hn);
+                    if (has_added) result = load(results.of[j]) + result;
+                    results.of[j] = store<stream>(result);
+                }
+                store_pack(gx + row * columns + col, results);
             }
         }
     }
@@ -76,7 +95,7 @@ layer_norm_backward_add(const storage *__restrict__ g, const stream *__restrict_
     __shared__ float2 of_strand[STRANDS][ROW_THREADS];
 #pragma unroll
     for (int k = 0; k < CACHED; k++) {
-        int col = threadIdx.x + k * ROW_THREADS;
+        int col = (threadIdx.x + k / WIDTH * ROW_THREADS) * WIDTH + k % WIDTH;
         of_strand[threadIdx.y][threadIdx.x] = column_sums[k];
         __syncthreads();
         if (threadIdx.y == 0 && col < columns) {
@@ -103,6 +122,7 @@ layer_norm_backward_add(const storage *__restrict__ g, const stream *__restrict_
         int col = i < columns ? i : i - columns;
         const float *strips = partial + (i < columns ? 0 : (long long)gridDim.x * columns) + col;
         float sum = 0.0f;
+#pragma unroll 16  // so many loads at a time, as a single block is waited for
         for (int strip = 0; strip < gridDim.x; strip++) sum += strips[(long long)strip * columns];
         (i < columns ? gweight : gbias)[col] = sum;
     }

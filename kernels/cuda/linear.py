@@ -1,17 +1,25 @@
 """The affine map y = x @ weight + bias, with weight (in, out).
 
 Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats. Of 16-bit
-arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32.
+arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32. What is done with
+the bias is in `linear.cu`.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from kernels import shapes
-from kernels.cuda.launch import device_namespace
+from kernels.cuda.launch import contiguous, device_namespace, launch, launch_columns, pack_width
 from kernels.cuda.products import product
 from kernels.dtypes import is_sixteen_bit, sum_dtype
+
+STRIP_ROWS = 16  # of `add_bias`: at least, and STRIPS strips at most
+STRIPS = 512
+SUMMED_AT_ONCE = 4  # packs of columns to a block of `sum_rows`, whose threads share them
+STRANDS = 256
 
 
 def linear_forward(x, weight, bias):
@@ -19,7 +27,7 @@ def linear_forward(x, weight, bias):
     shapes.check_linear(x, weight, bias)
     y = device_namespace(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
-        y += bias
+        _add_bias(y, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -40,7 +48,40 @@ def product_backward(g, x, with_bias):
 def sum_rows(x):
     """The sum of the rows of x (..., C): (C,), in `sum_dtype(x)`."""
     shapes.check_sum_rows(x)
-    return _rows(x).sum(axis=0, dtype=sum_dtype(x))
+    rows = _rows(x)
+    if not is_sixteen_bit(x.dtype) or not x.size:
+        return rows.sum(axis=0, dtype=sum_dtype(x))  # in the order in which float32 has always been added
+    return _launch_sum("sum_rows", *contiguous(rows))
+
+
+def bias_add_backward(g, dtype, with_bias):
+    """g (..., C) -> g in the dtype of the array that was added, and the sum of g's rows (C,) or None."""
+    shapes.check_sum_rows(g, "bias_add_backward")
+    if g.dtype == dtype or not with_bias or not g.size:
+        return g.astype(dtype, copy=False), sum_rows(g) if with_bias else None
+    (g,), gadded = contiguous(g), device_namespace(g).empty(g.shape, dtype=dtype)
+    return gadded, _launch_sum("bias_add_backward", _rows(g), gadded)
+
+
+def _launch_sum(kernel, rows, *others):
+    """The sum of rows (N, C): (C,) float32. others: further arrays of the kernel, of as many numbers."""
+    columns, width = rows.shape[1], pack_width(rows.shape[1], rows, *others)
+    total = device_namespace(rows).empty(columns, dtype=np.float32)
+    grid = (-(-columns // (SUMMED_AT_ONCE * width)),)
+    args = (rows, *others, total, *rows.shape)
+    launch("linear.cu", kernel, grid, (SUMMED_AT_ONCE, STRANDS), args, WIDTH=width)
+    return total
+
+
+def _add_bias(y, bias):
+    """Add the bias to each row of y (N, O), in place."""
+    if y.dtype == np.float64:  # for which the kernels are not compiled
+        y += bias
+    elif y.size:
+        (bias,), (rows, columns) = contiguous(bias), y.shape
+        strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
+        args, width = (y, bias, rows, columns, strip_rows), pack_width(columns, y, bias)
+        launch_columns("linear.cu", "add_bias", columns, -(-rows // strip_rows), args, width)
 
 
 def _rows(x):

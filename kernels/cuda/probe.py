@@ -68,7 +68,8 @@ def usable_gpu(index: int) -> ModuleType:
             cupy.RawModule(code=SOURCE).get_function("twice")((1,), (4,), (x, y))
             total = x + y  # a kernel of CuPy's own, which needs the CUDA headers
         with _explained(cupy, name, "cuBLAS cannot multiply matrices"):
-            square = cupy.matmul(total.reshape(2, 2), total.reshape(2, 2))
+            # in float64: at its first product of float32 CuPy decides for good whether it uses TF32 (--matmul tf32)
+            square = cupy.matmul(*2 * (total.reshape(2, 2).astype(np.float64),))
         result = cupy.asnumpy(square)
     if result.tolist() != [[18, 27], [54, 99]]:  # [[0, 3], [6, 9]] squared
         raise DeviceError(f"{name}: the GPU computes wrong results ({result.tolist()}); check the driver and the card")

@@ -10,8 +10,12 @@
 //     y[i] = store(value * value);
 //     total[i] = store<stream>(value);
 //
+// Kernels that are bound by memory move WIDTH neighbouring values at once, as a Pack, in one instruction; its address
+// is a multiple of its size, for which launch.py's `pack_width` has to see.
+//
 // Options: STORAGE         not defined: float,  1: __half,  2: __nv_bfloat16
-//          FLOAT_STREAM    defined: stream is float, whatever storage is
+//          FLOAT_STREAM    if defined, stream is float, whatever storage is
+//          WIDTH           1 if not defined
 
 #if !defined(STORAGE)
 typedef float storage;
@@ -31,3 +35,14 @@ typedef storage stream;
 
 template <class Type> __device__ inline float load(Type x) { return (float)x; }
 template <class Type = storage> __device__ inline Type store(float value) { return (Type)value; }
+
+#ifndef WIDTH
+#define WIDTH 1
+#endif
+
+template <class Type> struct alignas(WIDTH * sizeof(Type)) Pack {
+    Type of[WIDTH];
+};
+
+template <class Type> __device__ inline Pack<Type> load_pack(const Type *x) { return *(const Pack<Type> *)x; }
+template <class Type> __device__ inline void store_pack(Type *x, const Pack<Type> &pack) { *(Pack<Type> *)x = pack; }

@@ -75,11 +75,11 @@ class BiasAdd(Function):
     """
 
     def forward(self, x, added, bias):
-        y, self.for_backward = kernels_for(x).bias_add(x, added, bias)
-        return y
+        self.dtype = added.dtype
+        return kernels_for(x).bias_add(x, added, bias)
 
     def vjp(self, g):
-        return g, *kernels_for(g).bias_add_backward(g, self.for_backward, self.needs_grad[2])
+        return g, *kernels_for(g).bias_add_backward(g, self.dtype, self.needs_grad[2])
 
 
 class AddForNorm(Function):
@@ -89,11 +89,12 @@ class AddForNorm(Function):
         self.norm = weight, norm_bias, eps
 
     def forward(self, x, added, bias):
-        y, self.for_backward, *self.computed = kernels_for(x).add_layer_norm_forward(x, added, bias, *self.norm)
+        self.dtype = added.dtype
+        y, *self.computed = kernels_for(x).add_layer_norm_forward(x, added, bias, *self.norm)
         return y
 
     def vjp(self, g):
-        return g, *kernels_for(g).bias_add_backward(g, self.for_backward, self.needs_grad[2])
+        return g, *kernels_for(g).bias_add_backward(g, self.dtype, self.needs_grad[2])
 
 
 class RMSNorm(Function):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 from tqdm import tqdm
@@ -26,12 +27,15 @@ from kernels.cuda.attention import Plan, plan
 from kernels.cuda.cross_entropy import logits_to_gradients
 from kernels.cuda.launch import FLOAT_STREAM, STORAGE, SharedMemory, flags, shared_memory, signatures, source
 from kernels.cuda.layer_norm import backward_of_long_rows
+from kernels.cuda.linear import STRANDS, SUMMED_AT_ONCE
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
 HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "rms_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
-ELEMENT_SOURCES = ("gelu.cu", "gelu_linear.cu", "swiglu.cu", "adamw.cu", "norm.cu", "rounding.cu", "embedding.cu")
+ELEMENT_SOURCES = ("gelu.cu", "swiglu.cu", "adamw.cu", "norm.cu", "rounding.cu", "embedding.cu")
+PACKED_SOURCES = ("linear.cu", "gelu_linear.cu")
+SUMS_OF_ROWS = ("sum_rows", "bias_add_backward")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
 
@@ -93,12 +97,19 @@ def builds(architecture: int) -> Iterator[Build]:
                     yield Build(name, kernel, COLUMN_KERNELS[kernel], defines={"ROW_THREADS": threads})
                 elif kernel not in COLUMN_KERNELS:
                     yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads})
-    for threads in (32, 128):
-        defines = {"ROW_THREADS": threads}
-        yield Build("layer_norm_backward.cu", "layer_norm_backward_add", 8 * threads, defines=defines)
+                if kernel == "cross_entropy_gradient":
+                    yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads, "WIDTH": 4})
+    for threads, (strands, width) in product((32, 128), ((8, 1), (4, 4))):
+        defines = {"ROW_THREADS": threads, "STRANDS": strands, "WIDTH": width}
+        yield Build("layer_norm_backward.cu", "layer_norm_backward_add", strands * threads, defines=defines)
     for name in ELEMENT_SOURCES:
         for kernel in signatures(name):
             yield Build(name, kernel, 256)
+    for name in PACKED_SOURCES:
+        for kernel in signatures(name):
+            for width in (1, 4):
+                threads = SUMMED_AT_ONCE * STRANDS if kernel in SUMS_OF_ROWS else 256 // width
+                yield Build(name, kernel, threads, defines={"WIDTH": width})
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
 
@@ -174,8 +185,8 @@ def count_rows(rows: int, columns: int) -> list[Count]:
         y, saved = cuda.gelu_linear_forward(x, weight, square, None)
         cuda.gelu_linear_backward(y, x, weight, square, saved, False)
         cuda.bias_add(x, g, weight)
-        _, saved = cuda.bias_add(x, g.astype(np.float16), weight.astype(np.float16))
-        cuda.bias_add_backward(g, saved, True)
+        cuda.bias_add_backward(g, np.dtype(np.float16), True)
+        cuda.linear_forward(_draw(rows, 1), _draw(1, columns), weight)
         cuda.gradient_norm([x], 1 << 20)
         logits_to_gradients(_draw(rows, columns), _draw(), targets, _draw(rows), columns, -1)
         cuda.gelu_forward(x)

@@ -76,7 +76,8 @@ ROW_KERNELS = {
     "bias_gelu_backward": (2, 0, 0, 2, 0, 27, 0),
     "bias_add": (2, 0, 0, 1, 0, 2, 0),
     "bias_add_backward": (1, 0, 0, 0.5, 0, 1, 0),  # writes 16 bits
-    "cross_entropy_gradient": (1, 0, 2, 1, 1, 7, 4),
+    "add_bias": (1, 0, 0, 1, 0, 1, 0),
+    "cross_entropy_gradient": (1, 0, 2, 1, 1, 9, 4),
     "adamw_update": (4, 0, 0, 3, 0, 15, 0),
     "norm_parts": (1, 0, 0, 0, 0, 2, 0),
 }

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -163,3 +165,19 @@ def test_tf32_rounds_the_factors_of_products(emulated, monkeypatch):
     with_precision(None, TrainConfig(matmul="tf32"))
     assert float((x @ x)[0, 0]) == (1 + 2**-9) ** 2 != exact
     assert float((x.reshape(1, 1, 1) @ x.reshape(1, 1, 1))[0, 0, 0]) == exact  # CuPy has it for two axes
+
+
+@pytest.mark.gpu
+def test_tf32_reaches_the_products_of_a_gpu():
+    """In a process of its own: CuPy reads its setting at the first product, before which a GPU is tried."""
+    program = (
+        "import numpy as np, tinytensor as tt\n"
+        "from gpt.training.recipe import TrainConfig\n"
+        "from gpt.training.trainer import with_precision\n"
+        "device = tt.device('cuda'); with_precision(None, TrainConfig(matmul='tf32'))\n"
+        "x = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)\n"
+        "y = tt.to_numpy(device.put(x) @ device.put(x))\n"
+        "print(np.abs(y - x.astype(np.float64) @ x).max() / np.abs(y).max())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 1e-5 < float(done.stdout) < 1e-2
