@@ -75,7 +75,6 @@ ROW_KERNELS = {
     "bias_gelu_forward": (1, 0, 0, 1, 0, 10, 0),
     "bias_gelu_backward": (2, 0, 0, 2, 0, 27, 0),
     "bias_add": (2, 0, 0, 1, 0, 2, 0),
-    "bias_add_backward": (1, 0, 0, 0.5, 0, 1, 0),  # writes 16 bits
     "add_bias": (1, 0, 0, 1, 0, 1, 0),
     "cross_entropy_gradient": (1, 0, 2, 1, 1, 9, 4),
     "adamw_update": (4, 0, 0, 3, 0, 15, 0),
@@ -88,7 +87,7 @@ def row_work(kernel: str, rows: int, columns: int) -> Work:
     read, again, read_row, written, written_row, operations, sums = ROW_KERNELS[kernel]
     return Work(
         FLOAT * rows * (read * columns + again * beyond_registers(columns) + read_row),
-        int(FLOAT * rows * (written * columns + written_row)),
+        FLOAT * rows * (written * columns + written_row),
         rows * (operations * columns + sums * sum_over_row(columns)),
     )
 
