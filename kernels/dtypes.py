@@ -6,6 +6,7 @@ has it from version 14 on: arrays, elementwise functions, reductions (summed in 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 BFLOAT16 = "bfloat16"
 
 
+@functools.cache  # a dtype's name takes a microsecond to find
 def is_floating(dtype: Any) -> bool:
     """Whether the dtype of an array is one of floats; the kind of bfloat16 is not NumPy's for them."""
     return dtype.kind == "f" or dtype.name == BFLOAT16

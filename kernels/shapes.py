@@ -12,8 +12,11 @@ order of the primitives' files.
 
 from __future__ import annotations
 
+import numpy as np
+
 from kernels.dtypes import is_floating, is_sixteen_bit, sum_dtype
 
+FLOAT32 = np.dtype(np.float32)
 MAX_GPU_HEAD_SIZE = 128  # of attention in `kernels.cuda`
 # of weights that are packed for decoding, by NumPy's character for them
 PACKED_DTYPES = {"f": "float32", "H": "uint16 (bfloat16)", "b": "int8"}
@@ -318,7 +321,7 @@ def check_round_tensors(tensors, copies) -> None:
     for tensor, copy in zip(tensors, copies, strict=True):
         if copy.shape != tensor.shape:
             raise ValueError(_wrong_shape(where, "a copy", copy, "a tensor", tensor, tensor.shape))
-        if tensor.dtype.name != "float32" or not is_sixteen_bit(copy.dtype) or copy.dtype != copies[0].dtype:
+        if tensor.dtype != FLOAT32 or not is_sixteen_bit(copy.dtype) or copy.dtype != copies[0].dtype:
             raise TypeError(
                 f"{where}: a tensor has dtype {tensor.dtype} and its copy {copy.dtype}: must be float32 and float16 or "
                 "bfloat16, the copies all the same"

@@ -6,6 +6,7 @@ work. A table is copied to the device in one transfer, which does not synchroniz
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,19 +28,29 @@ class Table(NamedTuple):
 def make_table(lists: Sequence[Sequence[Any]], block_values: int) -> Table:
     """A table of tensors that are C-contiguous: lists of equally many, those at one place in the lists of one size.
 
-    Raises KernelArgumentError for a tensor on another device than the first.
+    Parameters stay where they are, and CuPy's pool gives the gradients of each step the same memory, so the same
+    addresses come again and again: the last tables are kept. Raises KernelArgumentError for a tensor on another device
+    than the first.
     """
     first = lists[0][0]
-    xp = device_namespace(first)
-    sizes = np.array([x.size for x in lists[0]])
-    ends = np.cumsum(-(-sizes // block_values))
-    for x in (x for tensors in lists for x in tensors):
-        where = f"a tensor of shape {x.shape} is on device {x.device.id}: the others are on device {first.device.id}"
-        check(x.device.id == first.device.id, where)
-    host = np.zeros((len(lists) + 2, len(sizes)), np.uint64)
-    host[:-2] = [[x.data.ptr for x in tensors] for tensors in lists]
+    device = first.data.device_id
+    memory = [(x, x.data) for tensors in lists for x in tensors]
+    for x, data in memory:
+        if data.device_id != device:
+            check(False, f"a tensor of shape {x.shape} is on device {data.device_id}: the others are on device {device}")
+    sizes = tuple([x.size for x in lists[0]])
+    return _table(device_namespace(first), device, tuple([data.ptr for _, data in memory]), sizes, block_values)
+
+
+@functools.lru_cache(maxsize=16)
+def _table(xp, device: int, addresses: tuple[int, ...], sizes: tuple[int, ...], block_values: int) -> Table:
+    """The table of tensors at these addresses of a device, those of a list one after the other."""
+    tensors, lists = len(sizes), len(addresses) // len(sizes)
+    ends = np.cumsum([-(-size // block_values) for size in sizes])
+    host = np.zeros((lists + 2, tensors), np.uint64)
+    host[:-2] = np.array(addresses, np.uint64).reshape(lists, tensors)
     host[-2] = sizes
-    host[-1].view(np.int32)[: len(sizes)] = np.concatenate([[0], ends[:-1]])
+    host[-1].view(np.int32)[:tensors] = np.concatenate([[0], ends[:-1]])
     rows = xp.asarray(host)
-    first_blocks = rows[-1].view(np.int32)[: len(sizes)]
-    return Table([rows[i] for i in range(len(lists))], rows[-2].view(np.int64), first_blocks, len(sizes), int(ends[-1]))
+    first_blocks = rows[-1].view(np.int32)[:tensors]
+    return Table([rows[i] for i in range(lists)], rows[-2].view(np.int64), first_blocks, tensors, int(ends[-1]))

@@ -147,7 +147,7 @@ class ndarray:
         return self
 
     def __del__(self):
-        if getattr(self, "base", self) is None:
+        if getattr(self, "base", self) is None and cuda_like is not None:  # the modules of a process that ends are gone
             cuda_like.POOL._give(self.host.nbytes, self._device)
 
     @property
