@@ -110,10 +110,10 @@ def flags(defines: dict[str, int]) -> tuple[str, ...]:
 
 @functools.cache
 def _function(
-    xp, device: int, name: str, kernel: str, storage: np.dtype, stream: np.dtype, defines: tuple[tuple[str, int], ...]
+    xp, device: int, name: str, kernel: str, storage: np.dtype, float_stream: bool, defines: tuple[tuple[str, int], ...]
 ):
     """The compiled kernel; found anew for every launch, so the arguments are what the caller has at hand."""
-    types = STORAGE[storage.name] | ({} if stream == storage else FLOAT_STREAM)
+    types = STORAGE[storage.name] | (FLOAT_STREAM if float_stream else {})
     return _module(xp, device, name, flags(dict(defines) | types)).get_function(kernel)
 
 
@@ -180,7 +180,7 @@ def launch(name: str, kernel: str, grid: tuple, block: tuple, args: tuple, share
     for size, limit in zip(grid, MAX_GRID, strict=False):
         if size > limit:
             raise KernelArgumentError(f"{kernel}: needs {size} blocks along one axis, and a GPU takes {limit}")
-    function = _function(xp, device, name, kernel, storage, stream, tuple(defines.items()))
+    function = _function(xp, device, name, kernel, storage, stream is not storage, tuple(defines.items()))
     if shared > DEFAULT_SHARED:
         function.max_dynamic_shared_size_bytes = shared
     function(grid, block, args, shared_mem=shared)
@@ -205,9 +205,9 @@ def _storage_dtype(kernel: str, signature: Signature, args: tuple) -> np.dtype:
 
 
 def _stream_dtype(signature: Signature, args: tuple, storage: np.dtype) -> np.dtype:
-    """float32 if the first array of `stream` has it, else that of `storage`."""
+    """float32 if the first array of `stream` has it and `storage` has 16 bits, else that of `storage`."""
     place = signature.stream
-    if place is None or place >= len(args):
+    if place is None or place >= len(args) or storage == FLOAT32:
         return storage
     return FLOAT32 if getattr(args[place], "dtype", storage) == FLOAT32 else storage
 

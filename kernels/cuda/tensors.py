@@ -37,7 +37,9 @@ def make_table(lists: Sequence[Sequence[Any]], block_values: int) -> Table:
     memory = [(x, x.data) for tensors in lists for x in tensors]
     for x, data in memory:
         if data.device_id != device:
-            check(False, f"a tensor of shape {x.shape} is on device {data.device_id}: the others are on device {device}")
+            check(
+                False, f"a tensor of shape {x.shape} is on device {data.device_id}: the others are on device {device}"
+            )
     sizes = tuple([x.size for x in lists[0]])
     return _table(device_namespace(first), device, tuple([data.ptr for _, data in memory]), sizes, block_values)
 
