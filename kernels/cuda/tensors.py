@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.cuda.launch import check, device_namespace
+from kernels.cuda.launch import KernelArgumentError, device_namespace
 
 
 class Table(NamedTuple):
@@ -37,9 +37,8 @@ def make_table(lists: Sequence[Sequence[Any]], block_values: int) -> Table:
     memory = [(x, x.data) for tensors in lists for x in tensors]
     for x, data in memory:
         if data.device_id != device:
-            check(
-                False, f"a tensor of shape {x.shape} is on device {data.device_id}: the others are on device {device}"
-            )
+            where = f"a tensor of shape {x.shape} is on device {data.device_id}"
+            raise KernelArgumentError(f"{where}: the others are on device {device}")
     sizes = tuple([x.size for x in lists[0]])
     return _table(device_namespace(first), device, tuple([data.ptr for _, data in memory]), sizes, block_values)
 
