@@ -18,29 +18,58 @@
 // mean, rstd, gweight and gbias are float, also where the other arrays have 16 bits; x and gx, the residual stream and
 // its gradient, are of `stream`.
 //
-// Options: ROW_THREADS (see rows.cuh).
+// Options: ROW_THREADS (see rows.cuh), WIDTH (storage.cuh) of forward.
 
 #include "rows.cuh"
 
-// y and the row's statistics from its values: first(col) gets one, fetch(col) the same again.
+// ---- forward -----------------------------------------------------------------------------------------------------
+// A thread takes WIDTH neighbouring columns at a time, so that rows.cuh's columns are here packs of them.
+
+struct Floats {
+    float of[WIDTH];
+};
+
+template <class Type> __device__ inline Floats load_floats(const Type *x)
+{
+    Pack<Type> pack = load_pack(x);
+    Floats values;
+    for (int j = 0; j < WIDTH; j++) values.of[j] = load(pack.of[j]);
+    return values;
+}
+
+// y and the row's statistics from its values: first(pack) gets some, fetch(pack) the same again.
 template <class First, class Fetch>
 __device__ inline void normalize(long long row, int columns, float eps, const storage *weight, const storage *bias,
                                  int has_bias, storage *y, float *mean, float *rstd, unsigned *finished, First first,
                                  Fetch fetch)
 {
-    float cached[CACHED], sum = 0.0f, rest = 0.0f, squares = 0.0f;
-    first_pass(columns, cached, first, [&](int, float value) { sum += value; });
+    const int packs = columns / WIDTH;
+    Floats cached[CACHED / WIDTH];
+    float sum = 0.0f, rest = 0.0f, squares = 0.0f;
+    first_pass(packs, cached, first, [&](int, const Floats &values) {
+        for (int j = 0; j < WIDTH; j++) sum += values.of[j];
+    });
     float center = row_sum(sum) / columns;
-    second_pass(columns, cached, fetch, [&](int, float value) { rest += value - center; });
+    second_pass(packs, cached, fetch, [&](int, const Floats &values) {
+        for (int j = 0; j < WIDTH; j++) rest += values.of[j] - center;
+    });
     center += row_sum(rest) / columns;
-    second_pass(columns, cached, fetch, [&](int, float value) {
-        float centered = value - center;
-        squares = fmaf(centered, centered, squares);
+    second_pass(packs, cached, fetch, [&](int, const Floats &values) {
+        for (int j = 0; j < WIDTH; j++) {
+            float centered = values.of[j] - center;
+            squares = fmaf(centered, centered, squares);
+        }
     });
     float scale = 1.0f / sqrtf(row_sum(squares) / columns + eps);
-    second_pass(columns, cached, fetch, [&](int col, float value) {
-        float n = (value - center) * scale;
-        y[row * columns + col] = store(n * load(weight[col]) + (has_bias ? load(bias[col]) : 0.0f));
+    second_pass(packs, cached, fetch, [&](int pack, const Floats &values) {
+        Floats weights = load_floats(weight + pack * WIDTH), shifts = {};
+        if (has_bias) shifts = load_floats(bias + pack * WIDTH);
+        Pack<storage> results;
+        for (int j = 0; j < WIDTH; j++) {
+            float n = (values.of[j] - center) * scale;
+            results.of[j] = store(n * weights.of[j] + shifts.of[j]);
+        }
+        store_pack(y + row * columns + pack * WIDTH, results);
     });
     if (threadIdx.x == 0) {
         mean[row] = center;
@@ -58,7 +87,7 @@ layer_norm_forward(const stream *__restrict__ x, const storage *__restrict__ wei
     long long row = this_row();
     if (row >= rows) return;
     x += row * columns;
-    auto fetch = [&](int col) { return load(x[col]); };
+    auto fetch = [&](int pack) { return load_floats(x + pack * WIDTH); };
     normalize(row, columns, eps, weight, bias, has_bias, y, mean, rstd, finished, fetch, fetch);
 }
 
@@ -75,14 +104,22 @@ add_layer_norm_forward(const stream *__restrict__ x, const storage *__restrict__
     x += row * columns;
     added += row * columns;
     total += row * columns;
-    auto add = [&](int col) {
-        float value = load(added[col]) + (has_added_bias ? load(added_bias[col]) : 0.0f);
-        total[col] = store<stream>(load(x[col]) + value);
-        return load(total[col]);  // as it is stored
+    auto add = [&](int pack) {
+        Floats values = load_floats(x + pack * WIDTH), others = load_floats(added + pack * WIDTH), shifts = {};
+        if (has_added_bias) shifts = load_floats(added_bias + pack * WIDTH);
+        Pack<stream> sums;
+        for (int j = 0; j < WIDTH; j++) {
+            sums.of[j] = store<stream>(values.of[j] + (others.of[j] + shifts.of[j]));
+            values.of[j] = load(sums.of[j]);  // as it is stored
+        }
+        store_pack(total + pack * WIDTH, sums);
+        return values;
     };
-    auto fetch = [&](int col) { return load(total[col]); };  // what this thread wrote itself
+    auto fetch = [&](int pack) { return load_floats(total + pack * WIDTH); };  // what this thread wrote itself
     normalize(row, columns, eps, weight, bias, has_bias, y, mean, rstd, finished, add, fetch);
 }
+
+// ---- backward ----------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void ROW_BOUNDS
 layer_norm_backward(const storage *__restrict__ g, const stream *__restrict__ x, const storage *__restrict__ weight,

@@ -26,9 +26,7 @@ def layer_norm_forward(x, weight, bias, eps):
     x, weight, added = contiguous(x, weight, _or(bias, weight))
     y, *statistics = _results(x, weight)
     if x.size:
-        rows, columns = x.size // x.shape[-1], x.shape[-1]
-        args = (x, weight, added, y, *statistics, rows, columns, eps, bias is not None)
-        launch_rows("layer_norm.cu", "layer_norm_forward", rows, columns, args)
+        _launch_forward("layer_norm_forward", (x, weight, added, y), statistics, eps, bias is not None)
     return y, (x, *statistics)
 
 
@@ -39,11 +37,19 @@ def add_layer_norm_forward(x, added, added_bias, weight, bias, eps):
     biases = contiguous(_or(added_bias, weight), _or(bias, weight))
     total, (y, *statistics) = device_namespace(x).empty_like(x), _results(x, weight)
     if x.size:
-        rows, columns = x.size // x.shape[-1], x.shape[-1]
-        args = (x, added, biases[0], weight, biases[1], total, y, *statistics, rows, columns, eps)
-        args += (added_bias is not None, bias is not None)
-        launch_rows("layer_norm.cu", "add_layer_norm_forward", rows, columns, args)
+        arrays = (x, added, biases[0], weight, biases[1], total, y)
+        _launch_forward("add_layer_norm_forward", arrays, statistics, eps, added_bias is not None, bias is not None)
     return total, y, (total, *statistics)
+
+
+def _launch_forward(kernel, arrays, statistics, *numbers):
+    """arrays: x (..., C) first, y last, each with rows of x's length."""
+    columns = arrays[0].shape[-1]
+    # float32 keeps the order in which a thread has always added
+    width = pack_width(columns, *arrays) if is_sixteen_bit(arrays[-1].dtype) else 1
+    rows = arrays[0].size // columns
+    args = (*arrays, *statistics, rows, columns, *numbers)
+    launch_rows("layer_norm.cu", kernel, rows, columns, args, WIDTH=width)
 
 
 def _or(bias, weight):

@@ -19,30 +19,30 @@
 
 __device__ inline long long this_row() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
 
-// fetch(col) reads a value; visit(col, value) uses it. A thread caches its first CACHED values.
-template <class Value, class Fetch, class Visit>
-__device__ inline void first_pass(int columns, Value (&cached)[CACHED], Fetch fetch, Visit visit)
+// fetch(col) reads a value; visit(col, value) uses it. A thread caches its first `count` values.
+template <int count, class Value, class Fetch, class Visit>
+__device__ inline void first_pass(int columns, Value (&cached)[count], Fetch fetch, Visit visit)
 {
 #pragma unroll
-    for (int k = 0; k < CACHED; k++) {
+    for (int k = 0; k < count; k++) {
         int col = threadIdx.x + k * ROW_THREADS;
         if (col < columns) {
             cached[k] = fetch(col);
             visit(col, cached[k]);
         }
     }
-    for (int col = threadIdx.x + CACHED * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
+    for (int col = threadIdx.x + count * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
 }
 
-template <class Value, class Fetch, class Visit>
-__device__ inline void second_pass(int columns, Value (&cached)[CACHED], Fetch fetch, Visit visit)
+template <int count, class Value, class Fetch, class Visit>
+__device__ inline void second_pass(int columns, Value (&cached)[count], Fetch fetch, Visit visit)
 {
 #pragma unroll
-    for (int k = 0; k < CACHED; k++) {
+    for (int k = 0; k < count; k++) {
         int col = threadIdx.x + k * ROW_THREADS;
         if (col < columns) visit(col, cached[k]);
     }
-    for (int col = threadIdx.x + CACHED * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
+    for (int col = threadIdx.x + count * ROW_THREADS; col < columns; col += ROW_THREADS) visit(col, fetch(col));
 }
 
 // ---- sums -----------------------------------------------------------------------------------------------------

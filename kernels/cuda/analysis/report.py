@@ -35,6 +35,7 @@ HEAD_SIZES = (32, 64, 96, 128)
 ROW_SOURCES = ("softmax.cu", "layer_norm.cu", "rms_norm.cu", "cross_entropy.cu", "dropout.cu", "rotary.cu")
 ELEMENT_SOURCES = ("gelu.cu", "swiglu.cu", "adamw.cu", "norm.cu", "rounding.cu", "embedding.cu")
 PACKED_SOURCES = ("linear.cu", "gelu_linear.cu")
+PACKED_ROWS = ("layer_norm_forward", "add_layer_norm_forward", "cross_entropy_gradient")
 SUMS_OF_ROWS = ("sum_rows", "bias_add_backward")
 COLUMN_KERNELS = {"layer_norm_strips": 256, "layer_norm_columns": 128}  # threads per block; ROW_THREADS is unused
 
@@ -97,8 +98,6 @@ def builds(architecture: int) -> Iterator[Build]:
                     yield Build(name, kernel, COLUMN_KERNELS[kernel], defines={"ROW_THREADS": threads})
                 elif kernel not in COLUMN_KERNELS:
                     yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads})
-                if kernel == "cross_entropy_gradient":
-                    yield Build(name, kernel, max(128, threads), defines={"ROW_THREADS": threads, "WIDTH": 4})
     for threads, (strands, width) in product((32, 128), ((8, 1), (4, 4))):
         defines = {"ROW_THREADS": threads, "STRANDS": strands, "WIDTH": width}
         yield Build("layer_norm_backward.cu", "layer_norm_backward_add", strands * threads, defines=defines)
@@ -118,10 +117,11 @@ def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
     """Those of the kernels that take arrays of float16 or bfloat16, as compiled for them."""
     for build in builds(architecture):
         types = {parameter.type for parameter in signatures(build.source)[build.kernel]}
+        widths = ({}, {"WIDTH": 4}) if build.kernel in PACKED_ROWS else ({},)
+        streams = ({}, FLOAT_STREAM) if "stream" in types else ({},)
         if "storage" in types:
-            yield replace(build, defines=build.defines | STORAGE[dtype])
-        if "stream" in types:
-            yield replace(build, defines=build.defines | STORAGE[dtype] | FLOAT_STREAM)
+            for width, stream in product(widths, streams):
+                yield replace(build, defines=build.defines | width | STORAGE[dtype] | stream)
 
 
 def attention_builds(head: int, architecture: int) -> Iterator[Build]:
