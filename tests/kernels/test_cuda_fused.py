@@ -129,7 +129,10 @@ def test_layer_norm_of_a_sum(xp, rows, columns, seed):
     same_bits(xp, [total, y, *saved], [apart, y_apart, *saved_apart])
     gx, *vectors = k.layer_norm_backward(g, weight, saved, other)
     gx_apart, *vectors_apart = k.layer_norm_backward(g, weight, saved_apart)
-    same_bits(xp, [gx, *vectors], [other + gx_apart, *vectors_apart])
+    same_bits(xp, vectors, vectors_apart)
+    # a GPU contracts the last product and the sum to one operation, which rounds once
+    within = 2e-6 if xp.__name__ == "cupy" else 0
+    np.testing.assert_allclose(*host(xp, gx, other + gx_apart), rtol=0, atol=within)
     assert host(xp, saved[-1])[0] == 0
 
 
