@@ -40,7 +40,7 @@ def make_table(lists: Sequence[Sequence[Any]], block_values: int) -> Table:
             where = f"a tensor of shape {x.shape} is on device {data.device_id}"
             raise KernelArgumentError(f"{where}: the others are on device {device}")
     sizes = tuple([x.size for x in lists[0]])
-    return _table(device_namespace(first), device, tuple([data.ptr for _, data in memory]), sizes, block_values)
+    return _table(device_namespace(first), device, tuple([int(data.ptr) for _, data in memory]), sizes, block_values)
 
 
 @functools.lru_cache(maxsize=16)

@@ -170,6 +170,8 @@ def test_tf32_rounds_the_factors_of_products(emulated, monkeypatch):
 @pytest.mark.gpu
 def test_tf32_reaches_the_products_of_a_gpu():
     """In a process of its own: CuPy reads its setting at the first product, before which a GPU is tried."""
+    if not tt.cuda.is_available():
+        pytest.skip("no GPU")
     program = (
         "import numpy as np, tinytensor as tt\n"
         "from gpt.training.recipe import TrainConfig\n"
