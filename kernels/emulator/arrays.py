@@ -486,9 +486,16 @@ def check_arguments(name: str, keywords: frozenset[str], most: int, args, kwargs
 def _index(index) -> tuple[tuple, bool]:
     """The index for NumPy, and whether it has a boolean array; its Ellipsis makes a single element come as a view."""
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(part.host if isinstance(part, ndarray) else part for part in parts)
+    parts = tuple(part.host if isinstance(part, ndarray) else _bounds(part) for part in parts)
     is_mask = any(getattr(part, "dtype", None) == np.bool_ for part in parts)
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis), is_mask
+
+
+def _bounds(part):
+    """A slice whose bounds are numbers, even where they are arrays; as it is, any other part of an index."""
+    if not isinstance(part, slice):
+        return part
+    return slice(*(int(x) if isinstance(x, ndarray) else x for x in (part.start, part.stop, part.step)))
 
 
 def _operator(ufunc):

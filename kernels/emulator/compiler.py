@@ -20,7 +20,14 @@ from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 from kernels.emulator.source.declarations import add_checks
 from kernels.emulator.source.launches import end_main, has_main, overloaded_kernels, translate_launches
-from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
+from kernels.emulator.source.translate import (
+    ANY_INCLUDE,
+    find_kernels,
+    host_options,
+    inline_includes,
+    rename_own_types,
+    translate,
+)
 
 HERE = Path(__file__).parent
 SEARCH = [f"-I{HERE / 'include'}", f"-I{HERE / 'runtime'}"]
@@ -178,6 +185,7 @@ def build_module(code, name, options, name_expressions, kind, program=False):
     runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories), name)
+    macros += rename_own_types(code)
     header, footer = "emulator/device.h", ""
     if program:
         code, header = translate_launches(code), "emulator/program.h"

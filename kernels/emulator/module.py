@@ -215,7 +215,7 @@ class RawKernel:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
             fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
             fits |= kind == "B" and given == np.uint16
-            fits |= kind == "p" and given == np.uint64
+            fits |= kind == "p" and given in (np.uint64, np.int64)
             wants = f"a pointer to {describe(kind, size)}"
         elif kind == "a":
             fits = memory is not None and memory.ndim == size and given.itemsize == parameter.pointee_size

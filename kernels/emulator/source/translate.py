@@ -19,6 +19,7 @@ DYNAMIC_SHARED = re.compile(
     rf"\bextern\s+{ALIGNED}(volatile\s+)?__shared__\s+{ALIGNED}([\w:<>\s]+?)\s+{ALIGNED}(\w+)\s*\[\s*\]\s*;"
 )
 LAUNCH_BOUNDS = re.compile(rf"__launch_bounds__\s*({PARENTHESES})")
+OWN_TYPE = re.compile(r"\btypedef\b[^;{}]*?\b(u?int(?:8|16|32|64)_t)\s*;")
 UNROLL = re.compile(r"^([ \t]*)#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\w*)[ \t]*\)?[ \t]*(?://.*)?$", re.MULTILINE)
 
 
@@ -78,6 +79,11 @@ def host_options(options):
         elif word.startswith("-I"):
             directories.append(word[2:])
     return "".join(macros), directories
+
+
+def rename_own_types(code):
+    """Macros for a source that declares `uint64_t` and its kind itself, which NVRTC lacks and the host has."""
+    return "".join(f"#define {name} source_{name}\n" for name in sorted(set(OWN_TYPE.findall(code))))
 
 
 def find_kernels(text):

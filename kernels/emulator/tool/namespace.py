@@ -11,7 +11,10 @@ import numpy as np
 
 from kernels.emulator import arrays, cuda_like, cupy_like, module
 from kernels.emulator.errors import CompileError
-from kernels.emulator.tool.elementwise import C_TYPES, ElementwiseKernel
+from kernels.emulator.tool.elementwise import ElementwiseKernel
+from kernels.emulator.tool.libraries import make_libraries
+from kernels.emulator.tool.parameters import C_TYPES
+from kernels.emulator.tool.reduction import ReductionKernel
 
 KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
 
@@ -89,51 +92,22 @@ class RawKernel:
         return getattr(self.kernel, name)
 
 
-def to_numpy(value):
-    """NumPy's form of an argument of cupy.testing."""
-    return value.get() if isinstance(value, arrays.ndarray) else value
-
-
-def _testing():
-    testing = types.ModuleType("cupy.testing")
-    for name in ("allclose", "array_equal", "array_almost_equal", "equal", "almost_equal", "array_less"):
-        check = getattr(np.testing, f"assert_{name}")
-
-        def compare(actual, desired, *args, _check=check, **keywords):
-            _check(to_numpy(actual), to_numpy(desired), *args, **keywords)
-
-        setattr(testing, f"assert_{name}", compare)
-    return testing
-
-
-def _random():
-    random = types.ModuleType("cupy.random")
-
-    def drawn(name):
-        def draw(*args, dtype=None, **keywords):
-            values = np.asarray(getattr(np.random, name)(*args, **keywords))
-            return arrays.from_host(values if dtype is None else values.astype(dtype))
-
-        return draw
-
-    names = "rand randn random randint uniform normal standard_normal random_sample permutation"
-    for name in names.split():
-        setattr(random, name, drawn(name))
-    random.seed = np.random.seed
-    return random
-
-
 def get_typename(dtype):
     """`cupy._core._scalar.get_typename`, which is private and yet what projects name their kernels' types with."""
     return C_TYPES[np.dtype(dtype).name]
 
 
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises where there is no device."""
+
+
 def _cuda():
-    """`cupy.cuda` and its `compiler`: cuda_like's names, and the exception that a source raises."""
+    """`cupy.cuda` and its `compiler`: cuda_like's names, and the exceptions that tests expect."""
     cuda, compiler = types.ModuleType("cupy.cuda"), types.ModuleType("cupy.cuda.compiler")
     compiler.CompileException = CompileError
     vars(cuda).update({name: value for name, value in vars(cuda_like).items() if not name.startswith("_")})
     cuda.compiler = compiler
+    cuda.runtime = types.SimpleNamespace(**vars(cuda_like.runtime), CUDARuntimeError=CUDARuntimeError)
     return {"cupy.cuda": cuda, "cupy.cuda.compiler": compiler}
 
 
@@ -166,10 +140,11 @@ def make_namespace():
     """{module name: module}, to be put into sys.modules."""
     cupy = Namespace("cupy")
     cupy.__version__, cupy.__path__ = "14.0.0", []
-    cupy.RawModule, cupy.RawKernel, cupy.ElementwiseKernel = RawModule, RawKernel, ElementwiseKernel
-    modules = {"cupy": cupy, "cupy.testing": _testing(), "cupy.random": _random(), **_cuda(), **_core()}
-    cupy.testing, cupy.random, cupy.cuda = (modules[f"cupy.{name}"] for name in ("testing", "random", "cuda"))
-    cupy._core = modules["cupy._core"]
+    cupy.RawModule, cupy.RawKernel = RawModule, RawKernel
+    cupy.ElementwiseKernel, cupy.ReductionKernel = ElementwiseKernel, ReductionKernel
+    modules = {"cupy": cupy, **make_libraries(), **_cuda(), **_core()}
+    for name in ("testing", "random", "cublas", "cuda", "_core"):
+        setattr(cupy, name, modules[f"cupy.{name}"])
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
     cupy.memoize = lambda *_, **__: lambda function: function
     cupy.is_available = lambda: True
