@@ -32,6 +32,7 @@ multiply negative not_equal power remainder right_shift sign sin sqrt square sub
 """
 UFUNCS = frozenset(UFUNC_NAMES.split())
 OF_DTYPES = (np.result_type, np.iscomplexobj)  # NumPy's functions that CuPy's arrays answer without their values
+dispatches_numpy = False  # whether NumPy's functions take these arrays, as they do CuPy's: tool/plugin.py sets it
 METHODS = {
     "all": "axis out keepdims",
     "any": "axis out keepdims",
@@ -287,7 +288,7 @@ class ndarray:
     def __array_function__(self, function, types, args, kwargs):
         if function in OF_DTYPES:
             return function(*(np.empty(0, a.dtype) if isinstance(a, ndarray) else a for a in args), **kwargs)
-        return NotImplemented
+        return call(function, function.__name__, *args, **kwargs) if dispatches_numpy else NotImplemented
 
     # ---- elements and shapes ----
 

@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 SEARCH = [f"-I{HERE / 'include'}", f"-I{HERE / 'runtime'}"]
 RUNTIME = ("runtime", "checker", "order", "access_counts", "hooks")  # the .cpp files, in the order of their use
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-march=native", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+COMMON += ["-Wno-narrowing"]  # `int pair[] = {i, 0}` of a wider i: an error to C++, a warning to NVRTC
 # Hidden: two modules may each have a kernel `k`, or instances of the same template, and must not meet.
 COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
 # Without contraction all builds give the same bits. (A GPU fuses more; write fmaf where it matters.)

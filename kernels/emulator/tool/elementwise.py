@@ -8,9 +8,10 @@ import math
 from kernels.emulator.tool.parameters import Parameters, aliases, compile_kernel, elements, launch
 
 THREADS, MAX_BLOCKS = 128, 65535
-SOURCE = """#include <cupy/carray.cuh>
-{preamble}
+SOURCE = """#include <cupy/complex.cuh>
+#include <cupy/carray.cuh>
 {aliases}
+{preamble}
 extern "C" __global__ void {name}({parameters}, long long _n) {{
     struct {{ long long n; long long size() const {{ return n; }} }} _ind = {{_n}};
     const long long _stride = (long long)gridDim.x * blockDim.x;

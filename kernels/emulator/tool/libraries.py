@@ -12,6 +12,7 @@ from kernels.emulator import arrays
 DRAWN = "rand randn random randint uniform normal standard_normal random_sample permutation"  # of cupy.random
 SCATTERED = {"scatter_add": np.add, "scatter_max": np.maximum, "scatter_min": np.minimum}  # of cupyx
 COMPARED = "allclose array_equal array_almost_equal equal almost_equal array_less"  # of cupy.testing
+TRANSFORMS = "fft ifft fft2 ifft2 fftn ifftn"  # of cupyx.scipy.fft
 REDUCED = {"asum": lambda x: np.abs(x).sum(), "dot": np.dot, "nrm2": np.linalg.norm}  # of cupy.cublas
 
 
@@ -51,11 +52,26 @@ def _reduction(name, function):
     return lambda *vectors: arrays.call(function, name, *vectors)
 
 
+def _transform(name):
+    function = getattr(np.fft, name)
+
+    def transform(x, *args, overwrite_x=False, plan=None, **keywords):
+        result = arrays.call(function, name, x, *args, **keywords)
+        if overwrite_x and (result.shape, result.dtype) == (x.shape, x.dtype):
+            x[...] = result
+            return x
+        return result
+
+    return transform
+
+
 def make_libraries():
     """{module name: module}."""
     testing = {f"assert_{name}": _comparison(name) for name in COMPARED.split()}
     random = {name: _draw(name) for name in DRAWN.split()} | {"seed": np.random.seed}
     cublas = {name: _reduction(name, function) for name, function in REDUCED.items()}
     cupyx = {name: _scatter(name, ufunc) for name, ufunc in SCATTERED.items()}
-    functions = {"cupy.testing": testing, "cupy.random": random, "cupy.cublas": cublas, "cupyx": cupyx}
+    fft = {name: _transform(name) for name in TRANSFORMS.split()} | {"get_fft_plan": lambda *_, **__: None}
+    functions = {"cupy.testing": testing, "cupy.random": random, "cupy.cublas": cublas}
+    functions |= {"cupyx": cupyx, "cupyx.scipy": {}, "cupyx.scipy.fft": fft}
     return {name: _module(name, members) for name, members in functions.items()}

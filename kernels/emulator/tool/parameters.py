@@ -26,6 +26,8 @@ C_TYPES = {
     "float16": "__half",
     "float32": "float",
     "float64": "double",
+    "complex64": "complex<float>",
+    "complex128": "complex<double>",
 }
 
 

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from kernels.emulator import arrays
 from kernels.emulator.checks import checked
 from kernels.emulator.compiler import MISSING, available
 from kernels.emulator.tool.namespace import make_namespace
@@ -29,6 +30,7 @@ def pytest_configure(config):
     """Puts the emulated device in the place of CuPy before test files are imported."""
     if config.getoption("--emulated-cupy"):
         sys.modules.update(make_namespace())
+        arrays.dispatches_numpy = True
 
 
 def _launches(build):
@@ -48,6 +50,7 @@ def emulated_cupy(request, monkeypatch):
     if not available():
         pytest.skip(MISSING)
     modules = make_namespace()
+    monkeypatch.setattr(arrays, "dispatches_numpy", True)
     for name, replacement in modules.items():
         monkeypatch.setitem(sys.modules, name, replacement)
     with _launches(request.config.getoption("--emulated-cupy") or "checked"):

@@ -11,9 +11,10 @@ from kernels.emulator.arrays import ndarray
 from kernels.emulator.tool.parameters import C_TYPES, Parameters, aliases, compile_kernel, elements, launch
 
 THREADS = 64  # a power of two
-SOURCE = """#include <cupy/carray.cuh>
-{preamble}
+SOURCE = """#include <cupy/complex.cuh>
+#include <cupy/carray.cuh>
 {aliases}
+{preamble}
 #define REDUCE(a, b) ({reduce_expr})
 #define POST_MAP(a) {post_map_expr}
 typedef {reduce_type} type_reduce;
