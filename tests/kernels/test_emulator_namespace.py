@@ -170,7 +170,9 @@ def test_complex_numbers_in_kernels(build, dtype):
     w = (2 * z - z.conj() / (z + 1) + 1 / z + np.exp(z) * abs(z) ** 2) * 3 - (z**2 + np.sqrt(z) - (1 + 2j))
     np.testing.assert_allclose(y.get(), w / z + abs(z) + np.angle(z), rtol=1e-5 if dtype == np.complex64 else 1e-12)
     other = cupy.zeros(16, dtype=np.complex64 if dtype == np.complex128 else np.complex128)
-    with pytest.raises(emulator.LaunchError, match="'y' is a pointer to a .*-byte complex number, the launch gives a"):
+    with pytest.raises(
+        emulator.LaunchError, match=r"'y' is a pointer to a \d+-byte complex number, the launch gives a"
+    ):
         kernel((1,), (16,), (other, y, 1j))
 
 

@@ -1,7 +1,8 @@
 """The emulated device's arrays by address, for kernels that are given tables of addresses.
 
 A table of type `uint64`, for a parameter such as `float *const *tensors`, says where a kernel may read and write
-besides its own arguments, and so does an address that is passed as a number. A checked launch leaves these arrays where they are, as it does with sparse ones (sparse.py).
+besides its own arguments, and so does an address that is passed as a number. A checked launch leaves these arrays where
+they are, as it does with sparse ones (sparse.py).
 """
 
 import weakref
