@@ -53,7 +53,7 @@ class RawModule:
         if backend != "nvrtc":
             raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
         self.code, self.options, self.backend = code, tuple(options), backend
-        stated = re.match(r'\s*#line 1 "([^"/]+)"', code)
+        stated = re.match(r'\s*#line 1 "(?:[^"]*/)?([^"/]+)"', code)
         self.name = name or (stated[1] if stated else "kernel.cu")
         self.name_expressions = tuple(name_expressions or ())
         self._functions, self._builds = {}, {}

@@ -36,7 +36,7 @@ class RawModule(module.RawModule):
 
 
 class Lenient:
-    """A kernel that takes addresses for arrays, and Python's integers for 4-byte ones, as a GPU reads 4 bytes of them."""
+    """A kernel that takes addresses for arrays, and Python integers for 4-byte ones, as a GPU reads 4 bytes of them."""
 
     def __init__(self, kernel):
         self.kernel, self.attributes = kernel, kernel.attributes

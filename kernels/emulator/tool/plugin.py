@@ -26,9 +26,10 @@ def pytest_addoption(parser):
     group.addoption("--emulated-cupy", choices=BUILDS, help="run CuPy kernels on the CPU: fast, or checked")
 
 
-def pytest_configure(config):
-    """Puts the emulated device in the place of CuPy before test files are imported."""
-    if config.getoption("--emulated-cupy"):
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config):
+    """Puts the emulated device in the place of CuPy before conftest.py and test files are imported."""
+    if early_config.known_args_namespace.emulated_cupy:
         sys.modules.update(make_namespace())
         arrays.dispatches_numpy = True
 
