@@ -339,6 +339,20 @@ SCALE(float)
     assert x.tolist() == [3] * 4
 
 
+def test_lines_are_those_that_a_source_states(tmp_path):
+    """A source may say where it is from, with a path; an include in between does not shift its lines."""
+    (tmp_path / "empty.cuh").write_text("// two\n// lines\n")
+    source = """#line 1 "/somewhere/else/past.cu"
+#include "empty.cuh"
+extern "C" __global__ void past(float *x) {
+    x[threadIdx.x] = 1;
+}
+"""
+    module = RawModule(code=source, options=(f"-I{tmp_path}",))
+    with checked(), pytest.raises(emulator.OutOfBounds, match=r"at past\.cu:3, past the end of x"):
+        module.get_function("past")((1,), (4,), (np.ones(3, np.float32),))
+
+
 # ---- launches ----------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ INCLUDE = Path(__file__).parents[1] / "include"
 TOOLKIT = r"(?:cuda\w*|device_\w+|math_constants|vector_\w+|sm_\w+|helper_\w+|driver_types)\.(?:h|hpp)"
 TOOLKIT_INCLUDE = re.compile(rf'#[ \t]*include[ \t]*[<"]({TOOLKIT})[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*(?://.*)?$', re.MULTILINE)
+LINE = re.compile(r"^[ \t]*#[ \t]*line[ \t]+(\d+)\b.*$", re.MULTILINE)
 ANY_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 PARENTHESES = r"\((?:[^()]|\([^()]*\))*\)"
 ALIGNED = rf"(?:(?:__align__|alignas)\s*{PARENTHESES}\s*)?"
@@ -35,7 +36,7 @@ def inline_includes(code, name, directories, seen=()):
         if path is None:
             return match[0]
         text = path.read_text()
-        line = code.count("\n", 0, match.start()) + 1
+        line = line_at(code, match.start())
         if "#pragma once" in text:
             if path.resolve() in seen:
                 return ""
@@ -44,6 +45,14 @@ def inline_includes(code, name, directories, seen=()):
         return f'#line 1 "{path.name}"\n{text}\n#line {line + 1} "{name}"'
 
     return QUOTED_INCLUDE.sub(replace, code)
+
+
+def line_at(code, position):
+    """The number of the line at a position, as the last `#line` before it says."""
+    number, start = 1, 0
+    for directive in LINE.finditer(code, 0, position):
+        number, start = int(directive[1]) - 1, directive.end()
+    return number + code.count("\n", start, position)
 
 
 def translate(code, name):
