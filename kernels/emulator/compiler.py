@@ -128,10 +128,13 @@ def export_kernels(text, name_expressions, program=False):
     command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
     text = ANY_INCLUDE.sub("", text)  # they would define what marks a kernel
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
-    kernels = find_kernels(preprocessed)
+    kernels, templates = find_kernels(preprocessed)
+    known = templates | kernels
     for name in overloaded_kernels(preprocessed) if program else ():
         kernels.pop(name, None)
-    kernels |= {expression: ("(1024)", [], []) for expression in name_expressions}
+    for expression in name_expressions:  # the bounds of a template may depend on its arguments
+        name = expression.partition("<")[0].rpartition("::")[2].strip()
+        kernels[expression] = ("(1024)", *known.get(name, (None, [], []))[1:])
     lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
     rows = (f"{name}|{','.join(names)}|{','.join(restricted)}\\n" for name, (_, names, restricted) in kernels.items())
     return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{"".join(rows)}";', ""])

@@ -117,7 +117,9 @@ class Build:
         index, names, restricted = self.kernels[name]
         integer = functools.partial(ctypes.c_int.in_dll, self.shared_object)
         count = integer(f"emulator_count_{index}").value
-        names = names.split(",") if names else [f"argument {i}" for i in range(count)]
+        names = names.split(",") if names else []
+        if len(names) != count:  # a parameter pack, an overloaded template
+            names, restricted = [f"argument {i}" for i in range(count)], ""
         parameters = ctypes.POINTER(Parameter).in_dll(self.shared_object, f"emulator_parameters_{index}")
         entry = getattr(self.shared_object, f"emulator_call_{index}")
         restricted = [name in restricted.split(",") for name in names]

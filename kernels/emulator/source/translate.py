@@ -96,19 +96,21 @@ def rename_own_types(code):
 
 
 def find_kernels(text):
-    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameters, restricted ones)}."""
-    found = {}
+    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameters, restricted ones)}.
+
+    And the same of the templates, of which only an instance can be called: see RawModule's name_expressions.
+    """
+    found, templates = {}, {}
     for match in re.finditer(r"__global__\s([^{;]*)\{", text):
         before = text[: match.start()]
-        if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :]:
-            continue  # only an instance can be called: see RawModule's name_expressions
+        kind = templates if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :] else found
         bounds = LAUNCH_BOUNDS.search(match[1])
         head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
         parameters = [p for p in _without_template_arguments(head[2]).split(",") if p.strip() not in ("", "void")]
         names = [re.findall(r"\w+", parameter)[-1] for parameter in parameters]
         restricted = [name for name, parameter in zip(names, parameters, strict=True) if "__restrict" in parameter]
-        found[head[1]] = (bounds[1] if bounds else "(1024)", names, restricted)
-    return found
+        kind[head[1]] = (bounds[1] if bounds else "(1024)", names, restricted)
+    return found, templates
 
 
 def _without_template_arguments(text):
