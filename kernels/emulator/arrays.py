@@ -32,6 +32,7 @@ multiply negative not_equal power remainder right_shift sign sin sqrt square sub
 """
 UFUNCS = frozenset(UFUNC_NAMES.split())
 OF_DTYPES = (np.result_type, np.iscomplexobj)  # NumPy's functions that CuPy's arrays answer without their values
+dispatches_numpy = False  # whether NumPy's functions take these arrays, as they do CuPy's: tool/plugin.py sets it
 METHODS = {
     "all": "axis out keepdims",
     "any": "axis out keepdims",
@@ -287,7 +288,7 @@ class ndarray:
     def __array_function__(self, function, types, args, kwargs):
         if function in OF_DTYPES:
             return function(*(np.empty(0, a.dtype) if isinstance(a, ndarray) else a for a in args), **kwargs)
-        return NotImplemented
+        return call(function, function.__name__, *args, **kwargs) if dispatches_numpy else NotImplemented
 
     # ---- elements and shapes ----
 
@@ -486,9 +487,16 @@ def check_arguments(name: str, keywords: frozenset[str], most: int, args, kwargs
 def _index(index) -> tuple[tuple, bool]:
     """The index for NumPy, and whether it has a boolean array; its Ellipsis makes a single element come as a view."""
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(part.host if isinstance(part, ndarray) else part for part in parts)
+    parts = tuple(part.host if isinstance(part, ndarray) else _bounds(part) for part in parts)
     is_mask = any(getattr(part, "dtype", None) == np.bool_ for part in parts)
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis), is_mask
+
+
+def _bounds(part):
+    """A slice whose bounds are numbers, even where they are arrays; as it is, any other part of an index."""
+    if not isinstance(part, slice):
+        return part
+    return slice(*(int(x) if isinstance(x, ndarray) else x for x in (part.start, part.stop, part.step)))
 
 
 def _operator(ufunc):

@@ -20,12 +20,20 @@ from kernels.caches import make_private
 from kernels.emulator.errors import CompileError
 from kernels.emulator.source.declarations import add_checks
 from kernels.emulator.source.launches import end_main, has_main, overloaded_kernels, translate_launches
-from kernels.emulator.source.translate import ANY_INCLUDE, find_kernels, host_options, inline_includes, translate
+from kernels.emulator.source.translate import (
+    ANY_INCLUDE,
+    find_kernels,
+    host_options,
+    inline_includes,
+    rename_own_types,
+    translate,
+)
 
 HERE = Path(__file__).parent
 SEARCH = [f"-I{HERE / 'include'}", f"-I{HERE / 'runtime'}"]
 RUNTIME = ("runtime", "checker", "order", "access_counts", "hooks")  # the .cpp files, in the order of their use
 COMMON = ["-std=c++17", "-fPIC", "-pthread", "-march=native", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+COMMON += ["-Wno-narrowing"]  # `int pair[] = {i, 0}` of a wider i: an error to C++, a warning to NVRTC
 # Hidden: two modules may each have a kernel `k`, or instances of the same template, and must not meet.
 COMMON += ["-fvisibility=hidden", "-fno-semantic-interposition"]
 # Without contraction all builds give the same bits. (A GPU fuses more; write fmaf where it matters.)
@@ -120,10 +128,13 @@ def export_kernels(text, name_expressions, program=False):
     command = [find_compiler(), "-E", "-P", "-x", "c++", "-"]
     text = ANY_INCLUDE.sub("", text)  # they would define what marks a kernel
     preprocessed = subprocess.run(command, input=text, capture_output=True, text=True).stdout
-    kernels = find_kernels(preprocessed)
+    kernels, templates = find_kernels(preprocessed)
+    known = templates | kernels
     for name in overloaded_kernels(preprocessed) if program else ():
         kernels.pop(name, None)
-    kernels |= {expression: ("(1024)", [], []) for expression in name_expressions}
+    for expression in name_expressions:  # the bounds of a template may depend on its arguments
+        name = expression.partition("<")[0].rpartition("::")[2].strip()
+        kernels[expression] = ("(1024)", *known.get(name, (None, [], []))[1:])
     lines = [f"EMULATOR_KERNEL({i}, {kernels[name][0]}, {name})" for i, name in enumerate(kernels)]
     rows = (f"{name}|{','.join(names)}|{','.join(restricted)}\\n" for name, (_, names, restricted) in kernels.items())
     return "\n".join([*lines, f'EMULATOR_EXPORT const char emulator_kernels[] = "{"".join(rows)}";', ""])
@@ -178,6 +189,7 @@ def build_module(code, name, options, name_expressions, kind, program=False):
     runtime = str(build_runtime())  # first: it says what is missing where there is no compiler
     macros, directories = host_options(options)
     code = translate(inline_includes(code, name, directories), name)
+    macros += rename_own_types(code)
     header, footer = "emulator/device.h", ""
     if program:
         code, header = translate_launches(code), "emulator/program.h"

@@ -148,10 +148,13 @@ class MemoryPointer:
 
 
 class Flags:
-    """Memory layout of an array: c_contiguous, f_contiguous, owndata."""
+    """Memory layout of an array: c_contiguous, f_contiguous, owndata; `flags["C_CONTIGUOUS"]` as well."""
 
     def __init__(self, flags, owndata: bool):
         self.c_contiguous, self.f_contiguous, self.owndata = flags.c_contiguous, flags.f_contiguous, owndata
+
+    def __getitem__(self, name: str) -> bool:
+        return {"C_CONTIGUOUS": self.c_contiguous, "F_CONTIGUOUS": self.f_contiguous, "OWNDATA": self.owndata}[name]
 
 
 class Device:

@@ -19,6 +19,7 @@ from kernels.emulator import checks
 from kernels.emulator.compiler import build_module, build_runtime
 from kernels.emulator.dry_run import current_recorder
 from kernels.emulator.errors import LaunchError
+from kernels.emulator.memory import live
 from kernels.emulator.memory.guard import guarded
 from kernels.emulator.memory.sparse import SparseArray
 from kernels.emulator.record import LaunchRecord, Parameter
@@ -29,7 +30,7 @@ MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
 SHARED_MEMORY_PER_BLOCK = 48 << 10  # what any kernel may use
 SHARED_MEMORY_PER_BLOCK_OPTIN = 99 << 10  # what a kernel may opt in to; compute capability 8.6 and 8.9
-KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}  # NumPy's dtype.kind to device.h's
+KINDS = {"f": "f", "i": "i", "u": "i", "b": "b", "c": "c"}  # NumPy's dtype.kind to device.h's
 THREADS_PER_WORKER = 1024  # fewer CUDA threads than this are not worth another operating-system thread
 
 
@@ -52,7 +53,7 @@ class RawModule:
         if backend != "nvrtc":
             raise LaunchError(f"backend {backend!r}: the emulator stands in for 'nvrtc'")
         self.code, self.options, self.backend = code, tuple(options), backend
-        stated = re.match(r'\s*#line 1 "([^"/]+)"', code)
+        stated = re.match(r'\s*#line 1 "(?:[^"]*/)?([^"/]+)"', code)
         self.name = name or (stated[1] if stated else "kernel.cu")
         self.name_expressions = tuple(name_expressions or ())
         self._functions, self._builds = {}, {}
@@ -116,7 +117,9 @@ class Build:
         index, names, restricted = self.kernels[name]
         integer = functools.partial(ctypes.c_int.in_dll, self.shared_object)
         count = integer(f"emulator_count_{index}").value
-        names = names.split(",") if names else [f"argument {i}" for i in range(count)]
+        names = names.split(",") if names else []
+        if len(names) != count:  # a parameter pack, an overloaded template
+            names, restricted = [f"argument {i}" for i in range(count)], ""
         parameters = ctypes.POINTER(Parameter).in_dll(self.shared_object, f"emulator_parameters_{index}")
         entry = getattr(self.shared_object, f"emulator_call_{index}")
         restricted = [name in restricted.split(",") for name in names]
@@ -215,13 +218,14 @@ class RawKernel:
                 raise LaunchError(f"kernel {self.name}: the array for {name!r} is not contiguous")
             fits = size == 1 or kind == "v" or (kind_of(given), given.itemsize) == (kind, size)
             fits |= kind == "B" and given == np.uint16
-            fits |= kind == "p" and given == np.uint64
+            fits |= kind == "p" and given in (np.uint64, np.int64)
             wants = f"a pointer to {describe(kind, size)}"
         elif kind == "a":
             fits = memory is not None and memory.ndim == size and given.itemsize == parameter.pointee_size
             wants = f"a CArray of {size} dimensions with {parameter.pointee_size}-byte elements"
         else:
             fits = memory is None and (kind == "v" or kind_of(given) == kind) and given.itemsize == size
+            fits |= kind == "p" and memory is None and given in (np.uint64, np.int64) and live.is_pointer(int(value))
             wants = "a pointer" if kind == "p" else describe(kind, size)
         if not fits:
             got = f"a {given} {'scalar' if memory is None else 'array'}"
@@ -235,7 +239,7 @@ class RawKernel:
             restricted=restricted,
             sparse=isinstance(arg, SparseArray),
             margin=memory is not arg,
-            addresses=memory is not None and kind == "p",
+            addresses=kind == "p",
             described=kind == "a",
         )
         if argument.described:
@@ -267,7 +271,7 @@ class Argument:
     sparse: bool = False  # too large to copy
     margin: bool = False  # an array of the emulated device, with memory around it that belongs to nobody
     described: bool = False  # the kernel receives a CArray (include/cupy/carray.cuh)
-    addresses: bool = False  # of other arrays of the emulated device
+    addresses: bool = False  # of arrays of the emulated device: a table of them, or one that is passed as a number
 
     def place(self, address):
         """Tells the kernel that its array is at `address`: by a pointer, or in a CArray with size, shape, strides."""
@@ -289,7 +293,8 @@ def kind_of(dtype):
 
 def describe(kind, size):
     """C's name for a kind and size, as in "a 4-byte float"."""
-    names = {"f": "float", "i": "integer", "b": "bool", "v": "struct", "B": "bfloat16", "p": "address (uint64)"}
+    names = {"f": "float", "i": "integer", "b": "bool", "c": "complex number", "v": "struct", "B": "bfloat16"}
+    names["p"] = "address (uint64)"
     return f"a {size}-byte {names[kind]}"
 
 

@@ -231,10 +231,23 @@ def test_ufuncs_are_numpys(values, name):
 def test_fresh_results_are_in_c_order():
     x = device_array(3, 4).T
     assert not x.flags.c_contiguous
+    assert (x.flags["C_CONTIGUOUS"], x.flags["F_CONTIGUOUS"], x.flags["OWNDATA"]) == (False, True, False)
     for y in (x + 1, xp.exp(x), x.sum(axis=0), x[xp.array([1, 2])], x.reshape(-1), xp.where(x > 0, x, 0), x.copy()):
         assert y.flags.c_contiguous
     for y in (xp.zeros_like(x), xp.empty_like(x), x.astype(np.float64)):
         assert y.flags.f_contiguous
+
+
+def test_the_bounds_of_a_slice_may_be_arrays():
+    """Other places for integers may not: CuPy's arrays have no __index__."""
+    x, two = device_array(4, 6), xp.array(2)
+    assert x[two:, 1 : two + 3 : two].get().tolist() == x.get()[2:, 1:5:2].tolist()
+    x[:two] = 0
+    assert not x.get()[:2].any()
+    with pytest.raises(TypeError):
+        range(two)
+    with no_synchronization(), pytest.raises(HiddenSynchronization):
+        x[:two]
 
 
 def test_views_name_their_owner():

@@ -325,6 +325,26 @@ def test_template_kernels_are_called_by_name_expression():
     module.get_function("fill<int, 2>")((1,), (4,), (z, np.int32(7)))
     assert y.tolist() == [1.5, 1.5, 1.5, 0]
     assert z.tolist() == [7, 7, 0, 0]
+    with checked(), pytest.raises(emulator.OutOfBounds, match=r"writes 4 bytes at y\[2\]"):
+        module.get_function("fill<float, 3>")((1,), (4,), (y[:2], np.float32(1.5)))
+
+
+def test_findings_in_templates_name_parameters_if_they_can():
+    source = """namespace a {
+        template <class T> __launch_bounds__(32) __global__ void twice(const T *__restrict__ x, T *y) { *y = 2 * x[1]; }
+        template <class... T> __global__ void pack(T... x) { int at = 1; ((x[at] = 0), ...); }
+    }"""
+    names = ("a::twice<float>", "a::pack<float *, int *>")
+    twice, pack = map(RawModule(code=source, name_expressions=names).get_function, names)
+    x, i = np.ones(2, np.float32), np.ones(2, np.int32)
+    with checked():
+        twice((1,), (1,), (x, x[:1]))
+        with pytest.raises(emulator.OutOfBounds, match=r"x\[1\]"):
+            twice((1,), (1,), (x[:1], x))
+        with pytest.raises(emulator.RestrictViolation, match="as x"):
+            twice((1,), (1,), (x, x[1:]))
+        with pytest.raises(emulator.OutOfBounds, match=r"argument 1\[1\]"):
+            pack((1,), (1,), (x, i[:1]))
 
 
 def test_macros_make_kernels_and_includes_are_found(tmp_path):
@@ -337,6 +357,20 @@ SCALE(float)
     x = np.ones(4, np.float32)
     module.get_function("scale_float")((1,), (4,), (x,))
     assert x.tolist() == [3] * 4
+
+
+def test_lines_are_those_that_a_source_states(tmp_path):
+    """A source may say where it is from, with a path; an include in between does not shift its lines."""
+    (tmp_path / "empty.cuh").write_text("// two\n// lines\n")
+    source = """#line 1 "/somewhere/else/past.cu"
+#include "empty.cuh"
+extern "C" __global__ void past(float *x) {
+    x[threadIdx.x] = 1;
+}
+"""
+    module = RawModule(code=source, options=(f"-I{tmp_path}",))
+    with checked(), pytest.raises(emulator.OutOfBounds, match=r"at past\.cu:3, past the end of x"):
+        module.get_function("past")((1,), (4,), (np.ones(3, np.float32),))
 
 
 # ---- launches ----------------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ def test_race():
 @pytest.mark.parametrize(("build", "passed"), [("fast", "4 passed"), ("checked", "1 failed, 3 passed")])
 def test_another_suites_cupy_kernels_run_on_the_cpu(tmp_path, build, passed):
     (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "conftest.py").write_text("import cupy\n")
     words = [
         "-q",
         "-n",

@@ -132,6 +132,8 @@ class Arena:
         for group in self.groups:
             if group.bytes.ctypes.data in stored:
                 for argument, where in group.slices():
+                    if argument.constant:
+                        continue  # perhaps a view that cannot be written to
                     changed = ... if group.before is None else group.bytes[where] != group.before[where]
                     flat_bytes(argument.memory)[changed] = group.bytes[where][changed]
                     if argument.written is not None:

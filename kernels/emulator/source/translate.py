@@ -12,6 +12,7 @@ INCLUDE = Path(__file__).parents[1] / "include"
 TOOLKIT = r"(?:cuda\w*|device_\w+|math_constants|vector_\w+|sm_\w+|helper_\w+|driver_types)\.(?:h|hpp)"
 TOOLKIT_INCLUDE = re.compile(rf'#[ \t]*include[ \t]*[<"]({TOOLKIT})[>"]')
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*(?://.*)?$', re.MULTILINE)
+LINE = re.compile(r"^[ \t]*#[ \t]*line[ \t]+(\d+)\b.*$", re.MULTILINE)
 ANY_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 PARENTHESES = r"\((?:[^()]|\([^()]*\))*\)"
 ALIGNED = rf"(?:(?:__align__|alignas)\s*{PARENTHESES}\s*)?"
@@ -19,6 +20,7 @@ DYNAMIC_SHARED = re.compile(
     rf"\bextern\s+{ALIGNED}(volatile\s+)?__shared__\s+{ALIGNED}([\w:<>\s]+?)\s+{ALIGNED}(\w+)\s*\[\s*\]\s*;"
 )
 LAUNCH_BOUNDS = re.compile(rf"__launch_bounds__\s*({PARENTHESES})")
+OWN_TYPE = re.compile(r"\btypedef\b[^;{}]*?\b(u?int(?:8|16|32|64)_t)\s*;")
 UNROLL = re.compile(r"^([ \t]*)#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\w*)[ \t]*\)?[ \t]*(?://.*)?$", re.MULTILINE)
 
 
@@ -34,7 +36,7 @@ def inline_includes(code, name, directories, seen=()):
         if path is None:
             return match[0]
         text = path.read_text()
-        line = code.count("\n", 0, match.start()) + 1
+        line = line_at(code, match.start())
         if "#pragma once" in text:
             if path.resolve() in seen:
                 return ""
@@ -43,6 +45,14 @@ def inline_includes(code, name, directories, seen=()):
         return f'#line 1 "{path.name}"\n{text}\n#line {line + 1} "{name}"'
 
     return QUOTED_INCLUDE.sub(replace, code)
+
+
+def line_at(code, position):
+    """The number of the line at a position, as the last `#line` before it says."""
+    number, start = 1, 0
+    for directive in LINE.finditer(code, 0, position):
+        number, start = int(directive[1]) - 1, directive.end()
+    return number + code.count("\n", start, position)
 
 
 def translate(code, name):
@@ -80,20 +90,27 @@ def host_options(options):
     return "".join(macros), directories
 
 
+def rename_own_types(code):
+    """Macros for a source that declares `uint64_t` and its kind itself, which NVRTC lacks and the host has."""
+    return "".join(f"#define {name} source_{name}\n" for name in sorted(set(OWN_TYPE.findall(code))))
+
+
 def find_kernels(text):
-    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameters, restricted ones)}."""
-    found = {}
+    """The `__global__` functions of preprocessed CUDA text: {name: (launch bounds, parameters, restricted ones)}.
+
+    And the same of the templates, of which only an instance can be called: see RawModule's name_expressions.
+    """
+    found, templates = {}, {}
     for match in re.finditer(r"__global__\s([^{;]*)\{", text):
         before = text[: match.start()]
-        if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :]:
-            continue  # only an instance can be called: see RawModule's name_expressions
+        kind = templates if "template" in before[max(before.rfind(";"), before.rfind("}"), 0) :] else found
         bounds = LAUNCH_BOUNDS.search(match[1])
         head = re.fullmatch(r".*?(\w+)\s*\((.*)\)\s*", LAUNCH_BOUNDS.sub(" ", match[1]), re.DOTALL)
         parameters = [p for p in _without_template_arguments(head[2]).split(",") if p.strip() not in ("", "void")]
         names = [re.findall(r"\w+", parameter)[-1] for parameter in parameters]
         restricted = [name for name, parameter in zip(names, parameters, strict=True) if "__restrict" in parameter]
-        found[head[1]] = (bounds[1] if bounds else "(1024)", names, restricted)
-    return found
+        kind[head[1]] = (bounds[1] if bounds else "(1024)", names, restricted)
+    return found, templates
 
 
 def _without_template_arguments(text):

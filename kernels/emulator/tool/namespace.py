@@ -6,12 +6,16 @@ Next: plugin.py.
 """
 
 import types
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 
 from kernels.emulator import arrays, cuda_like, cupy_like, module
 from kernels.emulator.errors import CompileError
-from kernels.emulator.tool.elementwise import C_TYPES, ElementwiseKernel
+from kernels.emulator.tool.elementwise import ElementwiseKernel
+from kernels.emulator.tool.libraries import make_libraries
+from kernels.emulator.tool.parameters import C_TYPES
+from kernels.emulator.tool.reduction import ReductionKernel
 
 KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
 
@@ -32,7 +36,7 @@ class RawModule(module.RawModule):
 
 
 class Lenient:
-    """A kernel that takes Python integers for 4-byte ones: on a GPU, their first 4 bytes are what it reads."""
+    """A kernel that takes addresses for arrays, and Python integers for 4-byte ones, as a GPU reads 4 bytes of them."""
 
     def __init__(self, kernel):
         self.kernel, self.attributes = kernel, kernel.attributes
@@ -45,6 +49,10 @@ class Lenient:
 
     @staticmethod
     def _cast(value, parameter):
+        if value is None:
+            return np.uint64(0)  # a null pointer
+        if isinstance(value, cuda_like.MemoryPointer):
+            return value.ptr
         if type(value) is int and parameter.kind == b"i":
             return np.int64(value).astype(f"i{parameter.size}")
         if type(value) is bool:
@@ -89,51 +97,41 @@ class RawKernel:
         return getattr(self.kernel, name)
 
 
-def to_numpy(value):
-    """NumPy's form of an argument of cupy.testing."""
-    return value.get() if isinstance(value, arrays.ndarray) else value
-
-
-def _testing():
-    testing = types.ModuleType("cupy.testing")
-    for name in ("allclose", "array_equal", "array_almost_equal", "equal", "almost_equal", "array_less"):
-        check = getattr(np.testing, f"assert_{name}")
-
-        def compare(actual, desired, *args, _check=check, **keywords):
-            _check(to_numpy(actual), to_numpy(desired), *args, **keywords)
-
-        setattr(testing, f"assert_{name}", compare)
-    return testing
-
-
-def _random():
-    random = types.ModuleType("cupy.random")
-
-    def drawn(name):
-        def draw(*args, dtype=None, **keywords):
-            values = np.asarray(getattr(np.random, name)(*args, **keywords))
-            return arrays.from_host(values if dtype is None else values.astype(dtype))
-
-        return draw
-
-    names = "rand randn random randint uniform normal standard_normal random_sample permutation"
-    for name in names.split():
-        setattr(random, name, drawn(name))
-    random.seed = np.random.seed
-    return random
-
-
 def get_typename(dtype):
     """`cupy._core._scalar.get_typename`, which is private and yet what projects name their kernels' types with."""
     return C_TYPES[np.dtype(dtype).name]
 
 
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises where there is no device."""
+
+
+class Stream(cuda_like.Stream):
+    """One of several streams: all work has always finished, so that they need not wait for each other."""
+
+    null: "Stream"
+
+    def use(self):
+        """Makes it the current stream, which makes no difference."""
+        return self
+
+    __enter__ = use
+
+    def __exit__(self, *exception):
+        pass
+
+    def wait_event(self, event):
+        """Nothing to wait for."""
+
+
 def _cuda():
-    """`cupy.cuda` and its `compiler`: cuda_like's names, and the exception that a source raises."""
+    """`cupy.cuda` and its `compiler`: cuda_like's names, and the exceptions that tests expect."""
     cuda, compiler = types.ModuleType("cupy.cuda"), types.ModuleType("cupy.cuda.compiler")
     compiler.CompileException = CompileError
     vars(cuda).update({name: value for name, value in vars(cuda_like).items() if not name.startswith("_")})
     cuda.compiler = compiler
+    cuda.Stream, Stream.null = Stream, Stream(null=True)
+    cuda.runtime = types.SimpleNamespace(**vars(cuda_like.runtime), CUDARuntimeError=CUDARuntimeError)
     return {"cupy.cuda": cuda, "cupy.cuda.compiler": compiler}
 
 
@@ -145,32 +143,36 @@ def _core():
 
 
 class Namespace(types.ModuleType):
-    """The module. Its names are cupy_like's, then those set below, then NumPy's."""
+    """A module: the names that it is given, then those of one of NumPy's, on arrays of the device."""
+
+    def __init__(self, name, library, **names):
+        super().__init__(name)
+        vars(self).update(names)
+        self._library = library
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in cupy_like.__all__:
-            return getattr(cupy_like, name)
-        found = getattr(np, name)
+        found = getattr(self._library, name)
+        if isinstance(found, types.ModuleType):
+            return Namespace(f"{self.__name__}.{name}", found)
         if isinstance(found, type) or not callable(found):
             return found
-
-        def function(*args, **keywords):
-            return arrays.call(found, name, *args, **keywords)
-
-        return function
+        return lambda *args, **keywords: arrays.call(found, name, *args, **keywords)
 
 
 def make_namespace():
     """{module name: module}, to be put into sys.modules."""
-    cupy = Namespace("cupy")
-    cupy.__version__, cupy.__path__ = "14.0.0", []
-    cupy.RawModule, cupy.RawKernel, cupy.ElementwiseKernel = RawModule, RawKernel, ElementwiseKernel
-    modules = {"cupy": cupy, "cupy.testing": _testing(), "cupy.random": _random(), **_cuda(), **_core()}
-    cupy.testing, cupy.random, cupy.cuda = (modules[f"cupy.{name}"] for name in ("testing", "random", "cuda"))
-    cupy._core = modules["cupy._core"]
+    cupy = Namespace("cupy", np, **{name: getattr(cupy_like, name) for name in cupy_like.__all__})
+    cupy.__version__ = "14.0.0"
+    cupy.RawModule, cupy.RawKernel = RawModule, RawKernel
+    cupy.ElementwiseKernel, cupy.ReductionKernel = ElementwiseKernel, ReductionKernel
+    modules = {"cupy": cupy, **make_libraries(), **_cuda(), **_core()}
+    for name in ("testing", "random", "cublas", "cuda", "_core"):
+        setattr(cupy, name, modules[f"cupy.{name}"])
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
     cupy.memoize = lambda *_, **__: lambda function: function
     cupy.is_available = lambda: True
+    for name, stand_in in modules.items():  # what importlib.util.find_spec asks for
+        stand_in.__spec__, stand_in.__path__ = ModuleSpec(name, None), []
     return modules

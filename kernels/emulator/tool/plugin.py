@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from kernels.emulator import arrays
 from kernels.emulator.checks import checked
 from kernels.emulator.compiler import MISSING, available
 from kernels.emulator.tool.namespace import make_namespace
@@ -25,10 +26,12 @@ def pytest_addoption(parser):
     group.addoption("--emulated-cupy", choices=BUILDS, help="run CuPy kernels on the CPU: fast, or checked")
 
 
-def pytest_configure(config):
-    """Puts the emulated device in the place of CuPy before test files are imported."""
-    if config.getoption("--emulated-cupy"):
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config):
+    """Puts the emulated device in the place of CuPy before conftest.py and test files are imported."""
+    if early_config.known_args_namespace.emulated_cupy:
         sys.modules.update(make_namespace())
+        arrays.dispatches_numpy = True
 
 
 def _launches(build):
@@ -48,6 +51,7 @@ def emulated_cupy(request, monkeypatch):
     if not available():
         pytest.skip(MISSING)
     modules = make_namespace()
+    monkeypatch.setattr(arrays, "dispatches_numpy", True)
     for name, replacement in modules.items():
         monkeypatch.setitem(sys.modules, name, replacement)
     with _launches(request.config.getoption("--emulated-cupy") or "checked"):

@@ -3,6 +3,7 @@
 #include "emulator/half.h"
 
 namespace emulator {
+template <class T> struct IsComplex : std::false_type {};  // thrust/complex.h specializes it
 // One character for a type's kind (as NumPy's dtype.kind, 'u' folded into 'i'; 'B': bfloat16, 'p': a pointer, 'v' for
 // anything else).
 template <class T> constexpr char kind() {
@@ -11,6 +12,7 @@ template <class T> constexpr char kind() {
     if (std::is_same<U, __nv_bfloat16>::value) return 'B';
     if (std::is_same<U, bool>::value) return 'b';
     if (std::is_pointer<U>::value) return 'p';
+    if (IsComplex<U>::value) return 'c';
     return std::is_integral<U>::value ? 'i' : 'v';
 }
 template <class T> struct Size { static constexpr int value = sizeof(T); };

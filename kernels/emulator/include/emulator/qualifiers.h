@@ -1,11 +1,12 @@
 // Function and variable qualifiers, built-in variables, and what the checked build adds to declarations.
 // `__shared__` is thread-local storage, because one operating system thread runs one block at a time.
 #pragma once
-#include <cmath>
+#include <math.h>  // not cmath: CUDA has the overloads for float in the global namespace
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <stdlib.h>  // likewise: abs
 #include <type_traits>
 #include <utility>
 
