@@ -3,6 +3,8 @@
 //     y[n, c] += bias[c]                sum[c] = sum over n of x[n, c]
 //
 // Both only move memory, in packs of WIDTH columns to a thread. The array may have 16 bits; sums are float.
+//
+// Options: WIDTH (storage.cuh), ACROSS (below)
 
 #include "storage.cuh"
 
@@ -22,9 +24,12 @@ add_bias(storage *y, const storage *__restrict__ bias, long long rows, int colum
     }
 }
 
-// A block owns ACROSS packs of columns, of all rows: its STRANDS take every STRANDS-th row, and their sums are added in
-// pairs, in the same order every time. Grid ceil(columns / (ACROSS * WIDTH)), block (ACROSS, STRANDS).
+// A block owns ACROSS packs of columns, 32 bytes of each row where these are aligned, which is what memory moves at least.
+// Its STRANDS take every STRANDS-th row, and their sums are added in pairs, in the same order every time.
+// Grid ceil(columns / (ACROSS * WIDTH)), block (ACROSS, STRANDS).
+#ifndef ACROSS
 #define ACROSS 4
+#endif
 #define STRANDS 256
 
 // visit(i, values) gets each pack, and its place.

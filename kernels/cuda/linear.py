@@ -18,8 +18,7 @@ from kernels.dtypes import is_sixteen_bit, sum_dtype
 
 STRIP_ROWS = 16  # of `add_bias`: at least, and STRIPS strips at most
 STRIPS = 512
-SUMMED_AT_ONCE = 4  # packs of columns to a block of `sum_rows`, whose threads share them
-STRANDS = 256
+STRANDS = 256  # threads that share a column of `sum_rows`
 
 
 def linear_forward(x, weight, bias):
@@ -67,9 +66,9 @@ def _launch_sum(kernel, rows, *others):
     """The sum of rows (N, C): (C,) float32. others: further arrays of the kernel, of as many numbers."""
     columns, width = rows.shape[1], pack_width(rows.shape[1], rows, *others)
     total = device_namespace(rows).empty(columns, dtype=np.float32)
-    grid = (-(-columns // (SUMMED_AT_ONCE * width)),)
-    args = (rows, *others, total, *rows.shape)
-    launch("linear.cu", kernel, grid, (SUMMED_AT_ONCE, STRANDS), args, WIDTH=width)
+    across = 2 if width * rows.itemsize == 16 else 4  # packs of columns to a block
+    args, options = (rows, *others, total, *rows.shape), {"WIDTH": width, "ACROSS": across}
+    launch("linear.cu", kernel, (-(-columns // (across * width)),), (across, STRANDS), args, **options)
     return total
 
 

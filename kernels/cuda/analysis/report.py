@@ -27,7 +27,7 @@ from kernels.cuda.attention import Plan, plan
 from kernels.cuda.cross_entropy import logits_to_gradients
 from kernels.cuda.launch import FLOAT_STREAM, STORAGE, SharedMemory, flags, shared_memory, signatures, source
 from kernels.cuda.layer_norm import backward_of_long_rows
-from kernels.cuda.linear import STRANDS, SUMMED_AT_ONCE
+from kernels.cuda.linear import STRANDS
 from kernels.emulator import CompileError, Launch, checked, cupy_like
 from kernels.options import NO_DROPOUT, AdamWOptions
 
@@ -107,8 +107,11 @@ def builds(architecture: int) -> Iterator[Build]:
     for name in PACKED_SOURCES:
         for kernel in signatures(name):
             for width in (1, 4):
-                threads = SUMMED_AT_ONCE * STRANDS if kernel in SUMS_OF_ROWS else 256 // width
-                yield Build(name, kernel, threads, defines={"WIDTH": width})
+                if kernel in SUMS_OF_ROWS:
+                    for across in (2, 4):
+                        yield Build(name, kernel, across * STRANDS, defines={"WIDTH": width, "ACROSS": across})
+                else:
+                    yield Build(name, kernel, 256 // width, defines={"WIDTH": width})
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
 
