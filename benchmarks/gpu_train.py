@@ -146,17 +146,26 @@ def report(row: dict, batch_size: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def sides(text: str) -> list[str]:
+    """Names with commas between them. Raises ArgumentTypeError for one that there is not."""
+    names = text.split(",")
+    for name in names:
+        if name not in (*OURS, *THEIRS):
+            raise argparse.ArgumentTypeError(f"{name!r}: must be of {', '.join((*OURS, *THEIRS))}")
+    return names
+
+
+def main(argv: list[str] | None = None) -> int:
     """The command: a line for each side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sides", default=",".join((*OURS, *THEIRS)), help="default: %(default)s")
+    parser.add_argument("--sides", type=sides, default=(*OURS, *THEIRS), help=f"default: {','.join((*OURS, *THEIRS))}")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences of 1024 tokens (default 16)")
     parser.add_argument("--rounds", type=int, default=5, help="whose median is quoted (default 5)")
     parser.add_argument("--steps", type=int, default=5, help="in a round (default 5)")
     parser.add_argument("--kernels", action="store_true", help="list the time by kernel (needs torch)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     parser.add_argument("--train-as", choices=(*OURS, *THEIRS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.train_as:
         print(json.dumps(train_as(options.train_as, options)))
         return 0
@@ -166,7 +175,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = []
-    for side in options.sides.split(","):
+    for side in options.sides:
         rows.append(measure(side, options))
         print(report(rows[-1], options.batch_size), flush=True)
     if options.json:
