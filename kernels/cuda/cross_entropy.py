@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch_rows, pack_width
-from kernels.cuda.products import product
+from kernels.cuda.products import multiply, product
 from kernels.dtypes import is_sixteen_bit
 
 LOGITS_BYTES = 64 * 2**20  # logits held at once by `linear_cross_entropy`: enough rows to fill the largest GPU
@@ -89,7 +89,7 @@ def _in_sixteen_bits(x, weight, targets, ignore_index, with_gx, with_gweight):
     step = max(TILE, SIXTEEN_BIT_LOGITS_BYTES // (len(padded) * x.itemsize) // TILE * TILE)
     for start in range(0, len(x), step):
         block = slice(start, start + step)
-        logits = xp.matmul(x[block], padded.T)  # (n, C) @ (C, P) -> (n, P)
+        logits = multiply(x[block], padded.T)  # (n, C) @ (C, P) -> (n, P)
         logits_to_gradients(logits, one, targets[block], losses[block], classes, ignore_index)
         if gx is not None:
             product(logits, padded, gx[block])  # (n, P) @ (P, C) -> (n, C)

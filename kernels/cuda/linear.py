@@ -13,7 +13,7 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cuda.launch import contiguous, device_namespace, launch, launch_columns, pack_width
-from kernels.cuda.products import product
+from kernels.cuda.products import multiply, product
 from kernels.dtypes import is_sixteen_bit, sum_dtype
 
 STRIP_ROWS = 16  # of `add_bias`: at least, and STRIPS strips at most
@@ -24,7 +24,7 @@ STRANDS = 256  # threads that share a column of `sum_rows`
 def linear_forward(x, weight, bias):
     """x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
     shapes.check_linear(x, weight, bias)
-    y = device_namespace(x).matmul(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
+    y = multiply(_rows(x), weight)  # (N, I) @ (I, O) -> (N, O)
     if bias is not None:
         _add_bias(y, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1])
@@ -33,15 +33,15 @@ def linear_forward(x, weight, bias):
 def linear_backward(g, x, weight, with_bias):
     """g (..., O) -> gx = g @ weight^T (..., I), gweight = x^T @ g (I, O), gbias = sum of g's rows (O,) or None."""
     shapes.check_linear_backward(g, x, weight)
-    gx = device_namespace(x).matmul(_rows(g), weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
+    gx = multiply(_rows(g), weight.T).reshape(x.shape)  # (N, O) @ (O, I) -> (N, I)
     return gx, *product_backward(g, x, with_bias)
 
 
 def product_backward(g, x, with_bias):
     """g (..., O), x (..., I) -> gweight and gbias of `linear_backward`."""
     rows, inputs = _rows(g), _rows(x)
-    multiply = product if is_sixteen_bit(x.dtype) else device_namespace(x).matmul
-    return multiply(inputs.T, rows), sum_rows(g) if with_bias else None  # (I, N) @ (N, O) -> (I, O)
+    gweight = product(inputs.T, rows) if is_sixteen_bit(x.dtype) else multiply(inputs.T, rows)  # (I, N) @ (N, O)
+    return gweight, sum_rows(g) if with_bias else None
 
 
 def sum_rows(x):

@@ -1,8 +1,8 @@
 """Matrix products of 16-bit arrays, whose sums cuBLAS accumulates in float32, on tensor cores where there are any.
 
-`xp.matmul` of two matrices is such a product: CuPy calls cublasGemmEx with the compute type CUBLAS_COMPUTE_32F, and the
-result is rounded once, to 16 bits (with more than two axes CuPy 14 refuses bfloat16). Gradients of weights are to stay
-float32 and to be added up in place, which `matmul` cannot do, so `product` calls cublasGemmEx itself.
+`xp.matmul` makes such products as well, by cublasGemmEx with the compute type CUBLAS_COMPUTE_32F. `product` calls that
+itself: gradients of weights are to stay float32 and to be added up in place, which `matmul` cannot do, and of a step's
+many products the others begin sooner without CuPy's generality.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from kernels.cuda.launch import FLOAT32, check, contiguous, device_namespace
+from kernels.dtypes import is_sixteen_bit
 
 # of library_types.h and cublas_api.h
 KINDS = {"float16": 2, "bfloat16": 14}  # CUDA_R_16F, CUDA_R_16BF
@@ -22,17 +23,23 @@ _NUMBERS = np.array([0, 1], np.float32)  # which cuBLAS reads at their addresses
 ZERO, ONE = (_NUMBERS[i:].ctypes.data for i in range(2))
 
 
-def product(a, b, out=None, add=False):
-    """a (N, K) @ b (K, M), both float16 or both bfloat16, in float32: a new array, or `out`, contiguous.
+def multiply(a, b):
+    """a (N, K) @ b (K, M), in their dtype."""
+    return product(a, b, dtype=a.dtype) if is_sixteen_bit(a.dtype) else device_namespace(a).matmul(a, b)
 
-    add: to what `out` holds.
+
+def product(a, b, out=None, add=False, dtype=FLOAT32):
+    """a (N, K) @ b (K, M), both float16 or both bfloat16: a new array, of float32 or of their dtype.
+
+    out: an array for the result, contiguous, instead of `dtype`. add: to what it holds.
     """
     xp, (rows, inner), columns, kind = device_namespace(a), a.shape, b.shape[1], _kind(a.dtype)
     if out is None:
-        out = xp.empty((rows, columns), dtype=np.float32)
+        out = xp.empty((rows, columns), dtype=dtype)
     check(
-        a.dtype == b.dtype and kind is not None and out.dtype == FLOAT32 and out.flags.c_contiguous,
-        f"product of {a.dtype} and {b.dtype} into {out.dtype}: must be of two 16-bit arrays, into contiguous float32",
+        a.dtype == b.dtype and kind and out.dtype in (FLOAT32, a.dtype) and out.flags.c_contiguous,
+        f"product of {a.dtype} and {b.dtype} into {out.dtype}: must be of two 16-bit arrays, into contiguous float32 or "
+        "what they are",
     )
     if not inner or not out.size:
         if not add:
@@ -43,7 +50,7 @@ def product(a, b, out=None, add=False):
     xp.cuda.cublas.gemmEx(
         *(xp.cuda.Device().cublas_handle, b_as, a_as, columns, rows, inner, ONE),
         *(b.data.ptr, kind, b_step, a.data.ptr, kind, a_step, ONE if add else ZERO),
-        *(out.data.ptr, FLOAT32_KIND, columns, COMPUTE_32F, DEFAULT_ALGORITHM),
+        *(out.data.ptr, FLOAT32_KIND if out.dtype == FLOAT32 else kind, columns, COMPUTE_32F, DEFAULT_ALGORITHM),
     )
     return out
 

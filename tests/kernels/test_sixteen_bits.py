@@ -10,7 +10,7 @@ import pytest
 import kernels.cuda as k
 import tinytensor as tt
 from kernels.cuda.launch import KernelArgumentError
-from kernels.cuda.products import product
+from kernels.cuda.products import multiply, product
 from kernels.dtypes import is_sixteen_bit
 from kernels.emulator import checks
 from kernels.namespace import named_dtype
@@ -200,7 +200,7 @@ def test_linear_cross_entropy(xp, dtype, monkeypatch, block_bytes):
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
-def test_products_into_float32(xp, dtype, transposed):
+def test_products_in_float32_and_in_16_bits(xp, dtype, transposed):
     rng = np.random.default_rng(4)
     a, b = (rng.integers(-8, 8, shape).astype(np.float32) for shape in ((7, 5), (5, 9)))  # exact in any dtype
     left, right = (
@@ -213,6 +213,9 @@ def test_products_into_float32(xp, dtype, transposed):
     np.testing.assert_array_equal(xp.asnumpy(out), 2 * (a @ b))
     np.testing.assert_array_equal(xp.asnumpy(product(left[:, 1:3], right[1:3], out)), a[:, 1:3] @ b[1:3])
     assert not xp.asnumpy(product(left[:, :0], right[:0], out)).any()
+    rounded = multiply(left, right)
+    assert rounded.dtype == left.dtype
+    np.testing.assert_array_equal(xp.asnumpy(rounded), (a @ b).astype(dtype))
 
 
 def test_the_checked_build_finds_no_fault(dtype):
