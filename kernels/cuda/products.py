@@ -38,8 +38,8 @@ def product(a, b, out=None, add=False, dtype=FLOAT32):
         out = xp.empty((rows, columns), dtype=dtype)
     check(
         a.dtype == b.dtype and kind and out.dtype in (FLOAT32, a.dtype) and out.flags.c_contiguous,
-        f"product of {a.dtype} and {b.dtype} into {out.dtype}: must be of two 16-bit arrays, into contiguous float32 or "
-        "what they are",
+        f"product of {a.dtype} and {b.dtype} into {out.dtype}: must be of two 16-bit arrays, into contiguous "
+        "float32 or what they are",
     )
     if not inner or not out.size:
         if not add:
