@@ -28,7 +28,7 @@
 // keys that its group has seen.
 //
 // Options: LANES    8, 16 or 32: 4 * LANES is at least D
-//          ROWS     queries of a block
+//          ROWS     queries of a block: 1 or 4
 //          STORAGE, WIDTH (storage.cuh): D is a multiple of WIDTH
 
 #include "storage.cuh"
@@ -40,7 +40,7 @@
 #define STEPS 4    // keys that a lane loads at once
 #define GROUPS (32 / LANES)
 #define HEAD (LANES * VALUES)
-#define BOUNDS __launch_bounds__(32 * WARPS)
+#define BOUNDS(blocks) __launch_bounds__(32 * WARPS, blocks)  // so many fit into a multiprocessor's registers
 #define NEG_INF (-__int_as_float(0x7f800000))
 
 // ---- a lane's place --------------------------------------------------------------------------------------------------
@@ -97,13 +97,14 @@ struct Merged {
 };
 
 // Column `col` of row `row` of `count` parts, each of `rows` rows: totals (count, rows), outputs (count, rows, columns).
-__device__ inline Merged merge(const Total *totals, const float *outputs, int count, long long rows, long long row,
-                               int columns, int col)
+__device__ inline Merged merge(const Total *totals, const float *outputs, int count, int rows, int row, int columns,
+                               int col)
 {
     Merged merged = {{LOWEST, 0.0f}, 0.0f};
-    for (int part = 0; part < count; part++) merged.total.max = fmaxf(merged.total.max, totals[part * rows + row].max);
+    for (int part = 0; part < count; part++)
+        merged.total.max = fmaxf(merged.total.max, totals[(long long)part * rows + row].max);
     for (int part = 0; part < count; part++) {
-        long long i = part * rows + row;
+        long long i = (long long)part * rows + row;
         float factor = __expf(totals[i].max - merged.total.max);
         merged.total.sum += factor * totals[i].sum;
         merged.output += factor * outputs[i * columns + col];
@@ -112,21 +113,21 @@ __device__ inline Merged merge(const Total *totals, const float *outputs, int co
 }
 
 // Where q and y have row `row` of (B, H, T): they are (B, T, H, D).
-__device__ inline long long place(long long row, int T, int H, int D)
+__device__ inline long long place(int row, int T, int H, int D)
 {
-    long long b = row / T / H, h = row / T % H, t = row % T;
-    return ((b * T + t) * H + h) * D;
+    int b = row / T / H, h = row / T % H, t = row % T;
+    return (((long long)b * T + t) * H + h) * D;
 }
 
 // ---- kernels ---------------------------------------------------------------------------------------------------------
 // Grid: (B * G * tiles of ROWS queries, parts of the longest text). Block: 32 * WARPS.
-// totals (parts, B H T, 2) and outputs (parts, B H T, D) are written if there are several parts, else y is.
+// rows: B H T. totals (parts, rows, 2) and outputs (parts, rows, D) are written if there are several parts, else y is.
 
-extern "C" __global__ void BOUNDS
+extern "C" __global__ void BOUNDS(ROWS == 1 ? 6 : 4)
 cached_attention_parts(const storage *__restrict__ q, const storage *__restrict__ keys,
                        const storage *__restrict__ values, const long long *__restrict__ ends, storage *__restrict__ y,
-                       float *__restrict__ totals, float *__restrict__ outputs, int T, int H, int G, int S, int D,
-                       float scale)
+                       float *__restrict__ totals, float *__restrict__ outputs, int rows, int T, int H, int G, int S,
+                       int D, float scale)
 {
     __shared__ Total warp_totals[WARPS * ROWS];
     __shared__ float warp_outputs[WARPS * ROWS * HEAD];
@@ -136,14 +137,13 @@ cached_attention_parts(const storage *__restrict__ q, const storage *__restrict_
     if (start >= stop) return;  // a text shorter than the longest
     keys += (long long)head * S * D;
     values += (long long)head * S * D;
-    const long long all_rows = (long long)gridDim.x / tiles * shared_by, row = (long long)head * shared_by + first_row;
-    const int rows = min(ROWS, shared_by - first_row);
+    const int row = head * shared_by + first_row, count = min(ROWS, shared_by - first_row);  // of this block
 
     float queries[ROWS][VALUES], row_max[ROWS], sum[ROWS], output[ROWS][VALUES];  // q, m, l, o
     int visible[ROWS];                                                            // positions that a row sees
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        load_row(queries[r], q + place(row + r, T, H, D), D, r < rows);
+        load_row(queries[r], q + place(row + r, T, H, D), D, r < count);
         for (int i = 0; i < VALUES; i++) queries[r][i] *= scale, output[r][i] = 0.0f;
         row_max[r] = LOWEST, sum[r] = 0.0f;
         visible[r] = min(stop, end - T + (first_row + r) % T + 1);
@@ -196,11 +196,11 @@ cached_attention_parts(const storage *__restrict__ q, const storage *__restrict_
     __syncthreads();
 
     // The warps of the block: a thread for each number of the result.
-    for (int i = threadIdx.x; i < rows * HEAD; i += 32 * WARPS) {
+    for (int i = threadIdx.x; i < count * HEAD; i += 32 * WARPS) {
         int r = i / HEAD, col = i % HEAD;
         if (col >= D) continue;
         Merged merged = merge(warp_totals, warp_outputs, WARPS, ROWS, r, HEAD, col);
-        long long part_row = blockIdx.y * all_rows + row + r;
+        long long part_row = (long long)blockIdx.y * rows + row + r;
         if (gridDim.y == 1) {
             y[place(row + r, T, H, D) + col] = store(merged.output / merged.total.sum);
         } else {
@@ -211,11 +211,11 @@ cached_attention_parts(const storage *__restrict__ q, const storage *__restrict_
 }
 
 // A warp for each of the B H T rows. Grid: rows / WARPS. Block: 32 * WARPS.
-extern "C" __global__ void BOUNDS
+extern "C" __global__ void BOUNDS(8)
 cached_attention_merge(const float *__restrict__ totals, const float *__restrict__ outputs,
-                       const long long *__restrict__ ends, storage *__restrict__ y, long long rows, int T, int H, int D)
+                       const long long *__restrict__ ends, storage *__restrict__ y, int rows, int T, int H, int D)
 {
-    long long row = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
+    int row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
     int parts = ((int)ends[row / T / H] + SPLIT - 1) / SPLIT;
     for (int col = threadIdx.x % 32; col < D; col += 32) {

@@ -1,8 +1,9 @@
 """Attention of the newest tokens of texts to all of their tokens, whose keys and values are in a cache.
 
 Same function as `kernels/cpu/cached_attention.py`. Few new tokens, as in generation, are the work of
-`cached_attention.cu`, which reads the cache once, where it lies. Many, as when a prompt is read, are left to cuBLAS and
-the softmax of `softmax.cu`: it copies the cache, once for all of these tokens, and multiplies several times as fast.
+`cached_attention.cu`, which reads the cache where it lies. Many, as when a prompt is read in pieces, are left to cuBLAS
+and the softmax of `softmax.cu`: they copy the cache, but once for all of these tokens, and what is then loaded for a
+product serves a tile of queries rather than a few.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import check, contiguous, device_namespace, launch, pack_width
+from kernels.cuda.launch import contiguous, device_namespace, launch, pack_width
 from kernels.cuda.softmax import softmax_forward
 
-FEW_QUERIES = 8  # new tokens of a text: up to here a block has all queries of a head, and the cache is read once
-MOST_ROWS = 8  # queries of a block
+FEW_QUERIES = 8  # new tokens of a text, up to which the kernel takes them
 SPLIT = 128  # positions of a block, as in cached_attention.cu
 WARPS = 4  # of a block
 
@@ -22,14 +22,11 @@ WARPS = 4  # of a block
 def cached_attention_forward(q, keys, values, ends, scale):
     """Queries q (B, T, H, D) of each text's newest T tokens, keys and values (B, G, S, D) -> y (B, T, H, D).
 
-    ends (B,), on the host: how many of the S positions each text has. keys and values must be C-contiguous, else
-    KernelArgumentError. Where T is more than FEW_QUERIES and one text is shorter than another, what its values hold up
-    to the other's end must be finite, since the products go over it with probability 0.
+    ends (B,), on the host: how many of the S positions each text has. Up to FEW_QUERIES new tokens, keys and values that
+    are not C-contiguous are a KernelArgumentError. From there on, where one text is shorter than another, what its
+    values hold up to the other's end must be finite, since the products go over it with probability 0.
     """
     shapes.check_cached_attention(q, keys, values, ends)
-    for name, array in (("keys", keys), ("values", values)):
-        message = f"cached_attention: {name} of shape {array.shape} is not C-contiguous: pass whole rows of the cache"
-        check(array.flags.c_contiguous, message)
     if not q.size:
         return device_namespace(q).empty(q.shape, dtype=q.dtype)
     if q.shape[1] <= FEW_QUERIES and q.shape[3] <= shapes.MAX_GPU_HEAD_SIZE:
@@ -38,10 +35,9 @@ def cached_attention_forward(q, keys, values, ends, scale):
 
 
 def options(queries: int, head_size: int) -> dict[str, int]:
-    """LANES and ROWS of cached_attention.cu for so many queries of a head of keys: the next powers of two."""
+    """LANES and ROWS of cached_attention.cu for so many queries of a head of keys."""
     lanes = next(lanes for lanes in (8, 16, 32) if 4 * lanes >= head_size)
-    rows = next((rows for rows in (1, 2, 4) if rows >= queries), MOST_ROWS)
-    return {"LANES": lanes, "ROWS": rows}
+    return {"LANES": lanes, "ROWS": 1 if queries == 1 else 4}
 
 
 def _by_kernel(q, keys, values, ends, scale):
@@ -53,7 +49,7 @@ def _by_kernel(q, keys, values, ends, scale):
     totals, outputs = (xp.empty((several, rows, columns), dtype=np.float32) for columns in (2, D))
     queries, defines = H // G * T, options(H // G * T, D) | {"WIDTH": pack_width(D, q, keys, values)}
     grid = (B * G * -(-queries // defines["ROWS"]), parts)
-    args = (q, keys, values, on_device, y, totals, outputs, T, H, G, S, D, scale)
+    args = (q, keys, values, on_device, y, totals, outputs, rows, T, H, G, S, D, scale)
     launch("cached_attention.cu", "cached_attention_parts", grid, (32 * WARPS,), args, **defines)
     if several:
         grid, args = (-(-rows // WARPS),), (totals, outputs, on_device, y, rows, T, H, D)

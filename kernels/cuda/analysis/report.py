@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels import cuda
+from kernels.cuda import cached_attention
 from kernels.cuda.analysis import nvrtc, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
@@ -109,8 +110,17 @@ def builds(architecture: int) -> Iterator[Build]:
             for width in (1, 4):
                 threads = SUMMED_AT_ONCE * STRANDS if kernel in SUMS_OF_ROWS else 256 // width
                 yield Build(name, kernel, threads, defines={"WIDTH": width})
+    yield from cached_attention_builds()
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
+
+
+def cached_attention_builds() -> Iterator[Build]:
+    """Those of cached_attention.cu: for each head size, one query and several, packs of four columns and of one."""
+    for head, queries, width in product((32, 64, 128), (1, 2), (4, 1)):
+        defines = cached_attention.options(queries, head) | {"WIDTH": width}
+        yield Build("cached_attention.cu", "cached_attention_parts", 32 * cached_attention.WARPS, defines=defines)
+    yield Build("cached_attention.cu", "cached_attention_merge", 32 * cached_attention.WARPS, defines=defines)
 
 
 def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
@@ -249,6 +259,8 @@ def variant_name(build: Build) -> str:
     """What distinguishes builds of the same kernel on one architecture."""
     if "HEAD" in build.defines:
         return f"head size {build.defines['HEAD']}"
+    if "LANES" in build.defines and build.kernel == "cached_attention_parts":
+        return "{LANES} lanes, {ROWS} queries, WIDTH {WIDTH}".format(**build.defines)
     return f"{build.defines['ROW_THREADS']} threads per row" if "ROW_THREADS" in build.defines else ""
 
 
