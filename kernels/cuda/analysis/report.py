@@ -226,6 +226,17 @@ def count_attention(B: int, T: int, H: int, D: int) -> list[Count]:
     return [Count(f"B {B}, T {T}, H {H}, D {D}", launch, work(launch.kernel)) for launch in launches]
 
 
+def count_cached_attention(B: int, end: int, H: int, G: int, D: int) -> list[Count]:
+    """The kernels of cached_attention.cu for one new token, of texts with `end` tokens. Raises CompileError."""
+    q, cache, ends = _draw(B, 1, H, D), _draw(B, G, end, D), np.full(B, end)
+    with checked(count_flops=True) as launches:
+        cuda.cached_attention_forward(q, cache, _draw(B, G, end, D), ends, D**-0.5)
+    options = cached_attention.options(H // G, D)
+    size = f"B {B}, {end} tokens, H {H}, G {G}, D {D}"
+    works = (traffic.cached_attention_work(launch.kernel, B, 1, H, G, D, end, options) for launch in launches)
+    return [Count(size, launch, work) for launch, work in zip(launches, works, strict=True)]
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +296,7 @@ def counted_table() -> str:
     """Bytes and operations at a small size, counted and by formula; one line instead if there is no C++ compiler."""
     try:
         counts = count_rows(64, 1024) + count_attention(1, 256, 1, 64)
+        counts += count_cached_attention(1, 1024, 12, 12, 64)
     except CompileError as error:
         return f"Nothing counted: {error}"
     rows = []
