@@ -22,9 +22,9 @@ WARPS = 4  # of a block
 def cached_attention_forward(q, keys, values, ends, scale):
     """Queries q (B, T, H, D) of each text's newest T tokens, keys and values (B, G, S, D) -> y (B, T, H, D).
 
-    ends (B,), on the host: how many of the S positions each text has. Up to FEW_QUERIES new tokens, keys and values that
-    are not C-contiguous are a KernelArgumentError. From there on, where one text is shorter than another, what its
-    values hold up to the other's end must be finite, since the products go over it with probability 0.
+    ends (B,), on the host: how many of the S positions each text has. keys and values must be C-contiguous, else
+    KernelArgumentError, if there are no more than FEW_QUERIES tokens. If there are more, and one text is shorter than
+    another, what its values hold up to the other's end must be finite: the products go over it with probability 0.
     """
     shapes.check_cached_attention(q, keys, values, ends)
     if not q.size:

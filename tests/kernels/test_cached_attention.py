@@ -1,4 +1,4 @@
-"""Attention to a cache as `cached_attention.cu` computes it: values, lengths, parts, bits, and what it is launched with."""
+"""Attention to a cache as `cached_attention.cu` computes it: values, lengths, parts, bits, launches."""
 
 import numpy as np
 import pytest

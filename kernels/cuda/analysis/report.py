@@ -271,7 +271,7 @@ def variant_name(build: Build) -> str:
     if "HEAD" in build.defines:
         return f"head size {build.defines['HEAD']}"
     if "LANES" in build.defines and build.kernel == "cached_attention_parts":
-        return "{LANES} lanes, {ROWS} queries, WIDTH {WIDTH}".format(**build.defines)
+        return "LANES {LANES}, ROWS {ROWS}, WIDTH {WIDTH}".format(**build.defines)
     return f"{build.defines['ROW_THREADS']} threads per row" if "ROW_THREADS" in build.defines else ""
 
 
