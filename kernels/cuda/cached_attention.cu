@@ -10,22 +10,22 @@
 // Query t of a text sees the positions j <= end - T + t, and with s_j = scale * q . k_j
 //     y = sum_j exp(s_j - m) v_j / l,   m = max_j s_j,   l = sum_j exp(s_j - m)
 //
-// One query for each head means two multiply-adds for each number of the cache: the time is that of reading it, so
-// each number is read once, by neighboring lanes, and by as many blocks as there can be. A single text has only G heads
-// of keys, too few for a GPU. So a block takes no more than SPLIT positions of a head, and what it leaves of them, a
-// "part", is (m, l, o = sum_j exp(s_j - m) v_j). Parts of disjoint positions are merged exactly:
+// One query for each head means one multiply-add for each number of the cache: the time is that of reading it. So each
+// number is read once, neighboring numbers by neighboring lanes, and many blocks read at the same time. A single text
+// has only G heads of keys, too few for a GPU; so a block takes no more than SPLIT positions of a head. What it finds
+// of them, a "part", is (m, l, o = sum_j exp(s_j - m) v_j), and parts of disjoint positions are merged by the formula
 //     m = max_p m_p,   l = sum_p l_p exp(m_p - m),   o = sum_p o_p exp(m_p - m),   y = o / l
 // That is done by shuffles for the lanes of a warp, in shared memory for the warps of a block, and by
 // cached_attention_merge for the blocks of a text: always in the same order, so the same bits every time. They do not
 // depend on the other texts either, as where the parts begin does not.
 //
-// Grouped queries: R = H / G neighboring heads of queries share a head of keys. Their R T queries are the rows of one
-// small matrix, and a block takes ROWS of them, so that each number it reads serves so many.
+// Grouped queries: R = H / G neighboring heads of queries share a head of keys. A block takes ROWS of their R T
+// queries, so that each number it reads serves so many.
 //
-// A warp. LANES lanes hold one key and its value, VALUES columns each, so a warp reads GROUPS keys that lie side by side
-// in memory, and STEPS times as many before it waits for any. A lane has the same columns of the ROWS queries and of
-// their o. A group's lanes add up q . k_j by shuffles; then each goes on with its own columns, and knows m and l of the
-// keys that its group has seen.
+// A warp. LANES lanes, a group, hold one key and its value, VALUES columns each, so a warp reads GROUPS keys that lie
+// side by side in memory, and STEPS times as many before it waits for any. A lane has the same columns of the ROWS
+// queries and of their o. A group's lanes add up q . k_j by shuffles; then each goes on with its own columns, and knows
+// m and l of the keys that its group has seen.
 //
 // Options: LANES    8, 16 or 32: 4 * LANES is at least D
 //          ROWS     queries of a block: 1 or 4
@@ -43,7 +43,7 @@
 #define BOUNDS(blocks) __launch_bounds__(32 * WARPS, blocks)  // so many fit into a multiprocessor's registers
 #define NEG_INF (-__int_as_float(0x7f800000))
 
-// ---- a lane's place --------------------------------------------------------------------------------------------------
+// ---- a lane's place -------------------------------------------------------------------------------------------------
 
 __device__ inline int group() { return threadIdx.x % 32 / LANES; }
 
@@ -85,7 +85,7 @@ __device__ inline float max_of_groups(float value)
     return value;
 }
 
-// ---- parts -----------------------------------------------------------------------------------------------------------
+// ---- parts ----------------------------------------------------------------------------------------------------------
 
 struct Total {
     float max, sum;  // m and l; no position: LOWEST and 0, which adds nothing to other parts
@@ -96,7 +96,7 @@ struct Merged {
     float output;  // one column of o
 };
 
-// Column `col` of row `row` of `count` parts, each of `rows` rows: totals (count, rows), outputs (count, rows, columns).
+// Column `col` of row `row` of the parts that totals (count, rows) and outputs (count, rows, columns) hold.
 __device__ inline Merged merge(const Total *totals, const float *outputs, int count, int rows, int row, int columns,
                                int col)
 {
@@ -119,7 +119,7 @@ __device__ inline long long place(int row, int T, int H, int D)
     return (((long long)b * T + t) * H + h) * D;
 }
 
-// ---- kernels ---------------------------------------------------------------------------------------------------------
+// ---- kernels --------------------------------------------------------------------------------------------------------
 // Grid: (B * G * tiles of ROWS queries, parts of the longest text). Block: 32 * WARPS.
 // rows: B H T. totals (parts, rows, 2) and outputs (parts, rows, D) are written if there are several parts, else y is.
 
