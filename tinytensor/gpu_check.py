@@ -55,6 +55,17 @@ ATTENTION_SIZES = (
     (1, 70, 1, 127),
     (1, 64, 2, 128),
 )
+# (new tokens, tokens of both texts, head size): one part and several, few and many tokens, every compiled head size.
+CACHED_SIZES = (
+    (1, (90, 90), 16),
+    (1, (90, 13), 64),
+    (1, (1000, 300), 128),
+    (7, (90, 90), 33),
+    (7, (20, 700), 64),
+    (8, (257, 9), 127),
+    (40, (40, 40), 16),
+    (40, (90, 50), 16),
+)
 PRODUCT_SIZES = ((1, 1, 1), (37, 65, 33), (37, 64, 1025), (128, 256, 512))  # (rows, inputs, outputs)
 ROTARY_SIZES = ((1, 1, 1, 2), (2, 33, 6, 16), (3, 5, 36, 64))  # (batch, time, vectors, size)
 TABLE_SIZES = ((1, 1, 1), (200, 7, 33), (300, 1000, 64))  # (ids, rows of the table, columns)
@@ -241,9 +252,9 @@ def cases() -> Iterator[Case]:
         options = {"dropout": NO_DROPOUT, "kv_heads": 2}
         yield Case("attention_forward", size, partial(_attention, **options), (qkv,))
         yield Case("attention_backward", size, partial(_attention_gradient, **options), (g, qkv))
-    for T, ends in ((1, (90, 90)), (7, (90, 90)), (40, (40, 40)), (1, (90, 13)), (7, (20, 90))):
-        q, keys, values = normal(2, T, 6, 16), normal(2, 3, 100, 16), normal(2, 3, 100, 16)
-        size = f"B 2, T {T} of {ends[0]} and {ends[1]}, H 6, G 3, D 16"
+    for T, ends, D in CACHED_SIZES:
+        q, keys, values = normal(2, T, 6, D), normal(2, 3, max(ends) + 9, D), normal(2, 3, max(ends) + 9, D)
+        size = f"B 2, T {T} of {ends[0]} and {ends[1]}, H 6, G 3, D {D}"
         yield Case("cached_attention_forward", size, partial(_cached_attention, ends=ends), (q, keys, values))
     for B, T, N, D in ROTARY_SIZES:
         x, table = normal(B, T, N, D), normal(T, 2, D // 2)

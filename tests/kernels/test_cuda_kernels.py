@@ -714,6 +714,8 @@ def every_kernel(xp):
     copies = [xp.empty(x.shape, dtype=np.float16) for x in (param, m)]
     k.round_tensors([param, m], copies)
     results += [*copies, *k.gradient_norm([param, m, v], 1 << 14)]
+    q, cache, ends = draw(2, 1, 4, 5), draw(2, 2, 140, 5), np.array([7, 140])
+    results.append(k.cached_attention_forward(q, cache, cache, ends, 0.5))
     return [*results, param, m, v, *attention_both_ways(draw, 70, 5)]
 
 

@@ -163,6 +163,18 @@ def test_attention_moves_what_the_formula_says(counting, T):
         close(count.operations, count.formula.operations, 0.1)
 
 
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (8, 2)])
+def test_the_cache_is_read_once_for_a_token(counting, heads, groups):
+    """Heads that share keys and values read them together; what the first kernel leaves for the second is little."""
+    counts = report.count_cached_attention(B=2, end=500, H=heads, G=groups, D=32)
+    assert [count.launch.kernel for count in counts] == ["cached_attention_parts", "cached_attention_merge"]
+    for count in counts:
+        assert count.bytes == count.formula.bytes
+        close(count.operations, count.formula.operations, 0.1)
+    cache = 4 * 2 * 2 * groups * 500 * 32
+    assert cache <= counts[0].launch.bytes_read <= 1.3 * cache  # and each warp the queries
+
+
 @pytest.mark.parametrize("columns", [256, 1000, 2048])
 def test_row_kernels_move_what_the_formulas_say(counting, columns):
     """A warp, four and sixteen warps per row."""

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kernels import cuda
+from kernels.cuda import cached_attention
 from kernels.cuda.analysis import nvrtc, traffic
 from kernels.cuda.analysis.occupancy import MULTIPROCESSORS, occupancy
 from kernels.cuda.analysis.traffic import Work
@@ -112,8 +113,17 @@ def builds(architecture: int) -> Iterator[Build]:
                         yield Build(name, kernel, across * STRANDS, defines={"WIDTH": width, "ACROSS": across})
                 else:
                     yield Build(name, kernel, 256 // width, defines={"WIDTH": width})
+    yield from cached_attention_builds()
     for head in HEAD_SIZES:
         yield from attention_builds(head, architecture)
+
+
+def cached_attention_builds() -> Iterator[Build]:
+    """Those of cached_attention.cu: for each head size, one query and several, packs of four columns and of one."""
+    for head, queries, width in product((32, 64, 128), (1, 2), (4, 1)):
+        defines = cached_attention.options(queries, head) | {"WIDTH": width}
+        yield Build("cached_attention.cu", "cached_attention_parts", 32 * cached_attention.WARPS, defines=defines)
+    yield Build("cached_attention.cu", "cached_attention_merge", 32 * cached_attention.WARPS, defines=defines)
 
 
 def sixteen_bit_builds(architecture: int, dtype: str) -> Iterator[Build]:
@@ -219,6 +229,17 @@ def count_attention(B: int, T: int, H: int, D: int) -> list[Count]:
     return [Count(f"B {B}, T {T}, H {H}, D {D}", launch, work(launch.kernel)) for launch in launches]
 
 
+def count_cached_attention(B: int, end: int, H: int, G: int, D: int) -> list[Count]:
+    """The kernels of cached_attention.cu for one new token, of texts with `end` tokens. Raises CompileError."""
+    q, cache, ends = _draw(B, 1, H, D), _draw(B, G, end, D), np.full(B, end)
+    with checked(count_flops=True) as launches:
+        cuda.cached_attention_forward(q, cache, _draw(B, G, end, D), ends, D**-0.5)
+    options = cached_attention.options(H // G, D)
+    size = f"B {B}, {end} tokens, H {H}, G {G}, D {D}"
+    works = (traffic.cached_attention_work(launch.kernel, B, 1, H, G, D, end, options) for launch in launches)
+    return [Count(size, launch, work) for launch, work in zip(launches, works, strict=True)]
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +273,8 @@ def variant_name(build: Build) -> str:
     """What distinguishes builds of the same kernel on one architecture."""
     if "HEAD" in build.defines:
         return f"head size {build.defines['HEAD']}"
+    if "LANES" in build.defines and build.kernel == "cached_attention_parts":
+        return "LANES {LANES}, ROWS {ROWS}, WIDTH {WIDTH}".format(**build.defines)
     return f"{build.defines['ROW_THREADS']} threads per row" if "ROW_THREADS" in build.defines else ""
 
 
@@ -276,6 +299,7 @@ def counted_table() -> str:
     """Bytes and operations at a small size, counted and by formula; one line instead if there is no C++ compiler."""
     try:
         counts = count_rows(64, 1024) + count_attention(1, 256, 1, 64)
+        counts += count_cached_attention(1, 1024, 12, 12, 64)
     except CompileError as error:
         return f"Nothing counted: {error}"
     rows = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kernels.cuda.attention import Plan
+from kernels.cuda.cached_attention import SPLIT, WARPS
 
 FLOAT, INTEGER = 4, 8  # bytes
 WARP = 32
@@ -99,6 +100,25 @@ def embedding_work(ids: int, distinct: int, rows: int, columns: int, itemsize: i
     """
     read = (itemsize * ids + FLOAT * distinct) * columns + INTEGER * (ids + rows + 1)
     return Work(read, FLOAT * distinct * columns, (ids + EMBEDDING_ROWS * distinct) * columns)
+
+
+def cached_attention_work(kernel: str, B: int, T: int, H: int, G: int, D: int, end: int, options: dict) -> Work:
+    """A kernel of cached_attention.cu for T new tokens of texts of equal length, of more than one part.
+
+    Each byte once: the queries of a head of keys that are no more than ROWS share what they read, those that are more
+    find it in the cache of the device. options: LANES and ROWS.
+    """
+    rows, parts, queries = B * H * T, -(-end // SPLIT), H // G * T
+    left = FLOAT * parts * rows * (D + 2)  # by the first kernel, for the second
+    if kernel == "cached_attention_merge":
+        return Work(left + INTEGER * B, FLOAT * rows * D, rows * D * parts * 6)
+    read = FLOAT * (rows * D + 2 * B * G * end * D) + INTEGER * B
+    computed = B * G * -(-queries // options["ROWS"]) * options["ROWS"]  # queries, those that a tile lacks among them
+    lanes = options["LANES"]
+    sums = lanes.bit_length() - 1  # shuffles and additions of a key's lanes
+    per_key = lanes * (2 * 8 + sums + 3 + 7 / 4)  # two products, sum, exp and its sum, a fourth of a rescaling
+    per_part = WARPS * (WARP * (5 * (SHUFFLES - sums) + 7) + 4 * lanes * 6)  # merging groups, then warps
+    return Work(read, left, int(computed * (end * per_key + parts * per_part)))
 
 
 ATTENTION_KERNELS = (
