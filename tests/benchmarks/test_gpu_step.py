@@ -38,7 +38,7 @@ def test_the_command_prints_the_table_and_the_model(capsys, monkeypatch, rows):
     monkeypatch.setattr(steps, "rows", lambda operations: rows)
     assert gpu_step.main(["--dtype", "float16"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| kernel | launches | MB | GFLOP | A100 SXM 80 GB, ms | H100 SXM, ms | RTX 4090, ms |"
+    assert lines[0] == "| kernel | launches | MB | GFLOP | A100 SXM 80 GB, ms | H100 SXM, ms | H200, ms | RTX 4090, ms |"
     assert lines[2].startswith("| cuBLAS products |")
-    assert lines[-4].startswith("| **all** |")
-    assert [line.rpartition(" ")[2] for line in lines[-3:]] == ["(modelled)"] * 3
+    assert lines[-5].startswith("| **all** |")
+    assert [line.rpartition(" ")[2] for line in lines[-4:]] == ["(modelled)"] * 4

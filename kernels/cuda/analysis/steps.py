@@ -27,7 +27,8 @@ PRODUCTS = {"forward": 2, "queries": 3, "keys": 4}  # of attention's kernels, by
 class Gpu:
     """Published peaks: bytes and operations per second, those of 16 bits dense and summed in float32.
 
-    efficiency: the part of the peak that products of these sizes reach, on tensor cores and without.
+    efficiency: the part of the peak that products of these sizes reach, on tensor cores and without. attention: the
+    part of that which our attention reaches. Those of the H200 were measured, and the H100 computes as it does.
     """
 
     name: str
@@ -35,15 +36,16 @@ class Gpu:
     sixteen_bit: float
     float32: float
     efficiency: tuple[float, float]
+    attention: float = 0.5
 
 
 GPUS = (
     Gpu("A100 SXM 80 GB", 2039e9, 312e12, 19.5e12, (0.6, 0.85)),
-    Gpu("H100 SXM", 3352e9, 989e12, 66.9e12, (0.5, 0.75)),
+    Gpu("H100 SXM", 3352e9, 989e12, 66.9e12, (0.7, 0.75), 0.3),
+    Gpu("H200", 4800e9, 989e12, 66.9e12, (0.7, 0.75), 0.3),
     Gpu("RTX 4090", 1008e9, 165e12, 82.6e12, (0.75, 0.7)),
 )
 UNALIGNED = 0.5  # what a 16-bit product reaches of that if one of its sizes is no multiple of 8
-ATTENTION_EFFICIENCY = 0.5  # of the peak of products, of our kernels, on tensor cores and without
 
 
 @dataclass
@@ -61,7 +63,7 @@ def rows(operations: Iterable[Operation]) -> list[Row]:
     """A Row for each kernel, those that move most first."""
     found: dict[str, Row] = {}
     for operation in operations:
-        read, written, work, factor = moved_and_done(operation)
+        read, written, work = moved_and_done(operation)
         row = found.setdefault(
             label(operation), Row(label(operation), 0, 0, 0, dict.fromkeys((g.name for g in GPUS), 0.0))
         )
@@ -69,8 +71,8 @@ def rows(operations: Iterable[Operation]) -> list[Row]:
         row.bytes += read + written
         row.operations += work
         for gpu in GPUS:
-            peak, efficiency = (gpu.sixteen_bit, 0) if is_sixteen_bit(operation) else (gpu.float32, 1)
-            speed = peak * gpu.efficiency[efficiency] * factor
+            peak = gpu.sixteen_bit if is_sixteen_bit(operation) else gpu.float32
+            speed = peak * efficiency(operation, gpu)
             seconds = max((read + written) / (gpu.bandwidth * BANDWIDTH_EFFICIENCY), work / speed)
             row.seconds[gpu.name] += seconds + GAP * operation.launches
     return sorted(found.values(), key=lambda row: -row.bytes)
@@ -94,21 +96,27 @@ def is_sixteen_bit(operation: Operation) -> bool:
     return operation.itemsize == 2 if operation.kind == "product" else "attention_tensor" in operation.name
 
 
-def moved_and_done(operation: Operation) -> tuple[int, int, int, float]:
-    """Bytes read and written, operations of products, and the part that these reach of cuBLAS's speed."""
+def moved_and_done(operation: Operation) -> tuple[int, int, int]:
+    """Bytes read and written, and operations of products."""
     name, args, read, written = operation.name, operation.args, operation.read, operation.written
     if operation.kind == "product":
-        aligned = operation.itemsize > 2 or not any(size % 8 for size in operation.sizes)
-        return read, written, operation.operations, 1.0 if aligned else UNALIGNED
+        return read, written, operation.operations
     if name.startswith("adamw_update"):  # params, ms and vs are changed in place
-        return read, 3 * args["params"].nbytes, 0, 1.0
+        return read, 3 * args["params"].nbytes, 0
     if name == "embedding_backward":
         count, (table, columns) = args["order"].shape[0], args["gweight"].shape
         work = embedding_work(count, min(count, table), table, columns, args["g"].dtype.itemsize)
-        return work.read, work.written, 0, 1.0
-    if name.startswith("attention"):
-        return read, written, attention_operations(name, args), ATTENTION_EFFICIENCY
-    return read, written, 0, 1.0
+        return work.read, work.written, 0
+    return read, written, attention_operations(name, args) if name.startswith("attention") else 0
+
+
+def efficiency(operation: Operation, gpu: Gpu) -> float:
+    """The part of the peak that the operation's products reach."""
+    own = gpu.efficiency[0 if is_sixteen_bit(operation) else 1]
+    if operation.name.startswith("attention"):
+        return own * gpu.attention
+    aligned = operation.kind != "product" or operation.itemsize > 2 or not any(size % 8 for size in operation.sizes)
+    return own if aligned else own * UNALIGNED
 
 
 def attention_operations(name: str, args: dict) -> int:
