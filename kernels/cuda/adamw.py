@@ -17,7 +17,7 @@ BLOCK_VALUES = 4096  # of adamw.cu
 def adamw_update(params, grads, ms, vs, options):
     """Change params, ms and vs, lists of contiguous arrays, in place, as `AdamWOptions` says; grads are like them."""
     shapes.check_adamw(params, grads, ms, vs, options.grad_scale)
-    of_each = [(p, *contiguous(g), m, v) for p, g, m, v in zip(params, grads, ms, vs, strict=True) if p.size]
+    of_each = [arrays for arrays in zip(params, contiguous(*grads), ms, vs, strict=True) if arrays[0].size]
     if not of_each:
         return
     on_device = isinstance(options.grad_scale, device_namespace(params[0]).ndarray)
