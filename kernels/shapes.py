@@ -361,7 +361,7 @@ def _are_like(first, *others) -> bool:
 
 
 def _are_changeable(*arrays) -> bool:
-    return all([x.flags.c_contiguous for x in arrays])
+    return all(x.flags.c_contiguous for x in arrays)
 
 
 def _expect_changeable(where: str, **arrays) -> None:

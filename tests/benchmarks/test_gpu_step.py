@@ -38,7 +38,8 @@ def test_the_command_prints_the_table_and_the_model(capsys, monkeypatch, rows):
     monkeypatch.setattr(steps, "rows", lambda operations: rows)
     assert gpu_step.main(["--dtype", "float16"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| kernel | launches | MB | GFLOP | A100 SXM 80 GB, ms | H100 SXM, ms | H200, ms | RTX 4090, ms |"
+    gpus = " | ".join(f"{gpu.name}, ms" for gpu in steps.GPUS)
+    assert lines[0] == f"| kernel | launches | MB | GFLOP | {gpus} |"
     assert lines[2].startswith("| cuBLAS products |")
     assert lines[-5].startswith("| **all** |")
     assert [line.rpartition(" ")[2] for line in lines[-4:]] == ["(modelled)"] * 4
