@@ -162,8 +162,9 @@ def evaluate(model: Any, eval_windows: EvalWindows, ranks: Communicator = ONE_RA
             for ids, targets in tqdm(batches, total=counts[ranks.rank], **bar)
         ]
     model.train()
-    losses = np.concatenate(ranks.all_gather(np.array([float(loss) * share for loss, share in own]), counts))
-    shares = np.concatenate(ranks.all_gather(np.array([share for _, share in own]), counts))
+    pairs = np.array([(float(loss) * share, share) for loss, share in own]).reshape(-1)
+    gathered = np.concatenate(ranks.all_gather(pairs, [2 * count for count in counts]))
+    losses, shares = gathered[0::2], gathered[1::2]
     return sum(losses.tolist()) / sum(shares.tolist())
 
 
