@@ -10,9 +10,11 @@ from typing import Any
 
 import tinytensor as tt
 from gpt.errors import UserError
+from gpt.generation.decoder import Decoder, fits_decoder
 from gpt.model import GPT
+from gpt.model.config import LAYERS
 from kernels.cpu.memory import return_freed_memory
-from kernels.cpu.packed import Packed, pack, packed_linear, unpack
+from kernels.cpu.packed import Packed, empty_packed, pack, packed_linear, unpack
 from tinytensor import nn
 
 WEIGHTS = ("float32", "bfloat16", "int8")
@@ -52,12 +54,24 @@ def pack_weights(model: Any, kind: str) -> None:
             where = f"on {device}" if isinstance(model, GPT) else "of a bigram model"
             raise UserError(f"--weights {kind}: the weights {where} are always float32; leave out --weights")
         return
-    for module in list(model.modules()):
-        for name, child in list(module.children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(pack(child.weight.data.T, kind), child.bias))
+    matrices = {name: _pack_layers(list(model.transformer.h), name, kind) for name in LAYERS}
     _pack_vocabulary(model, kind)
+    if fits_decoder(model.config):
+        model.decoder = Decoder(model, matrices)
     return_freed_memory()
+
+
+def _pack_layers(blocks: list[Any], name: str, kind: str) -> Packed:
+    """Pack one linear layer of all blocks, one by one: they are views of the result, which is stacked over the layers."""
+    room, layer = name.split(".")
+    shape = getattr(getattr(blocks[0], room), layer).weight.shape[::-1]
+    stacked = empty_packed((len(blocks), *shape), kind)
+    for i, block in enumerate(blocks):
+        linear = getattr(getattr(block, room), layer)
+        weight = stacked.rows(i)
+        pack(linear.weight.data.T, kind, weight)
+        setattr(getattr(block, room), layer, PackedLinear(weight, linear.bias))
+    return stacked
 
 
 def _pack_vocabulary(model: Any, kind: str) -> None:

@@ -47,12 +47,16 @@ class Packed(NamedTuple):
         return Packed(self.values[which], None if self.scale is None else self.scale[which])
 
 
-def pack(weight, kind: str) -> Packed:
-    """weight (O, I) float32, of any layout -> a copy in C order, `kind` float32, bfloat16 or int8."""
+def empty_packed(shape, kind: str) -> Packed:
+    """Room for a matrix (O, I), or for several (..., O, I); `kind` float32, bfloat16 or int8."""
     if kind not in DTYPES:
         raise ValueError(f"pack: kind is {kind!r}: must be one of {', '.join(DTYPES)}")
-    values = np.empty(weight.shape, DTYPES[kind])
-    scale = np.empty(len(weight), np.float32) if kind == "int8" else None
+    return Packed(np.empty(shape, DTYPES[kind]), np.empty(shape[:-1], np.float32) if kind == "int8" else None)
+
+
+def pack(weight, kind: str, out: Packed | None = None) -> Packed:
+    """weight (O, I) float32, of any layout -> a copy in C order, `kind` float32, bfloat16 or int8; or written to out."""
+    values, scale = out = out or empty_packed(weight.shape, kind)
 
     def work(block):
         if scale is not None:
@@ -61,7 +65,7 @@ def pack(weight, kind: str) -> Packed:
             values[block] = to_bfloat16(weight[block]) if kind == "bfloat16" else weight[block]
 
     for_blocks(work, len(weight), 4 * weight.shape[1])
-    return Packed(values, scale)
+    return out
 
 
 def to_bfloat16(x):

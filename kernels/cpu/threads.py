@@ -13,7 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
+
+
+MEMBERS, ARRIVED, ABANDONED = range(3)  # what a team of threads shares; see `run_together`
 
 
 class _State:
@@ -22,6 +26,7 @@ class _State:
     count = 1
     splits = 1  # into how many parts primitives divide their work, which decides how sums are rounded
     pool: ThreadPoolExecutor | None = None  # count - 1 threads; the caller of parallel_map is the last one
+    team = threading.Lock()  # held while some work runs on all threads together
     blas_limit = None  # threadpoolctl's, which knows what to restore; None while BLAS uses its own threads
 
 
@@ -73,6 +78,27 @@ def parallel_map(work: Callable, items: Iterable) -> list:
     futures = [_State.pool.submit(_run, work, chunk) for chunk in chunks[1:]]
     results = _run(work, chunks[0])
     return results + [result for future in futures for result in future.result()]
+
+
+def run_together(work: Callable) -> None:
+    """work(team, member) on every thread at the same time, for loops whose threads wait for each other.
+
+    team (3,) int64, for the barrier of `kernels/cpu/loops/team.py`: how many threads there are, how often they arrived
+    at it, and whether they should not wait any more, as one of them was interrupted. member: which thread it is, from 0.
+    """
+    count = 1 if _local.nested or _State.pool is None else _State.count
+    team = np.array([count, 0, 0])
+    with _State.team:  # threads of two teams could all wait for others that find no thread to run on
+        futures: list = []
+        try:
+            futures += (_State.pool.submit(work, team, member) for member in range(1, count))
+            work(team, 0)
+        except BaseException:  # Ctrl-C, too
+            team[ABANDONED] = 1
+            raise
+        finally:
+            for future in futures:
+                future.result()
 
 
 @contextmanager
