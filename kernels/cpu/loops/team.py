@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from kernels.cpu.loops.jit import helper
 from kernels.cpu.threads import ABANDONED, ARRIVED, MEMBERS
 
-PATIENCE = 2000  # reads, a few microseconds; who has not arrived by then may be waiting for this processor
+PATIENCE = 20_000  # reads, some ten microseconds: who is not here by then may be waiting for this processor
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())
 _int64 = ir.IntType(64)
