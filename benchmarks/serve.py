@@ -1,6 +1,6 @@
 """How many tokens a second a server writes for one client, and for several at once.
 
-    python benchmarks/serve.py [--shape NAME] [--clients N] [--rounds N] [--weights NAME] [--temperature X] [--json FILE]
+    python benchmarks/serve.py [--shape NAME] [--clients N] [--rounds N] [--weights NAME] [--temperature X]
 
 The model has random weights, the shape of GPT-2 with 124M parameters unless told otherwise, and a vocabulary of as many
 characters. `python -m gpt.serve` runs in a process of its own; clients stream completions over HTTP, from prompts

@@ -6,6 +6,7 @@ It is for blocks as GPT-2 and Llama have them; what else `GPTConfig` offers goes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,8 @@ class Decoder:
     def __init__(self, model: Any, matrices: dict[str, Packed]):
         config, blocks = model.config, list(model.transformer.h)
         linear = {
-            name: Linear(*packed, _stacked([getattr(getattr(block, room), layer).bias for block in blocks]))
+            name: Linear(*packed, _biases([attrgetter(name)(block) for block in blocks]))
             for name, packed in matrices.items()
-            for room, layer in [name.split(".")]
         }
         self.blocks = Blocks(
             norm_1=_norm([block.ln_1 for block in blocks]),
@@ -67,9 +67,14 @@ class Decoder:
 
 
 def _norm(norms: Sequence[Any]) -> Norm:
-    weight = _stacked([norm.weight for norm in norms])
-    return Norm(weight, _stacked([getattr(norm, "bias", None) for norm in norms]))
+    return Norm(_stacked([norm.weight for norm in norms]), _biases(norms))
 
 
-def _stacked(vectors: Sequence[tt.Tensor | None]) -> np.ndarray | None:
-    return None if vectors[0] is None else np.stack([vector.data for vector in vectors])
+def _biases(layers: Sequence[Any]) -> np.ndarray | None:
+    """Theirs, if they have any; an RMS norm cannot."""
+    has_bias = getattr(layers[0], "bias", None) is not None
+    return _stacked([layer.bias for layer in layers]) if has_bias else None
+
+
+def _stacked(vectors: Sequence[tt.Tensor]) -> np.ndarray:
+    return np.stack([vector.data for vector in vectors])

@@ -62,15 +62,14 @@ def pack_weights(model: Any, kind: str) -> None:
 
 
 def _pack_layers(blocks: list[Any], name: str, kind: str) -> Packed:
-    """Pack one linear layer of all blocks, one by one: they are views of the result, which is stacked over the layers."""
+    """Pack a linear layer of all blocks, one by one; their weights become views of the result, which is all of them."""
     room, layer = name.split(".")
-    shape = getattr(getattr(blocks[0], room), layer).weight.shape[::-1]
-    stacked = empty_packed((len(blocks), *shape), kind)
-    for i, block in enumerate(blocks):
-        linear = getattr(getattr(block, room), layer)
-        weight = stacked.rows(i)
-        pack(linear.weight.data.T, kind, weight)
-        setattr(getattr(block, room), layer, PackedLinear(weight, linear.bias))
+    rooms = [getattr(block, room) for block in blocks]
+    stacked = empty_packed((len(blocks), *getattr(rooms[0], layer).weight.shape[::-1]), kind)
+    for i, parent in enumerate(rooms):
+        linear = getattr(parent, layer)
+        weight = pack(linear.weight.data.T, kind, stacked.rows(i))
+        setattr(parent, layer, PackedLinear(weight, linear.bias))
     return stacked
 
 

@@ -61,8 +61,8 @@ class Batch(Store):
         super().__init__(model, batch, capacity)
         self.count = 0
 
-    def _allocate(self, empty: Callable | None = None) -> None:
-        super()._allocate(self.device.xp.zeros)
+    def _allocate(self, make: str = "zeros") -> None:
+        super()._allocate(make)
 
     def join(self, prompts: Prompts, row: int) -> None:
         """Copy one of the prompts, which are read, into the next row."""

@@ -30,8 +30,8 @@ PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large p
 class Store:
     """The keys and values of a GPT's layers, a row for each text, and the forward pass that adds to them.
 
-    The rows hold the first `lengths` (B,) tokens of their texts. `buffer` (2, L, B, G, capacity, D) is all keys, then all
-    values; `layers` has those of each layer as a pair of views.
+    The rows hold the first `lengths` (B,) tokens of their texts. `buffer` (2, L, B, G, capacity, D) has all keys, then
+    all values; `layers` are views of it, the keys and the values of each layer.
     """
 
     def __init__(self, model: GPT, batch: int, capacity: int):
@@ -65,10 +65,9 @@ class Store:
         with tt.no_grad():
             return self.model.lm_head(self.model.transformer.ln_f(x)).data
 
-    def _allocate(self, empty: Callable | None = None) -> None:
-        """New buffers of the current shape. empty: what makes them, by default `empty` of their device."""
-        make = empty or self.device.xp.empty
-        self.buffer = make((2, self.model.config.n_layer, *self.shape), self.dtype)
+    def _allocate(self, make: str = "empty") -> None:
+        """New buffers of the current shape, by NumPy's or CuPy's function of that name."""
+        self.buffer = getattr(self.device.xp, make)((2, self.model.config.n_layer, *self.shape), self.dtype)
         self.layers = list(zip(*self.buffer, strict=True))
 
     def _attend(self, attention, layer, ends, positions, x) -> tt.Tensor:

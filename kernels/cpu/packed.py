@@ -48,14 +48,14 @@ class Packed(NamedTuple):
 
 
 def empty_packed(shape, kind: str) -> Packed:
-    """Room for a matrix (O, I), or for several (..., O, I); `kind` float32, bfloat16 or int8."""
+    """Room for a matrix (O, I), or for several (..., O, I); kind: one of DTYPES."""
     if kind not in DTYPES:
         raise ValueError(f"pack: kind is {kind!r}: must be one of {', '.join(DTYPES)}")
     return Packed(np.empty(shape, DTYPES[kind]), np.empty(shape[:-1], np.float32) if kind == "int8" else None)
 
 
 def pack(weight, kind: str, out: Packed | None = None) -> Packed:
-    """weight (O, I) float32, of any layout -> a copy in C order, `kind` float32, bfloat16 or int8; or written to out."""
+    """weight (O, I) float32, of any layout -> a copy in C order, one of DTYPES; or written to out."""
     values, scale = out = out or empty_packed(weight.shape, kind)
 
     def work(block):

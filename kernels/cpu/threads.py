@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-
-MEMBERS, ARRIVED, ABANDONED = range(3)  # what a team of threads shares; see `run_together`
+MEMBERS, ARRIVED, ABANDONED = range(3)  # what the threads of a team share; see `run_together`
 
 
 class _State:
@@ -83,22 +82,35 @@ def parallel_map(work: Callable, items: Iterable) -> list:
 def run_together(work: Callable) -> None:
     """work(team, member) on every thread at the same time, for loops whose threads wait for each other.
 
-    team (3,) int64, for the barrier of `kernels/cpu/loops/team.py`: how many threads there are, how often they arrived
-    at it, and whether they should not wait any more, as one of them was interrupted. member: which thread it is, from 0.
+    team (3,) int64, for the barrier of `kernels/cpu/loops/team.py`: how many threads there are, how often any of them
+    has arrived there, and whether they should not wait any more, as one failed or was interrupted. member: from 0 on.
     """
-    count = 1 if _local.nested or _State.pool is None else _State.count
-    team = np.array([count, 0, 0])
-    with _State.team:  # threads of two teams could all wait for others that find no thread to run on
-        futures: list = []
+    pool = None if _local.nested else _State.pool
+    team = np.array([_State.count if pool else 1, 0, 0])
+    with _State.team:  # else threads of two teams could all wait for others that find no thread to run on
+        futures: list[Future] = []
         try:
-            futures += (_State.pool.submit(work, team, member) for member in range(1, count))
-            work(team, 0)
-        except BaseException:  # Ctrl-C, too
-            team[ABANDONED] = 1
-            raise
+            with _abandoned_on_error(team):
+                if pool:
+                    futures += (pool.submit(_run_member, work, team, i) for i in range(1, _State.count))
+                work(team, 0)
         finally:
             for future in futures:
                 future.result()
+
+
+def _run_member(work: Callable, team: np.ndarray, member: int) -> None:
+    with _abandoned_on_error(team):
+        work(team, member)
+
+
+@contextmanager
+def _abandoned_on_error(team: np.ndarray):
+    try:
+        yield
+    except BaseException:  # Ctrl-C, too
+        team[ABANDONED] = 1
+        raise
 
 
 @contextmanager

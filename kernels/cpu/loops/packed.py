@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.cpu.loops.fastmath import ONE, ZERO, f
+from kernels.cpu.loops.fastmath import ZERO, f
 from kernels.cpu.loops.jit import loop
 from kernels.cpu.loops.vectors import LANES, load, multiply_add, prefetch, total, zeros
 

@@ -1,8 +1,8 @@
 """A barrier for a loop that several threads run at once, each its share of every step.
 
 To hand a thread its next work by way of Python takes longer than a small product does; to wait at a barrier, inside of
-compiled code, takes less than a microsecond. The threads share an array of int64: how many they are, how often any of
-them has arrived at the barrier, and whether their work is abandoned. `run_together` of `kernels/cpu/threads.py` makes it.
+compiled code, takes less than a microsecond. The threads share an array of int64, `team`: how many they are, how often
+any arrived at the barrier, and whether their work is abandoned. `run_together` of `kernels/cpu/threads.py` makes it.
 """
 
 from __future__ import annotations
