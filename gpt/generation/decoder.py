@@ -37,8 +37,7 @@ class Decoder:
     def __init__(self, model: Any, matrices: dict[str, Packed]):
         config, blocks = model.config, list(model.transformer.h)
         linear = {
-            name: Linear(*packed, _biases([attrgetter(name)(block) for block in blocks]))
-            for name, packed in matrices.items()
+            name: _linear([attrgetter(name)(block) for block in blocks], packed) for name, packed in matrices.items()
         }
         self.blocks = Blocks(
             norm_1=_norm([block.ln_1 for block in blocks]),
@@ -53,27 +52,32 @@ class Decoder:
             gated=config.activation == GATED,
         )
         attention = blocks[0].attn
-        self.frequencies = None
+        self.frequencies: tuple[float, ...] = ()
         if attention.rotary_theta is not None:
             size, theta = config.head_size, attention.rotary_theta
             self.frequencies = rotary_frequencies("decoder", size, theta, attention.frequencies)
 
     def forward(self, x: tt.Tensor, cache: np.ndarray, ends: np.ndarray) -> tt.Tensor:
         """x (n, 1, C) -> (n, 1, C), as the blocks; adds to cache (2, L, B, G, S, D) at position ends (n,) - 1."""
-        rows, table = x.data[:, 0], None
-        if self.frequencies is not None:
-            table = rotary_table(rows, int(ends.max()), self.frequencies)
+        rows = x.data[:, 0]
+        table = rotary_table(rows, int(ends.max()) if self.frequencies else 0, self.frequencies)
         return tt.Tensor(decode(rows, self.blocks, cache, ends, table)[:, None])
 
 
 def _norm(norms: Sequence[Any]) -> Norm:
-    return Norm(_stacked([norm.weight for norm in norms]), _biases(norms))
+    weight = _stacked([norm.weight for norm in norms])
+    return Norm(weight, _biases(norms, weight))
 
 
-def _biases(layers: Sequence[Any]) -> np.ndarray | None:
-    """Theirs, if they have any; an RMS norm cannot."""
-    has_bias = getattr(layers[0], "bias", None) is not None
-    return _stacked([layer.bias for layer in layers]) if has_bias else None
+def _linear(layers: Sequence[Any], weight: Packed) -> Linear:
+    return Linear(*weight, _biases(layers, weight.values[..., 0]))
+
+
+def _biases(layers: Sequence[Any], like: np.ndarray) -> np.ndarray:
+    """Of all layers; zeros if they have none, so that there is one loop to compile, not one for each architecture."""
+    if getattr(layers[0], "bias", None) is None:  # an RMS norm does not even know the word
+        return np.zeros(like.shape, np.float32)
+    return _stacked([layer.bias for layer in layers])
 
 
 def _stacked(vectors: Sequence[tt.Tensor]) -> np.ndarray:

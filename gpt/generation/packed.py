@@ -12,7 +12,8 @@ import tinytensor as tt
 from gpt.errors import UserError
 from gpt.generation.decoder import Decoder, fits_decoder
 from gpt.model import GPT
-from gpt.model.config import LAYERS
+from gpt.model.config import GATED, LAYERS
+from kernels.cpu import swiglu_forward
 from kernels.cpu.memory import return_freed_memory
 from kernels.cpu.packed import Packed, empty_packed, pack, packed_linear, unpack
 from tinytensor import nn
@@ -30,6 +31,17 @@ class PackedLinear(nn.Module):
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         """The product, and no graph of it."""
         return tt.Tensor(packed_linear(x.data, self.weight, None if self.bias is None else self.bias.data))
+
+
+class PackedGatedMLP(nn.Module):
+    """`GatedMLP` of packed layers, with its activation in one pass: x (..., C) -> (..., C)."""
+
+    def __init__(self, c_fc: PackedLinear, c_proj: PackedLinear):
+        self.c_fc, self.c_proj = c_fc, c_proj
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        """No graph of it, as with its layers."""
+        return self.c_proj(tt.Tensor(swiglu_forward(self.c_fc(x).data)))
 
 
 class PackedEmbedding(nn.Module):
@@ -54,7 +66,11 @@ def pack_weights(model: Any, kind: str) -> None:
             where = f"on {device}" if isinstance(model, GPT) else "of a bigram model"
             raise UserError(f"--weights {kind}: the weights {where} are always float32; leave out --weights")
         return
-    matrices = {name: _pack_layers(list(model.transformer.h), name, kind) for name in LAYERS}
+    blocks: list[Any] = list(model.transformer.h)
+    matrices = {name: _pack_layers(blocks, name, kind) for name in LAYERS}
+    if model.config.activation == GATED:
+        for block in blocks:
+            block.mlp = PackedGatedMLP(block.mlp.c_fc, block.mlp.c_proj)
     _pack_vocabulary(model, kind)
     if fits_decoder(model.config):
         model.decoder = Decoder(model, matrices)

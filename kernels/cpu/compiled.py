@@ -29,7 +29,7 @@ def compiled(numpy_pass):
 
 
 def loop_alone(name):
-    """A loop that stands for no NumPy pass, or None if loops cannot be used."""
+    """What the loops have that stands for no NumPy pass, by its name; None if they cannot be used."""
     return getattr(_loops(), name, None)
 
 

@@ -18,18 +18,18 @@ from kernels.cpu.threads import run_together
 
 
 class Norm(NamedTuple):
-    """The weights of a norm (L, C), and its biases or None."""
+    """The weights and biases of a norm, (L, C) each; zeros if it has none."""
 
     weight: np.ndarray
-    bias: np.ndarray | None
+    bias: np.ndarray
 
 
 class Linear(NamedTuple):
-    """The weights of a linear layer as in `Packed`: values (L, O, I), scale (L, O) or None; its biases or None."""
+    """A linear layer's weights as in `Packed`: values (L, O, I), scale (L, O) or None; biases (L, O), zeros if none."""
 
     values: np.ndarray
     scale: np.ndarray | None
-    bias: np.ndarray | None
+    bias: np.ndarray
 
 
 class Blocks(NamedTuple):
@@ -66,7 +66,7 @@ def decode(x, blocks: Blocks, cache, ends, table):
     """x (B, C), the embeddings of the newest tokens -> what the last block gives, (B, C), in place.
 
     cache (2, L, B', G, S, D): keys and values of at least B texts, to which theirs are added; ends (B,): how many
-    tokens each text has with the new one; table (S, 2, R/2): rotary positions as in `rotary.py`, or None.
+    tokens each text has with the new one; table (S, 2, R/2): rotary positions as in `rotary.py`, or empty.
     """
     layers = blocks.qkv, blocks.attention_output, blocks.fc, blocks.mlp_output
     qkv, output, fc, mlp_output = (layer.values.shape[1:] for layer in layers)  # (O, I) each

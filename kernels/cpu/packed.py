@@ -8,7 +8,8 @@ arithmetic is float32. A matrix is stored by output, as `values` (O, I), each ro
     bfloat16    the upper half of each float32, rounded to nearest even, as uint16
     int8        round(w / scale) with a scale for each row, its largest magnitude / 127
 
-For many rows of x, as of a prompt, blocks of the matrix are unpacked and left to BLAS.
+For many rows of x, as of a prompt, blocks of the matrix are unpacked and left to BLAS, unless the loop that unpacks on
+the way has long enough vectors to be faster.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cpu.blocks import BLOCK_BYTES, as_rows, for_blocks, row_blocks
-from kernels.cpu.compiled import compiled
+from kernels.cpu.compiled import compiled, loop_alone
 from kernels.cpu.linear import matmul
 from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
 
-FEW_ROWS = 16  # of x: with more, a product is bound by arithmetic, at which BLAS is better
+FEW_ROWS = 16  # of x: with more, a product is bound by arithmetic, at which BLAS is often better
+LOOP_ROWS = 64  # of x that a loop works on at a time: they stay in the cache of its core
+LONG_VECTORS = 16  # numbers in a vector of AVX-512; with those the loop is as fast as BLAS
 PARALLEL_BYTES = 2**19  # a smaller matrix is read before another thread is awake
 UNPACKED_BYTES = 2**22  # of a block of float32 weights, which BLAS should find in the cache
 INT8_LARGEST = 127
@@ -110,8 +113,8 @@ def packed_linear(x, weight: Packed, bias):
     shapes.check_packed_linear(x, weight, bias)
     y = np.empty((*x.shape[:-1], len(weight.values)), x.dtype)
     inputs, outputs = as_rows(x), as_rows(y)
-    if len(inputs) <= FEW_ROWS:
-        _few_rows(np.ascontiguousarray(inputs), *weight, outputs)
+    if len(inputs) <= FEW_ROWS or _loop_beats_blas(weight):
+        _by_loop(np.ascontiguousarray(inputs), *weight, outputs)
     elif weight.values.dtype == np.float32:
         matmul(inputs, weight.values.T, outputs)
     else:
@@ -122,14 +125,20 @@ def packed_linear(x, weight: Packed, bias):
     return y
 
 
-def _few_rows(x, values, scale, y):
+def _loop_beats_blas(weight: Packed) -> bool:
+    """Whether it does at many rows: where BLAS would need unpacked weights, and the loop has long vectors."""
+    values = weight.values
+    return values.dtype != np.float32 and values.shape[1] % LONG_VECTORS == 0 and loop_alone("LANES") == LONG_VECTORS
+
+
+def _by_loop(x, values, scale, y):
     """y = x @ weight.T (B, O), the outputs divided among the threads if there are enough bytes to read."""
-    outputs = len(values)
-    if values.nbytes < PARALLEL_BYTES:
-        packed_linear_pass(x, values, scale, 0, outputs, y)
-    else:
-        parts = split_evenly(outputs, get_num_threads())
-        parallel_map(lambda part: packed_linear_pass(x, values, scale, part.start, part.stop, y), parts)
+
+    def work(part):
+        for rows in row_blocks(len(x), 1, LOOP_ROWS):
+            packed_linear_pass(x[rows], values, scale, part.start, part.stop, y[rows])
+
+    parallel_map(work, split_evenly(len(values), get_num_threads() if values.nbytes >= PARALLEL_BYTES else 1))
 
 
 @compiled

@@ -15,7 +15,8 @@ from kernels.cpu.threads import get_num_threads, no_nested_parallelism, parallel
 
 
 @pytest.fixture(autouse=True)
-def one_thread_afterwards():
+def one_thread_before_and_after():
+    set_num_threads(1)
     yield
     set_num_threads(1)
 

@@ -21,8 +21,10 @@ from kernels.cpu.loops.rms_norm import rms_norm_backward_pass, rms_norm_pass
 from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
 from kernels.cpu.loops.swiglu import swiglu_backward_pass, swiglu_pass
+from kernels.cpu.loops.vectors import LANES
 
 __all__ = [
+    "LANES",
     "adamw_pass",
     "attention_backward_pass",
     "attention_forward_pass",

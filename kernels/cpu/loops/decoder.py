@@ -64,7 +64,7 @@ def normalize(x, norm, layer, eps, rms, y):
     if rms:
         rms_norm_pass(x, norm.weight[layer], eps, y)
     else:
-        layer_norm_pass(x, norm.weight[layer], of_layer(norm.bias, layer), eps, y, None)
+        layer_norm_pass(x, norm.weight[layer], norm.bias[layer], eps, y, None)
 
 
 @helper
@@ -72,16 +72,9 @@ def linear(x, stacked, layer, outputs, y):
     """Outputs `first` to `end` of the layer's product with x (B, I) -> written to y (B, O)."""
     first, end = outputs
     packed_linear_pass(x, stacked.values[layer], of_layer(stacked.scale, layer), first, end, y)
-    add_bias(y, of_layer(stacked.bias, layer), first, end)
-
-
-@helper
-def add_bias(y, bias, first, end):
-    """Some columns of y (B, O) += bias (O,), unless that is None."""
-    if bias is not None:
-        for b in range(len(y)):
-            for n in range(first, end):
-                y[b, n] += bias[n]
+    for b in range(len(y)):
+        for n in range(first, end):
+            y[b, n] += stacked.bias[layer, n]
 
 
 @helper
@@ -102,7 +95,7 @@ def store(qkv, keys, values, ends, table, member, members):
     for i in range(first, end):
         b, g, newest = i // groups, i % groups, ends[i // groups] - 1
         vectors = qkv[b].reshape(1, heads + 2 * groups, size)
-        if table is not None:
+        if len(table):
             rotary_pass(vectors[:, shared * g : shared * (g + 1)], table, shared, newest)
             rotary_pass(vectors[:, heads + g : heads + g + 1], table, 1, newest)
         keys[b, g, newest], values[b, g, newest] = vectors[0, heads + g], vectors[0, heads + groups + g]
