@@ -7,13 +7,21 @@ import numpy as np
 from kernels.cpu.loops.attention import maximum
 from kernels.cpu.loops.fastmath import ONE, ZERO, exp, f
 from kernels.cpu.loops.jit import loop
+from kernels.cpu.loops.vectors import LINE, prefetch
 
 
 @loop
-def attend(q, keys, values, scale, p, y):
-    """A query's attention to all keys: q (D,), keys and values (n, D), p (n,) or longer for scratch -> y (D,)."""
+def attend(q, keys, values, following, scale, p, y):
+    """A query's attention to all keys: q (D,), keys and values (n, D) -> y (D,).
+
+    p (n,) or longer: scratch; following (m, D): the keys that are read after this. Whatever is read next is fetched
+    from memory meanwhile: the values while the keys are worked on, and then the keys that follow.
+    """
     visible, size = keys.shape
+    all_values, all_following = values.reshape(-1), following.reshape(-1)
     for j in range(visible):
+        for i in range(j * size, (j + 1) * size, LINE):
+            prefetch(all_values, i)
         score, key = ZERO, keys[j]
         for d in range(size):
             score += q[d] * key[d]
@@ -26,6 +34,8 @@ def attend(q, keys, values, scale, p, y):
     for d in range(size):
         y[d] = ZERO
     for j in range(visible):
+        for i in range(j * size, (j + 1) * size, LINE):
+            prefetch(all_following, i)
         weight, value = p[j] * rescale, values[j]
         for d in range(size):
             y[d] += weight * value[d]
@@ -40,4 +50,4 @@ def cached_attention_pass(q, keys, values, part, ends, scale, y):
         for h in range(part.first_head * shared, part.end_head * shared):
             for t in range(time):
                 k, v, visible = keys[b, h // shared], values[b, h // shared], ends[b] - time + t + 1
-                attend(q[b, t, h], k[:visible], v[:visible], scale, p, y[b, t, h])
+                attend(q[b, t, h], k[:visible], v[:visible], k[:visible], scale, p, y[b, t, h])

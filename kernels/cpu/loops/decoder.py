@@ -109,9 +109,10 @@ def attention(qkv, keys, values, ends, scale, y, member, members):
     p = np.empty(ends.max(), np.float32)
     first, end = share(len(y) * heads, member, members)
     for i in range(first, end):
-        b, h = i // heads, i % heads
+        (b, h), (after, h_after) = divmod(i, heads), divmod(min(i + 1, end - 1), heads)
         head, g = slice(h * size, (h + 1) * size), h * groups // heads
-        attend(qkv[b, head], keys[b, g, : ends[b]], values[b, g, : ends[b]], scale, p, y[b, head])
+        following = keys[after, h_after * groups // heads, : ends[after]]
+        attend(qkv[b, head], keys[b, g, : ends[b]], values[b, g, : ends[b]], following, scale, p, y[b, head])
 
 
 @loop

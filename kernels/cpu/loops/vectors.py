@@ -14,6 +14,7 @@ from numba.extending import intrinsic, models, register_model
 
 _features = binding.get_host_cpu_features()
 LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx") else 4  # of a register
+LINE = 16  # float32 in a line of the cache, which is what a processor fetches
 
 _float, _int32, _bytes = ir.FloatType(), ir.IntType(32), ir.IntType(8).as_pointer()
 _floats, _integers = ir.VectorType(_float, LANES), ir.VectorType(_int32, LANES)
