@@ -7,6 +7,7 @@ not start further ones: `parallel_map` inside `parallel_map` is a plain loop.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,14 +94,14 @@ def run_together(work: Callable) -> None:
             with _abandoned_on_error(team):
                 if pool:
                     futures += (pool.submit(_run_member, work, team, i) for i in range(1, _State.count))
-                work(team, 0)
+                _run_member(work, team, 0)
         finally:
             for future in futures:
                 future.result()
 
 
 def _run_member(work: Callable, team: np.ndarray, member: int) -> None:
-    with _abandoned_on_error(team):
+    with _abandoned_on_error(team), _on_own_processor(member, team[MEMBERS]):
         work(team, member)
 
 
@@ -111,6 +112,23 @@ def _abandoned_on_error(team: np.ndarray):
     except BaseException:  # Ctrl-C, too
         team[ABANDONED] = 1
         raise
+
+
+@contextmanager
+def _on_own_processor(member: int, members: int):
+    """Keep this thread on one processor, a different one for each member, if there are as many as members.
+
+    Where other programs keep all of them busy, Linux may wake a thread on the processor of the one that woke it, and
+    leave both there, where each waits at every barrier until the other has had its turn.
+    """
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    try:
+        if len(usable) == members > 1:
+            os.sched_setaffinity(0, {sorted(usable)[member]})
+        yield
+    finally:
+        if len(usable) == members > 1:
+            os.sched_setaffinity(0, usable)
 
 
 @contextmanager
