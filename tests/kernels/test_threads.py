@@ -1,6 +1,7 @@
 """The process-wide number of threads: set, given back to BLAS, refused, and shut down when it changes."""
 
 import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -105,6 +106,22 @@ def test_threads_that_wait_for_one_that_fails_do_not_wait_for_ever(failing):
     with pytest.raises(KeyboardInterrupt):
         run_together(work)
     assert parallel_map(abs, [-1, -2, -3]) == [1, 2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound to processors here")
+def test_as_many_threads_as_processors_have_one_each_while_they_work():
+    before = os.sched_getaffinity(0)
+    for count in (len(before), len(before) + 1):
+        set_num_threads(count)
+        used: dict[int, set[int]] = {}
+        run_together(lambda team, member, used=used: used.update({member: os.sched_getaffinity(0)}))
+        assert os.sched_getaffinity(0) == before
+        assert sorted(used) == list(range(count))
+        if count == len(before) > 1:
+            assert set().union(*used.values()) == before
+            assert {len(one) for one in used.values()} == {1}
+        else:
+            assert all(some == before for some in used.values())
 
 
 def test_without_nested_parallelism_the_caller_is_a_team_of_one():
