@@ -1,6 +1,6 @@
 """How fast text is written: tokens a second with each kind of weights, against `transformers` where it is installed.
 
-    python benchmarks/generate.py [--threads N] [--rounds N] [--json FILE]
+    python benchmarks/generate.py [--shape NAME] [--threads N] [--rounds N] [--json FILE]
 
 The model has random weights and, unless told otherwise, the shape of GPT-2 with 124M parameters. Measured are single
 texts at several positions, a batch of texts, and the reading of a long prompt. All sides keep their keys and values,
@@ -24,13 +24,13 @@ from tqdm import tqdm
 try:
     import torch
     from torch import tensor
-    from transformers import GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM
 except ImportError:
-    GPT2LMHeadModel = None
+    AutoModelForCausalLM = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.random_model import SHAPE, add_numbers, write_model
+from benchmarks.random_model import SHAPES, add_numbers, add_shape, write_model
 from benchmarks.timing import timed
 from gpt.generation.packed import WEIGHTS, pack_weights
 from gpt.model.cache import Context
@@ -77,16 +77,16 @@ def models(args):
     """{name of a side: (its class, its model)}, all with the same random weights; `transformers` if installed."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
-        write_model(path, args)
+        write_model(path, args.shape)
         sides = {}
         for kind in args.weights:
             model, _ = load_model(path, "cpu")
             pack_weights(model, kind)
             sides[kind] = Ours, model
-        if GPT2LMHeadModel is not None:
+        if AutoModelForCausalLM is not None:
             torch.set_num_threads(args.threads)
             torch.set_grad_enabled(False)
-            sides[THEIRS] = Theirs, GPT2LMHeadModel.from_pretrained(path).eval()
+            sides[THEIRS] = Theirs, AutoModelForCausalLM.from_pretrained(path).eval()
         return sides
 
 
@@ -102,11 +102,11 @@ def start(sides, vocabulary, batch, position):
 
 def race(sides, args):
     """{what is measured: {side: median tokens a second}}; in each round every side takes its turn at everything."""
-    tasks = {}
+    vocabulary, tasks = SHAPES[args.shape].vocab_size, {}
     for batch, position in [*((1, position) for position in args.at), (args.batch, args.batch_at)]:
         texts = "a text" if batch == 1 else f"{batch} texts"
-        tasks[f"{texts}, at {position}"] = partial(write, start(sides, args.vocabulary, batch, position), args.tokens)
-    prompt = np.random.default_rng(0).integers(0, args.vocabulary, (1, args.prompt)).tolist()
+        tasks[f"{texts}, at {position}"] = partial(write, start(sides, vocabulary, batch, position), args.tokens)
+    prompt = np.random.default_rng(0).integers(0, vocabulary, (1, args.prompt)).tolist()
     tasks[f"a prompt of {args.prompt}"] = partial(read, sides, prompt)
     speeds = {task: {name: [] for name in sides} for task in tasks}
     for _ in tqdm(range(args.rounds), unit="round", leave=False):
@@ -138,7 +138,7 @@ def read(sides, prompt, name):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    numbers = SHAPE | {
+    numbers = {
         "threads": (len(os.sched_getaffinity(0)), "threads of each side"),
         "rounds": (5, "turns of each side at everything"),
         "tokens": (8, "tokens written in each turn"),
@@ -146,6 +146,7 @@ def arguments(argv):
         "batch-at": (250, "their position"),
         "prompt": (1000, "tokens of the prompt that is read"),
     }
+    add_shape(parser)
     add_numbers(parser, numbers)
     parser.add_argument("--at", type=int, nargs="+", default=[16, 250, 1000], help="positions to measure at")
     parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="kinds of weights to measure")

@@ -1,9 +1,9 @@
 """How many tokens a second a server writes for one client, and for several at once.
 
-    python benchmarks/serve.py [--clients N] [--rounds N] [--weights NAME] [--temperature X] [--json FILE]
+    python benchmarks/serve.py [--shape NAME] [--clients N] [--rounds N] [--weights NAME] [--temperature X]
 
-The model has random weights and the shape of GPT-2 with 124M parameters unless told otherwise, and a vocabulary of as
-many characters. `python -m gpt.serve` runs in a process of its own; clients stream completions over HTTP, from prompts
+The model has random weights, the shape of GPT-2 with 124M parameters unless told otherwise, and a vocabulary of as many
+characters. `python -m gpt.serve` runs in a process of its own; clients stream completions over HTTP, from prompts
 of different lengths. One client and several take turns; quoted are medians, and their ratio. Counted are the tokens of
 a turn from its first byte sent to its last byte received, so the reading of the prompts is included.
 """
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.random_model import SHAPE, add_numbers, write_model
+from benchmarks.random_model import add_numbers, add_shape, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,12 +69,13 @@ def resident(pid):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    numbers = SHAPE | {
+    numbers = {
         "clients": (8, "clients at once"),
         "rounds": (5, "turns of each number of clients"),
         "prompt": (16, "tokens of the first client's prompt; each further one has five more"),
         "tokens": (128, "tokens of each completion"),
     }
+    add_shape(parser)
     add_numbers(parser, numbers)
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 is greedy decoding (default 1)")
     parser.add_argument("--weights", default="float32", metavar="NAME", help="as of gpt.serve")
@@ -87,7 +88,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model"
         path.mkdir()
-        write_model(path, args)
+        write_model(path, args.shape)
         command = [sys.executable, "-m", "gpt.serve", str(path), "--port", "0", "--weights", args.weights]
         command += ["--max-batch", str(args.clients), "--device", "cpu"]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:

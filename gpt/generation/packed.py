@@ -10,9 +10,12 @@ from typing import Any
 
 import tinytensor as tt
 from gpt.errors import UserError
+from gpt.generation.decoder import Decoder, fits_decoder
 from gpt.model import GPT
+from gpt.model.config import GATED, LAYERS
+from kernels.cpu import swiglu_forward
 from kernels.cpu.memory import return_freed_memory
-from kernels.cpu.packed import Packed, pack, packed_linear, unpack
+from kernels.cpu.packed import Packed, empty_packed, pack, packed_linear, unpack
 from tinytensor import nn
 
 WEIGHTS = ("float32", "bfloat16", "int8")
@@ -28,6 +31,17 @@ class PackedLinear(nn.Module):
     def forward(self, x: tt.Tensor) -> tt.Tensor:
         """The product, and no graph of it."""
         return tt.Tensor(packed_linear(x.data, self.weight, None if self.bias is None else self.bias.data))
+
+
+class PackedGatedMLP(nn.Module):
+    """`GatedMLP` of packed layers, with its activation in one pass: x (..., C) -> (..., C)."""
+
+    def __init__(self, c_fc: PackedLinear, c_proj: PackedLinear):
+        self.c_fc, self.c_proj = c_fc, c_proj
+
+    def forward(self, x: tt.Tensor) -> tt.Tensor:
+        """No graph of it, as with its layers."""
+        return self.c_proj(tt.Tensor(swiglu_forward(self.c_fc(x).data)))
 
 
 class PackedEmbedding(nn.Module):
@@ -52,12 +66,27 @@ def pack_weights(model: Any, kind: str) -> None:
             where = f"on {device}" if isinstance(model, GPT) else "of a bigram model"
             raise UserError(f"--weights {kind}: the weights {where} are always float32; leave out --weights")
         return
-    for module in list(model.modules()):
-        for name, child in list(module.children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(pack(child.weight.data.T, kind), child.bias))
+    blocks: list[Any] = list(model.transformer.h)
+    matrices = {name: _pack_layers(blocks, name, kind) for name in LAYERS}
+    if model.config.activation == GATED:
+        for block in blocks:
+            block.mlp = PackedGatedMLP(block.mlp.c_fc, block.mlp.c_proj)
     _pack_vocabulary(model, kind)
+    if fits_decoder(model.config):
+        model.decoder = Decoder(model, matrices)
     return_freed_memory()
+
+
+def _pack_layers(blocks: list[Any], name: str, kind: str) -> Packed:
+    """Pack a linear layer of all blocks, one by one; their weights become views of the result, which is all of them."""
+    room, layer = name.split(".")
+    rooms = [getattr(block, room) for block in blocks]
+    stacked = empty_packed((len(blocks), *getattr(rooms[0], layer).weight.shape[::-1]), kind)
+    for i, parent in enumerate(rooms):
+        linear = getattr(parent, layer)
+        weight = pack(linear.weight.data.T, kind, stacked.rows(i))
+        setattr(parent, layer, PackedLinear(weight, linear.bias))
+    return stacked
 
 
 def _pack_vocabulary(model: Any, kind: str) -> None:

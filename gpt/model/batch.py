@@ -61,8 +61,8 @@ class Batch(Store):
         super().__init__(model, batch, capacity)
         self.count = 0
 
-    def _allocate(self) -> Any:
-        return self.device.xp.zeros(self.shape, self.dtype)
+    def _allocate(self, make: str = "zeros") -> None:
+        super()._allocate(make)
 
     def join(self, prompts: Prompts, row: int) -> None:
         """Copy one of the prompts, which are read, into the next row."""

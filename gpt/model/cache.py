@@ -30,7 +30,8 @@ PREFILL_CHUNK = 1024  # tokens of all texts per forward pass: enough for large p
 class Store:
     """The keys and values of a GPT's layers, a row for each text, and the forward pass that adds to them.
 
-    The rows hold the first `lengths` (B,) tokens of their texts. Their buffers are `layers`, (B, G, capacity, D) each.
+    The rows hold the first `lengths` (B,) tokens of their texts. `buffer` (2, L, B, G, capacity, D) has all keys, then
+    all values; `layers` are views of it, the keys and the values of each layer.
     """
 
     def __init__(self, model: GPT, batch: int, capacity: int):
@@ -38,7 +39,7 @@ class Store:
         self.model, self.dtype, self.lengths = model, weight.dtype, np.zeros(batch, np.int64)
         self.device, self.kernels = tt.device(weight.device), tt.kernels_for(weight.data)
         self.shape = batch, config.kv_heads, capacity, config.head_size
-        self.layers = [tuple(self._allocate() for _ in "kv") for _ in range(config.n_layer)]
+        self._allocate()
 
     def forward(self, ids: np.ndarray) -> tt.Tensor:
         """Run the next T tokens of the first n texts, ids (n, T), through all layers: the last one's output (n, T, C).
@@ -51,8 +52,11 @@ class Store:
         positions = self.device.put(ends[:, None] + np.arange(-time, 0))
         with tt.no_grad():
             x = transformer.embed(self.device.put(ids), positions)
-            for block, layer in zip(transformer.h, self.layers, strict=True):
-                x = block(x, functools.partial(self._attend, block.attn, layer, ends, positions))
+            if time == 1 and self.model.decoder is not None and count <= self.model.decoder.most:
+                x = self.model.decoder.forward(x, self.buffer, ends)
+            else:
+                for block, layer in zip(transformer.h, self.layers, strict=True):
+                    x = block(x, functools.partial(self._attend, block.attn, layer, ends, positions))
         self.lengths[:count] = ends
         return x
 
@@ -61,8 +65,10 @@ class Store:
         with tt.no_grad():
             return self.model.lm_head(self.model.transformer.ln_f(x)).data
 
-    def _allocate(self) -> Any:
-        return self.device.xp.empty(self.shape, self.dtype)
+    def _allocate(self, make: str = "empty") -> None:
+        """New buffers of the current shape, by NumPy's or CuPy's function of that name."""
+        self.buffer = getattr(self.device.xp, make)((2, self.model.config.n_layer, *self.shape), self.dtype)
+        self.layers = list(zip(*self.buffer, strict=True))
 
     def _attend(self, attention, layer, ends, positions, x) -> tt.Tensor:
         """The attention's `forward` for tokens x (n, T, C); adds to its layer's keys and values.
@@ -118,12 +124,9 @@ class Cache(Store):
             capacity = min(2 * capacity, self.model.config.block_size)
         if capacity == self.shape[2]:
             return
-        self.shape = batch, heads, capacity, size
-        for i, layer in enumerate(self.layers):
-            larger = self._allocate(), self._allocate()
-            for new, old in zip(larger, layer, strict=True):
-                new[:, :, : self.length] = old[:, :, : self.length]
-            self.layers[i] = larger
+        self.shape, old = (batch, heads, capacity, size), self.buffer
+        self._allocate()
+        self.buffer[..., : self.length, :] = old[..., : self.length, :]
 
 
 class NoCache:

@@ -6,6 +6,8 @@ Shape letters: B batch, T time, C channels (n_embd), V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tinytensor as tt
 from gpt.model.config import GPTConfig
 from gpt.model.layers import INIT_STD, Block
@@ -51,7 +53,12 @@ class LMHead(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT-2. With `tied`, the head's weight is the token embedding (Press & Wolf 2017, arXiv:1608.05859)."""
+    """A GPT-2. With `tied`, the head's weight is the token embedding (Press & Wolf 2017, arXiv:1608.05859).
+
+    decoder: a faster way through the blocks for single tokens, as `gpt/generation/packed.py` sets it.
+    """
+
+    decoder: Any = None
 
     def __init__(self, config: GPTConfig):
         self.config = config

@@ -28,6 +28,11 @@ def compiled(numpy_pass):
     return run
 
 
+def loop_alone(name):
+    """What the loops have that stands for no NumPy pass, by its name; None if they cannot be used."""
+    return getattr(_loops(), name, None)
+
+
 def expects_loops() -> bool:
     """Whether loops will be used, as far as can be told without importing numba."""
     return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT") != "1"

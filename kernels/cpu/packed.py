@@ -8,7 +8,8 @@ arithmetic is float32. A matrix is stored by output, as `values` (O, I), each ro
     bfloat16    the upper half of each float32, rounded to nearest even, as uint16
     int8        round(w / scale) with a scale for each row, its largest magnitude / 127
 
-For many rows of x, as of a prompt, blocks of the matrix are unpacked and left to BLAS.
+For many rows of x, as of a prompt, blocks of the matrix are unpacked and left to BLAS, unless the loop that unpacks on
+the way is faster: with AVX-512, where BLAS has none of it, as NumPy's OpenBLAS 0.3.31 on an AMD Zen 5.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import shapes
+from kernels.cpu.blas import has_small_kernels
 from kernels.cpu.blocks import BLOCK_BYTES, as_rows, for_blocks, row_blocks
-from kernels.cpu.compiled import compiled
+from kernels.cpu.compiled import compiled, loop_alone
 from kernels.cpu.linear import matmul
 from kernels.cpu.threads import get_num_threads, parallel_map, split_evenly
 
-FEW_ROWS = 16  # of x: with more, a product is bound by arithmetic, at which BLAS is better
+FEW_ROWS = 16  # of x: with more, a product is bound by arithmetic, at which BLAS is often better
+LOOP_ROWS = 64  # of x that a loop works on at a time: they stay in the cache of its core
+LONG_VECTORS = 16  # numbers in a vector of AVX-512
 PARALLEL_BYTES = 2**19  # a smaller matrix is read before another thread is awake
 UNPACKED_BYTES = 2**22  # of a block of float32 weights, which BLAS should find in the cache
 INT8_LARGEST = 127
@@ -47,12 +51,16 @@ class Packed(NamedTuple):
         return Packed(self.values[which], None if self.scale is None else self.scale[which])
 
 
-def pack(weight, kind: str) -> Packed:
-    """weight (O, I) float32, of any layout -> a copy in C order, `kind` float32, bfloat16 or int8."""
+def empty_packed(shape, kind: str) -> Packed:
+    """Room for a matrix (O, I), or for several (..., O, I); kind: one of DTYPES."""
     if kind not in DTYPES:
         raise ValueError(f"pack: kind is {kind!r}: must be one of {', '.join(DTYPES)}")
-    values = np.empty(weight.shape, DTYPES[kind])
-    scale = np.empty(len(weight), np.float32) if kind == "int8" else None
+    return Packed(np.empty(shape, DTYPES[kind]), np.empty(shape[:-1], np.float32) if kind == "int8" else None)
+
+
+def pack(weight, kind: str, out: Packed | None = None) -> Packed:
+    """weight (O, I) float32, of any layout -> a copy in C order, one of DTYPES; or written to out."""
+    values, scale = out = out or empty_packed(weight.shape, kind)
 
     def work(block):
         if scale is not None:
@@ -61,7 +69,7 @@ def pack(weight, kind: str) -> Packed:
             values[block] = to_bfloat16(weight[block]) if kind == "bfloat16" else weight[block]
 
     for_blocks(work, len(weight), 4 * weight.shape[1])
-    return Packed(values, scale)
+    return out
 
 
 def to_bfloat16(x):
@@ -106,8 +114,8 @@ def packed_linear(x, weight: Packed, bias):
     shapes.check_packed_linear(x, weight, bias)
     y = np.empty((*x.shape[:-1], len(weight.values)), x.dtype)
     inputs, outputs = as_rows(x), as_rows(y)
-    if len(inputs) <= FEW_ROWS:
-        _few_rows(np.ascontiguousarray(inputs), *weight, outputs)
+    if len(inputs) <= FEW_ROWS or _loop_beats_blas(weight):
+        _by_loop(np.ascontiguousarray(inputs), *weight, outputs)
     elif weight.values.dtype == np.float32:
         matmul(inputs, weight.values.T, outputs)
     else:
@@ -118,14 +126,21 @@ def packed_linear(x, weight: Packed, bias):
     return y
 
 
-def _few_rows(x, values, scale, y):
+def _loop_beats_blas(weight: Packed) -> bool:
+    """Whether it does at many rows: if it has long vectors, and BLAS has not or would need unpacked weights."""
+    values = weight.values
+    possible = values.shape[1] % LONG_VECTORS == 0 and loop_alone("LANES") == LONG_VECTORS
+    return possible and (values.dtype != np.float32 or not has_small_kernels())
+
+
+def _by_loop(x, values, scale, y):
     """y = x @ weight.T (B, O), the outputs divided among the threads if there are enough bytes to read."""
-    outputs = len(values)
-    if values.nbytes < PARALLEL_BYTES:
-        packed_linear_pass(x, values, scale, 0, outputs, y)
-    else:
-        parts = split_evenly(outputs, get_num_threads())
-        parallel_map(lambda part: packed_linear_pass(x, values, scale, part.start, part.stop, y), parts)
+
+    def work(part):
+        for rows in row_blocks(len(x), 1, LOOP_ROWS):
+            packed_linear_pass(x[rows], values, scale, part.start, part.stop, y[rows])
+
+    parallel_map(work, split_evenly(len(values), get_num_threads() if values.nbytes >= PARALLEL_BYTES else 1))
 
 
 @compiled

@@ -7,13 +7,17 @@ not start further ones: `parallel_map` inside `parallel_map` is a plain loop.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
+
+MEMBERS, ARRIVED, ABANDONED = range(3)  # what the threads of a team share; see `run_together`
 
 
 class _State:
@@ -22,6 +26,7 @@ class _State:
     count = 1
     splits = 1  # into how many parts primitives divide their work, which decides how sums are rounded
     pool: ThreadPoolExecutor | None = None  # count - 1 threads; the caller of parallel_map is the last one
+    team = threading.Lock()  # held while some work runs on all threads together
     blas_limit = None  # threadpoolctl's, which knows what to restore; None while BLAS uses its own threads
 
 
@@ -73,6 +78,57 @@ def parallel_map(work: Callable, items: Iterable) -> list:
     futures = [_State.pool.submit(_run, work, chunk) for chunk in chunks[1:]]
     results = _run(work, chunks[0])
     return results + [result for future in futures for result in future.result()]
+
+
+def run_together(work: Callable) -> None:
+    """work(team, member) on every thread at the same time, for loops whose threads wait for each other.
+
+    team (3,) int64, for the barrier of `kernels/cpu/loops/team.py`: how many threads there are, how often any of them
+    has arrived there, and whether they should not wait any more, as one failed or was interrupted. member: from 0 on.
+    """
+    pool = None if _local.nested else _State.pool
+    team = np.array([_State.count if pool else 1, 0, 0])
+    with _State.team:  # else threads of two teams could all wait for others that find no thread to run on
+        futures: list[Future] = []
+        try:
+            with _abandoned_on_error(team):
+                if pool:
+                    futures += (pool.submit(_run_member, work, team, i) for i in range(1, _State.count))
+                _run_member(work, team, 0)
+        finally:
+            for future in futures:
+                future.result()
+
+
+def _run_member(work: Callable, team: np.ndarray, member: int) -> None:
+    with _abandoned_on_error(team), _on_own_processor(member, team[MEMBERS]):
+        work(team, member)
+
+
+@contextmanager
+def _abandoned_on_error(team: np.ndarray):
+    try:
+        yield
+    except BaseException:  # Ctrl-C, too
+        team[ABANDONED] = 1
+        raise
+
+
+@contextmanager
+def _on_own_processor(member: int, members: int):
+    """Keep this thread on one processor, a different one for each member, if there are as many as members.
+
+    Where other programs keep all of them busy, Linux may wake a thread on the processor of the one that woke it, and
+    leave both there, where each waits at every barrier until the other has had its turn.
+    """
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    try:
+        if len(usable) == members > 1:
+            os.sched_setaffinity(0, {sorted(usable)[member]})
+        yield
+    finally:
+        if len(usable) == members > 1:
+            os.sched_setaffinity(0, usable)
 
 
 @contextmanager

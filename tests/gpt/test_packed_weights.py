@@ -9,10 +9,12 @@ from gpt.cli import run_command
 from gpt.errors import UserError
 from gpt.generation.packed import pack_weights
 from gpt.model import GPT, Bigram, GPTConfig
+from gpt.model.batch import Batch, Prompts
 from gpt.model.cache import Cache, Context, NoCache
 from gpt.tokenizers.characters import CharTokenizer
 from gpt.weights.directory import create_model_directory, save_weights
 from kernels.cpu.packed import pack, unpack
+from kernels.cpu.threads import get_num_threads, set_num_threads
 from tinytensor import nn
 
 VARIANTS = [
@@ -23,6 +25,8 @@ VARIANTS = [
     {"activation": "gelu_erf"},
     {"norm_layer": "rms", "positions": "rotary", "n_kv_head": 1, "activation": "swiglu", "bias": False, "tied": False},
     {"qk_norm": "full", "norm": "output", "norm_layer": "rms", "qkv_bias": True, "bias": False},
+    {"positions": "rotary", "rotary_fraction": 0.5, "inverse_layer_scale": True, "activation": "swiglu"},
+    {"parallel": True, "positions": "rotary"},
 ]
 IDS = np.random.default_rng(0).integers(0, 11, 21)
 
@@ -60,6 +64,39 @@ def test_logits_are_those_of_the_rounded_weights(options, kind, reader):
             model.context.append(ids)
         expected = plain.context.logits()
         np.testing.assert_allclose(packed.context.logits(), expected, atol=2e-5 * max(1, abs(expected).max()))
+
+
+@pytest.fixture(params=[1, 3], ids="{} threads".format)
+def threads(request):
+    before = get_num_threads()
+    set_num_threads(request.param)
+    yield request.param
+    set_num_threads(before)
+
+
+@pytest.mark.parametrize("options", [{}, VARIANTS[5], VARIANTS[7]], ids=str)
+def test_single_tokens_of_several_texts_in_one_loop_are_those_of_the_blocks(options, threads):
+    pytest.importorskip("numba", reason="without it there is no such loop")
+    model, lengths, calls = build(**options), [9, 4, 5], []
+    pack_weights(model, "int8")
+    decoder, logits = model.decoder, []
+    run, decoder.forward = decoder.forward, lambda *args: calls.append(args) or run(*args)
+    for way in (decoder, None):
+        model.decoder = way
+        prompts, batch = Prompts(model, [IDS[:length] for length in lengths]), Batch(model, 4, 24)
+        prompts.read(100)
+        for row in range(len(lengths)):
+            batch.join(prompts, row)
+        logits.append([batch.logits([1, 2, 3]), batch.logits([4, 5, 6])])
+    assert len(calls) == 2
+    np.testing.assert_allclose(*logits, atol=2e-5 * abs(logits[1][0]).max())
+
+
+@pytest.mark.parametrize("options", [{"norm": "post"}, {"parallel": True}, {"qk_norm": "head"}, {"activation": "relu"}])
+def test_blocks_that_the_loop_does_not_have_are_left_to_themselves(options):
+    model = build(**options)
+    pack_weights(model, "float32")
+    assert model.decoder is None
 
 
 def test_packing_keeps_no_copy_of_the_matrices():

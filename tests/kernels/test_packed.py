@@ -68,13 +68,14 @@ def test_what_is_no_number_makes_its_output_nan_and_no_other(value):
 
 @pytest.mark.parametrize("loops", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 4, 7, 16, 17, 40])
+@pytest.mark.parametrize("inputs", [33, 48])  # whole vectors of the processor, or not
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_product_is_that_of_the_unpacked_weights(monkeypatch, kind, rows, loops):
+def test_a_product_is_that_of_the_unpacked_weights(monkeypatch, kind, rows, inputs, loops):
     if not loops:
         monkeypatch.setattr(compiled, "_loops", lambda: None)
     monkeypatch.setattr("kernels.cpu.packed.PARALLEL_BYTES", 1000)
     monkeypatch.setattr("kernels.cpu.packed.UNPACKED_BYTES", 5000)
-    x, weight, bias = normal(rows, 2, 33)[:, 0], normal(33, 70).T, normal(70)
+    x, weight, bias = normal(rows, 2, inputs)[:, 0], normal(inputs, 70).T, normal(70)
     packed = pack(weight, kind)
     expected = x.astype(np.float64) @ unpack(packed).T.astype(np.float64) + bias
     before = threads.get_num_threads()

@@ -10,6 +10,7 @@ Read `softmax.py` first, then `fastmath.py`; `products.py` before `attention.py`
 from kernels.cpu.loops.adamw import adamw_pass
 from kernels.cpu.loops.attention import attention_backward_pass, attention_forward_pass
 from kernels.cpu.loops.cached_attention import cached_attention_pass
+from kernels.cpu.loops.decoder import decode_blocks
 from kernels.cpu.loops.dropout import keep_pass
 from kernels.cpu.loops.gelu import gelu_backward_pass, gelu_pass
 from kernels.cpu.loops.layer_norm import layer_norm_backward_pass, layer_norm_pass
@@ -20,12 +21,15 @@ from kernels.cpu.loops.rms_norm import rms_norm_backward_pass, rms_norm_pass
 from kernels.cpu.loops.rotary import rotary_pass
 from kernels.cpu.loops.softmax import softmax_pass
 from kernels.cpu.loops.swiglu import swiglu_backward_pass, swiglu_pass
+from kernels.cpu.loops.vectors import LANES
 
 __all__ = [
+    "LANES",
     "adamw_pass",
     "attention_backward_pass",
     "attention_forward_pass",
     "cached_attention_pass",
+    "decode_blocks",
     "gelu_backward_pass",
     "gelu_pass",
     "keep_pass",
