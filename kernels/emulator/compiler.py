@@ -48,7 +48,8 @@ CHECKED = ["-DEMULATOR_CHECKED", "-O1", "-fno-tree-vectorize", "-fstack-clash-pr
 CHECKED += ["-fsanitize=thread,bounds,alignment,signed-integer-overflow,shift-exponent,float-cast-overflow"]
 # Else the static variables of a template would be one for all modules of the process.
 GNU_COMMON = ["-fno-gnu-unique"]
-GNU_CHECKED = ["--param=tsan-distinguish-volatile=1"]
+# A load stays where the source has it, and is not made later, behind the condition under which alone its value is used.
+GNU_CHECKED = ["--param=tsan-distinguish-volatile=1", "-fno-tree-sink"]
 # clang++ omits a read that is followed by a write to the same address; the read may be uninitialized or out of bounds.
 CLANG_CHECKED = ["-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-distinguish-volatile"]
 # As nvcc: a product and a sum become one fused multiply-add where the source allows; see include/emulator/math.h.

@@ -30,6 +30,17 @@ SEEDS = range(3)
 # `i` the thread in the grid, `x` and `y` have 128 floats each, `n` is 128 and `big` 2^30. The line with HERE must be in
 # the message, and what stands after THERE.
 FAULTS = {
+    # ---- accesses whose result is used on one path only
+    "a load before its guard": (
+        OutOfBounds,
+        r"reads 4 bytes at x\[",
+        "float v = x[i + 64];  // HERE\nif (i < 64) y[i] = v;",
+    ),
+    "a race before a guard": (
+        DataRace,
+        "of s at",
+        "__shared__ float s[64];\ns[t] = t;\nfloat v = s[63 - t];  // HERE\nif (n < t) y[i] = v;",
+    ),
     # ---- local variables that nobody wrote
     "a scalar": (UninitializedRead, "the local variable sum at", "float sum;\nsum += x[i];  // HERE\ny[i] = sum;"),
     "a scalar times zero": (
