@@ -121,11 +121,13 @@ class Program(RawModule):
                 raise EmulatorError(
                     f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch"
                 )
-            arena = Arena([], shared, checks.PARTS if "__shared_part__" in self.code else 0)
+            arena = Arena([], shared, checks.dynamic_pieces(self.code, shared))
             record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
             regions = arena.regions + self._regions(arguments, parameters, count)
             checks.run(self.request, record, kernel, self.loaded, [], regions)
             self.report("launch", kernel.name)
+            for note in checks.notes(self.request.launches.pop()):
+                self.report("note", note)
         except EmulatorError as error:
             self._found(error)
             return LAUNCH_FAILURE
@@ -161,6 +163,8 @@ def main(words=None):
     parser.add_argument("--report", type=Path, help="where to write findings and launches (default: stderr)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--same-value-writes", action="store_true")
+    parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--count-lines", action="store_true")
     parser.add_argument("--option", action="append", default=[], help="of the compiler, such as -DN=4")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     options = parser.parse_args(words)
@@ -169,7 +173,9 @@ def main(words=None):
     def report(kind, text):  # at once and unbuffered: the program may call exit
         os.write(output, (json.dumps([kind, text]) + "\n").encode())
 
-    request = checks.Request(options.seed, False, options.same_value_writes, False, False, [])
+    request = checks.Request(
+        options.seed, False, options.same_value_writes, options.deterministic, options.count_lines, []
+    )
     try:
         program = Program(options.file, options.option, request, report)
     except EmulatorError as error:
