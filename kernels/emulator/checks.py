@@ -148,7 +148,7 @@ def launch(request, record, kernel, arguments):
     build = kernel.module.build()
     pieces = dynamic_pieces(kernel.module.code, record.dynamic_shared)
     arena = Arena(arguments, record.dynamic_shared, pieces)
-    record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
+    record.dynamic_shared_memory = arena.dynamic_shared
     run(request, record, kernel, build, arguments, arena.regions + live.regions(arguments))
     arena.give_back({region.base for region in record.regions[: record.region_count] if region.stored})
 

@@ -73,7 +73,9 @@ def allocation_offset(memory):
 
 def type_name(dtype):
     """A dtype as messages name it: CUDA's vector types, whose dtype is a structured one, as float32x4."""
-    return f"{dtype[0]}x{len(dtype)}" if dtype.names else str(dtype)
+    if dtype.names:
+        return f"{dtype[0]}x{len(dtype)}"
+    return f"struct of {dtype.itemsize} bytes" if dtype.kind == "V" else str(dtype)
 
 
 class Arena:
@@ -97,7 +99,7 @@ class Arena:
         for group in self.groups:
             self._place(group, at + allocation_offset(group.members[0].memory) % ALIGNMENT)
             at += -(-group.bytes.size // ALIGNMENT) * ALIGNMENT + ALIGNMENT + gap
-        self.dynamic_shared = self.memory[at : at + dynamic_shared]
+        self.dynamic_shared = self.memory.ctypes.data + at
         for part in range(pieces):
             address = self.memory.ctypes.data + at
             name = "a part of dynamic shared memory" if part else "dynamic shared memory"

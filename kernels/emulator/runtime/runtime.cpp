@@ -309,8 +309,8 @@ static void fiber_main() {
 std::string Worker::no_stack() const {
     int64_t blocks = (int64_t)gridDim.x * gridDim.y * gridDim.z, threads = (int64_t)blockDim.x * blockDim.y * blockDim.z;
     return "got no memory for its stack: the launch has " + std::to_string(blocks) + " blocks of " + std::to_string(threads) +
-           " threads, and blocks that wait for each other are all resident, for which the memory suffices up to " +
-           std::to_string((int64_t)(stack_count - 1) / threads) + " such blocks; launch fewer or smaller ones";
+           " threads, and blocks that wait for each other are all resident: there is memory for " +
+           std::to_string((int64_t)(stack_count - 1) / threads) + " of them; launch fewer or smaller ones";
 }
 
 char* Worker::new_stack() {

@@ -122,7 +122,7 @@ class Program(RawModule):
                     f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch"
                 )
             arena = Arena([], shared, checks.dynamic_pieces(self.code, shared))
-            record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
+            record.dynamic_shared_memory = arena.dynamic_shared
             regions = arena.regions + self._regions(arguments, parameters, count)
             checks.run(self.request, record, kernel, self.loaded, [], regions)
             self.report("launch", kernel.name)
