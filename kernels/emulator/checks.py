@@ -154,7 +154,7 @@ def launch(request, record, kernel, arguments):
 
 
 def dynamic_pieces(code, size):
-    """How many regions `size` bytes of dynamic shared memory need: one, and one for each part that the source may declare.
+    """How many regions `size` bytes of dynamic shared memory need: one, and one for each part that may be declared.
 
     One even for 0 bytes, if the source has such a buffer: else an access to it would be blamed on an array nearby.
     """

@@ -109,14 +109,20 @@ WRONG = {
     "integers below 0": ("total<<<1, 1>>>(randint(32, 0), rand(4), 4)", "must be at least 1"),
     "a text for a size": ("total<<<1, 1>>>(empty('a'), rand(4), 4)", "its sizes must be numbers, whole"),
     "more than the memory": ("total<<<1, 1>>>(zeros(10000000000000), rand(4), 4)", "make it smaller, or sparse"),
-    "a sparse array too large": ("total<<<1, 1>>>(sparse(10000000000000000), rand(4), 4)", "sparse(10000000000000000) "),
+    "a sparse array too large": (
+        "total<<<1, 1>>>(sparse(10000000000000000), rand(4), 4)",
+        "sparse(10000000000000000) ",
+    ),
     "a block of four dimensions": ("total<<<1, (8, 8, 8, 2)>>>(rand(4), rand(4), 4)", "is not a number or (x, y, z)"),
     "negative shared memory": ("total<<<1, 1, -4>>>(rand(4), rand(4), 4)", "no number of bytes of shared memory"),
     "a step of 0": ("total<<<1, 1>>>(arange(1, 4, 0), rand(4), 4)", "a step that is not 0"),
     "a fraction for an integer": ("total<<<1, 1>>>(rand(4), rand(4), 3.7)", "3.7 is not a whole number"),
     "an integer too large": ("total<<<1, 1>>>(rand(4), rand(4), 1e10)", "between -2147483648 and 4294967295"),
     "an expression": ("total<<<1, 1>>>(rand(4), rand(4), 2*2)", "write it out, without operators"),
-    "a char too large": ("numbers<<<1, 1>>>(-128, 300, 1, 1, nullptr)", "an integer of 1 bytes: it must lie between -128"),
+    "a char too large": (
+        "numbers<<<1, 1>>>(-128, 300, 1, 1, nullptr)",
+        "an integer of 1 bytes: it must lie between -128",
+    ),
     "a float too large": ("numbers<<<1, 1>>>(1, 200, 1e39, 1, nullptr)", "does not fit that parameter, a float"),
     "values of a struct": ("vectors<<<1, 1>>>(rand(1), rand(1), rand(1))", "structs of 16 bytes, whose members"),
     "a template by its name alone": ("transpose<<<1, 1>>>(rand(1), rand(1))", "as in transpose<float><<<1, 32>>>"),
@@ -221,13 +227,21 @@ def test_a_grid_barrier_of_more_blocks_than_there_is_memory_for(tmp_path):
     words = [sys.executable, "-c", script, str(tmp_path / "grid.cu")]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 2, ran.stdout + ran.stderr
-    assert "the launch has 100 blocks of 256 threads, and blocks that wait for each other are all resident" in ran.stderr
+    assert (
+        "the launch has 100 blocks of 256 threads, and blocks that wait for each other are all resident" in ran.stderr
+    )
 
 
 def test_files_that_do_not_exist_or_compile(tmp_path, capsys):
     (tmp_path / "latin1.cu").write_bytes(b"// \xe9\n")
     assert run(tmp_path / "latin1.cu") == 2
     assert "latin1.cu: byte 3 is not UTF-8" in capsys.readouterr().err
+    (tmp_path / "include.cu").write_text('#include "latin1.cu"\n')
+    assert run(tmp_path / "include.cu") == 2
+    assert "an included file is not UTF-8" in capsys.readouterr().err
+    (tmp_path / "conflict.cu").write_text("<<<<<<< ours\n__global__ void k() {}\n")
+    assert run(tmp_path / "conflict.cu") == 2
+    assert "conflict.cu:1: <<< has no >>>(...) after it" in capsys.readouterr().err
     assert run(tmp_path / "none.cu") == 2
     (tmp_path / "bad.cu").write_text("__global__ void k() { nonsense; }\n")
     assert run(tmp_path / "bad.cu") == 2
@@ -290,6 +304,8 @@ int main(int argc, char **argv) {
     float *y;
     cudaMalloc(&y, 4096 * sizeof(float));
     cudaMemset(y, 0, 4);
+    if (argc == 3) total<<<1,
+        2048>>>(y, 32);
     total<<<1, 32>>>(y, 32);
     return argc - 1;
 }
@@ -302,7 +318,10 @@ int main(int argc, char **argv) {
     assert check.main(["check", str(path), "--deterministic"]) == 1
     assert "NotDeterministic: kernel total, line program.cu:3" in capfd.readouterr().out
     assert check.main(["check", str(path), "--main=word"]) == 1
-    assert "main() returned 1, not 0" in capfd.readouterr().out
+    assert "main() returned 1; it must return 0" in capfd.readouterr().out
+    assert check.main(["check", str(path), "--main=a b"]) == 1
+    message = "LaunchError: kernel total, launched at program.cu:10 with grid (1, 1, 1) and block (2048, 1, 1): no GPU"
+    assert message in capfd.readouterr().out
 
 
 SUITE = """

@@ -68,10 +68,7 @@ class Checker:
 
     def check(self, path):
         """Checks one file. Raises CompileError, or LaunchError for what is wrong with the command line."""
-        try:
-            code = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise CompileError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        code = _read(path)
         program = has_main(code) or "<<<" in code
         if self.options.main is not None and not has_main(code):
             raise LaunchError(f"--main {self.options.main!r}: {path} has no main")
@@ -164,9 +161,10 @@ class Checker:
             print(f"{path}: note: {sentence}")
         count = {name: sum(1 for kind, text in lines if (kind, text) == ("launch", name)) for _, name in lines}
         ran = ", ".join(f"{name} {number} times" for name, number in count.items() if number) or "no kernel"
-        print(f"{path}: main() returned {code}; without a finding ran {ran}, in {seed + 1} orders")
+        ended = f"main() returned {code}" if code >= 0 else f"main() was killed by signal {-code}"
+        print(f"{path}: {ended}; without a finding ran {ran}, in {seed + 1} orders")
         if code and not any(kind == "finding" for kind, _ in lines):
-            self._find(path, f"main() returned {code}, not 0")
+            self._find(path, f"{ended}; it must return 0")
 
     def _run_program(self, path, seed, output):
         """(exit code, [(kind, text)] of its report) of main() in a process of its own."""
@@ -187,10 +185,18 @@ class Checker:
         print(f"{path}: {text}")
 
 
+def _read(path):
+    """The text of a file. CompileError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CompileError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
 def _beside(path):
     """The launches in the file beside `path`, if there is one."""
     beside = path.with_suffix(".launches")
-    lines = beside.read_text().splitlines() if beside.exists() else []
+    lines = _read(beside).splitlines() if beside.exists() else []
     return [line for line in lines if line.strip() and not line.strip().startswith(("#", "//"))]
 
 
@@ -229,6 +235,9 @@ def main(words=None):
         for path in options.files:
             checker.check(path)
         checker.check_all_launched()
+    except UnicodeDecodeError as error:
+        print(f"error: an included file is not UTF-8; save it as UTF-8: {error}", file=sys.stderr)
+        return 2
     except MemoryError as error:
         print(f"error: the launch needs more memory than this machine has: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,9 @@
 """Launches on the command line: `saxpy<<<4, 256>>>(rand(1000), y=zeros(1000), 2.0, 1000)`.
 
 An argument is a number of the parameter's type, `nullptr`, or an array of so many elements of the pointer's type:
-`rand(1000)`, `rand(20, 50)` (standard normal numbers, or integers from 0 to 99), `randint(1000, 8)` (1000 integers below
-8), `zeros(...)`, `ones(...)`, `arange(...)`, `empty(...)` (the kernel must write before it reads), `sparse(...)` (for
-offsets beyond 2^31). `y=zeros(9)` names an array; `y` alone passes it again. Next: check.py.
+`rand(1000)`, `rand(20, 50)` (standard normal numbers, or integers from 0 to 99), `randint(1000, 8)` (1000 integers
+below 8), `zeros(...)`, `ones(...)`, `arange(...)`, `empty(...)` (the kernel must write before it reads), `sparse(...)`
+(for offsets beyond 2^31). `y=zeros(9)` names an array; `y` alone passes it again. Next: check.py.
 """
 
 import ast
@@ -106,7 +106,9 @@ def arguments(launch, parameters, random):
 def _scalar(text, kind, size):
     """NumPy's scalar for a parameter of this kind and size. ValueError, whose text follows the argument's."""
     if kind in BY_VALUE:
-        raise ValueError(f"is for {BY_VALUE[kind]} by value, which a launch here cannot give: run a main(), or use Python")
+        raise ValueError(
+            f"is for {BY_VALUE[kind]} by value, which a launch here cannot give: run a main(), or use Python"
+        )
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         number = float(value) if kind == "f" else int(value)

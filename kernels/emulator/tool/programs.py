@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.emulator import checks
-from kernels.emulator.errors import EmulatorError
+from kernels.emulator.errors import EmulatorError, LaunchError
 from kernels.emulator.memory.arena import ALIGNMENT, Arena
 from kernels.emulator.module import Build, RawModule, execute
 from kernels.emulator.record import LaunchRecord, Parameter, Region
@@ -31,6 +31,7 @@ Free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 Written = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 Run = ctypes.CFUNCTYPE(
     ctypes.c_int,
+    ctypes.c_char_p,
     ctypes.c_char_p,
     ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_void_p),
@@ -112,14 +113,16 @@ class Program(RawModule):
             if 0 <= start < allocation.size:
                 allocation.written[start : start + size] = 1
 
-    def _launch(self, name, call, arguments, parameters, count, grid, block, shared):
+    def _launch(self, name, line, call, arguments, parameters, count, grid, block, shared):
         kernel = ProgramKernel(name.decode())
         record = LaunchRecord(call=call, arguments=arguments, dynamic_shared=shared)
         record.grid[:], record.block[:] = grid[:3], block[:3]
         try:
             if math.prod(record.block) > 1024 or 0 in (*record.grid, *record.block):
-                raise EmulatorError(
-                    f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch"
+                place = f" at {line.decode()}" if line else ""
+                raise LaunchError(
+                    f"kernel {kernel.name}, launched{place} with grid {tuple(grid[:3])} and block {tuple(block[:3])}: "
+                    "no GPU accepts that"
                 )
             arena = Arena([], shared, checks.dynamic_pieces(self.code, shared))
             record.dynamic_shared_memory = arena.dynamic_shared
