@@ -1,8 +1,11 @@
 """The emulator as a tool: plain .cu files on the command line, whole programs, other people's CuPy tests."""
 
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +81,18 @@ def test_results_that_differ_between_orders_are_a_finding_unless_by_rounding(sou
     assert "NotDeterministic: kernel total" in capsys.readouterr().out
     assert run(source, "--launch=places<<<1, 64>>>(count=zeros(1), order=empty(64))") == 1
     assert "NotDeterministic: order differs between orders" in capsys.readouterr().out
+
+
+def test_the_first_example_of_the_page(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    source = re.search(r"```cuda\n(.*?)```", page, re.DOTALL)[1]
+    words = shlex.split(re.search(r"^    python -m kernels.emulator (check .*)$", page, re.MULTILINE)[1])
+    printed = re.search(r"^    saxpy.cu: .*? findings?$", page[page.index(source) :], re.DOTALL | re.MULTILINE)[0]
+    printed = re.sub(r"\n    (?!saxpy.cu:|1 finding)", " ", printed)  # lines broken to the page's width
+    (tmp_path / "saxpy.cu").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert check.main(words) == 1
+    assert capsys.readouterr().out.split("\n") == [*printed.replace("\n    ", "\n").strip().split("\n"), ""]
 
 
 def test_bank_conflicts_by_line(source, capsys):
@@ -170,6 +185,11 @@ def test_a_launch_must_be_of_a_kernel_in_one_of_the_files(source, tmp_path, caps
     assert check.main(["check", *paths, "--launch=one<<<1, 1>>>(empty(1))"]) == 0
     out = capsys.readouterr().out
     assert "empty.cu: note: has no kernel to check" in out
+    header = tmp_path / "fill.cuh"
+    header.write_text("template <class T> __global__ void fill(T *y) { *y = 1; }\n")
+    (tmp_path / "two.cu").write_text('#include "fill.cuh"\n')
+    assert check.main(["check", *paths, str(tmp_path / "two.cu"), "--launch=fill<float><<<1, 1>>>(empty(1))"]) == 0
+    assert "two.cu: fill<float><<<(1,), (1,)>>> ran in 3 orders" in capsys.readouterr().out
     assert check.main(["check", paths[1]]) == 0
     assert "one.cu: note: compiled only: no --launch, no main to run, no one.launches" in capsys.readouterr().out
     (tmp_path / "one.launches").write_text("one<<<1, 1>>>(empty(2))\n")

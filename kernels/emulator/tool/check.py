@@ -24,6 +24,7 @@ from kernels.emulator.errors import CompileError, EmulatorError, LaunchError
 from kernels.emulator.module import RawModule
 from kernels.emulator.source.launches import TEMPLATE_KERNEL, has_main
 from kernels.emulator.source.scan import blank
+from kernels.emulator.source.translate import inline_includes
 from kernels.emulator.tool import launches
 
 MACRO = re.compile(r"[A-Za-z_]\w*(\([\w, .]*\))?(=.*)?", re.DOTALL)
@@ -74,11 +75,13 @@ class Checker:
             raise LaunchError(f"--main {self.options.main!r}: {path} has no main")
         module = RawModule(code, options=(*self.compiler, f"-I{path.parent}"), name=path.name)
         module.program = program
-        texts = self.options.launch or _beside(path)
-        if self.options.launch and _beside(path):
-            print(f"{path}: note: {path.with_suffix('.launches')} is not read, as --launch is given")
-        wanted = [launches.parse(text) for text in texts]
-        module.name_expressions = tuple(dict.fromkeys(launch.kernel for launch in wanted if "<" in launch.kernel))
+        wanted = self._wanted(path)
+        whole = inline_includes(code, path.name, [*self.options.folders, path.parent])
+        templates = set(TEMPLATE_KERNEL.findall(blank(whole)))
+        instances = dict.fromkeys(launch.kernel for launch in wanted if "<" in launch.kernel)
+        if len(self.options.files) > 1:  # then another file may have the template
+            instances = [name for name in instances if name.partition("<")[0].rpartition("::")[2] in templates]
+        module.name_expressions = tuple(instances)
         with checked():
             kernels = module.build().kernels
         module.name_expressions = tuple(kernels)  # also those that are not extern "C", which CuPy would not find
@@ -88,7 +91,7 @@ class Checker:
             if launch.kernel in kernels:
                 self._launch(path, module, launch)
                 self.launched.add(launch.text)
-            elif launch.kernel in TEMPLATE_KERNEL.findall(blank(code)):
+            elif launch.kernel in templates:
                 name = launch.kernel
                 raise LaunchError(f"{path}: {name} is a template: name its arguments, as in {name}<float><<<1, 32>>>")
             elif len(self.options.files) == 1 or not self.options.launch:
@@ -100,6 +103,13 @@ class Checker:
             print(f"{path}: note: has no kernel to check")
         elif not wanted and not runs_main:
             print(f"{path}: note: compiled only: no --launch, no main to run, no {path.with_suffix('.launches').name}")
+
+    def _wanted(self, path):
+        """The LaunchTexts of --launch, else of the file beside `path`."""
+        beside = _beside(path)
+        if self.options.launch and beside:
+            print(f"{path}: note: {path.with_suffix('.launches')} is not read, as --launch is given")
+        return [launches.parse(text) for text in self.options.launch or beside]
 
     def check_all_launched(self):
         """LaunchError for a launch of --launch whose kernel is in none of the files."""
