@@ -172,7 +172,7 @@ class Checker:
         count = {name: sum(1 for kind, text in lines if (kind, text) == ("launch", name)) for _, name in lines}
         ran = ", ".join(f"{name} {number} times" for name, number in count.items() if number) or "no kernel"
         ended = f"main() returned {code}" if code >= 0 else f"main() was killed by signal {-code}"
-        print(f"{path}: {ended}; without a finding ran {ran}, in {seed + 1} orders")
+        print(f"{path}: {ended}; without a finding ran {ran}, in {seed + 1} order{'s' * (seed > 0)}")
         if code and not any(kind == "finding" for kind, _ in lines):
             self._find(path, f"{ended}; it must return 0")
 
