@@ -136,7 +136,7 @@ class Table:
             elif kind == "finding":
                 name = re.search(r"kernel (\w+)", text)[1]
                 self.findings[run.file, name].append(text)
-            else:
+            elif kind == "error":
                 self.failed[run.file] = text
         if done.returncode == 0:
             self.ran |= {(run.file, name) for name in launched}

@@ -21,12 +21,13 @@ from kernels.emulator.compiler import find_tool
 from kernels.emulator.memory import live
 from kernels.emulator.memory.arena import Arena, global_region, shared_region
 from kernels.emulator.record import Region
+from kernels.emulator.source.translate import DYNAMIC_SHARED
 
 HERE = Path(__file__).parent
 FAULTS = [errors.EmulatorError, errors.OutOfBounds, errors.UninitializedRead, errors.DataRace, errors.DivergentBarrier]
 FAULTS += [errors.BadShuffle, errors.MisalignedAccess, errors.Crash, errors.AssertionFailed]
 FAULTS += [errors.UndefinedArithmetic, errors.ReadOnlyWrite, errors.RestrictViolation, errors.SameValueRace]
-FAULTS += [errors.NotDeterministic, errors.Deadlock]  # scheduler.h's FaultKind
+FAULTS += [errors.NotDeterministic, errors.Deadlock, errors.LaunchError]  # scheduler.h's FaultKind
 PARTS = 16  # of a dynamic shared buffer, see __shared_part__
 _request = ContextVar("checked launches", default=None)
 _rounded = ContextVar("launches that round as a GPU", default=False)
@@ -145,10 +146,21 @@ def current_request():
 def launch(request, record, kernel, arguments):
     """One checked launch. Its counts join the request's launches; a fault leaves the arrays as they were."""
     build = kernel.module.build()
-    arena = Arena(arguments, record.dynamic_shared, PARTS if "__shared_part__" in kernel.module.code else 0)
-    record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
+    pieces = dynamic_pieces(kernel.module.code, record.dynamic_shared)
+    arena = Arena(arguments, record.dynamic_shared, pieces)
+    record.dynamic_shared_memory = arena.dynamic_shared
     run(request, record, kernel, build, arguments, arena.regions + live.regions(arguments))
     arena.give_back({region.base for region in record.regions[: record.region_count] if region.stored})
+
+
+def dynamic_pieces(code, size):
+    """How many regions `size` bytes of dynamic shared memory need: one, and one for each part that may be declared.
+
+    One even for 0 bytes, if the source has such a buffer: else an access to it would be blamed on an array nearby.
+    """
+    if not size and not DYNAMIC_SHARED.search(code):
+        return 0
+    return 1 + (PARTS if "__shared_part__" in code else 0)
 
 
 def run(request, record, kernel, build, arguments, regions):
@@ -176,6 +188,16 @@ def run(request, record, kernel, build, arguments, regions):
     request.launches.append(Launch(kernel.name, grid, block, shared, **counts, not_deterministic=order, lines=lines))
     if request.deterministic and order:
         raise errors.NotDeterministic(order[0])
+
+
+def notes(seen):
+    """Sentences on what a Launch did that is no fault: atomics whose order decides, bank conflicts, excess sectors."""
+    found = list(seen.not_deterministic)
+    for line in seen.lines:
+        if line.excess:
+            what = "bank conflicts" if line.memory == "shared" else "sectors too many"
+            found.append(f"{line.line}: {line.excess} {what} in {line.accesses} accesses by warps")
+    return found
 
 
 def read_notes(record, path):

@@ -193,7 +193,7 @@ def build_module(code, name, options, name_expressions, kind, program=False):
     macros += rename_own_types(code)
     header, footer = "emulator/device.h", ""
     if program:
-        code, header = translate_launches(code), "emulator/program.h"
+        code, header = translate_launches(code, name), "emulator/program.h"
         if has_main(code):
             code, footer = end_main(code), "EMULATOR_MAIN\n"
     flags = [*COMMON, *KINDS[kind], *(f"-I{directory}" for directory in directories)]

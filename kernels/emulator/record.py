@@ -11,10 +11,12 @@ class Parameter(ctypes.Structure):
     """One parameter of a kernel as the compiler sees it.
 
     Kinds are NumPy's, with "i" any integer, "p" a pointer, "a" CuPy's CArray, of `size` dimensions and items of
-    `pointee_size` bytes.
+    `pointee_size` bytes. A pointee that is one of CUDA's vector types, such as float4, is of kind "v" and has
+    `components` of the kind `component`.
     """
 
-    _fields_ = [("kind", c_char), ("pointee", c_char), ("size", c_int), ("pointee_size", c_int), ("constant", c_int)]
+    _fields_ = [("kind", c_char), ("pointee", c_char), ("component", c_char), ("size", c_int), ("pointee_size", c_int)]
+    _fields_ += [("constant", c_int), ("components", c_int)]
 
 
 class Region(ctypes.Structure):

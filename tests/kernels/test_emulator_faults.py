@@ -193,7 +193,7 @@ FAULTS = {
     ),
     "a float4 at an odd float": (
         MisalignedAccess,
-        "4 bytes past a multiple of 16",
+        r"uses x\[\d+\] at .* as '.*float4', at an address 4 bytes past a multiple of 16",
         """float4 v = *(const float4 *)(x + 1);         // HERE
         y[i] = v.x;""",
     ),

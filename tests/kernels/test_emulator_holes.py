@@ -213,12 +213,12 @@ FAULTS = {
     ),
     "a double in an array of bytes": (
         MisalignedAccess,
-        "bytes past a multiple of 16",
+        "bytes past a multiple of 8",
         "__shared__ char s[512];\n((double *)s)[t] = x[i];  // HERE\ny[i] = ((double *)s)[t];",
     ),
     "a float2 in an array of integers": (
         MisalignedAccess,
-        "bytes past a multiple of 16",
+        "bytes past a multiple of 8",
         "__shared__ int s[130];\n((float2 *)s)[t] = make_float2(1, 2);  // HERE\ny[i] = ((float2 *)s)[t].y;",
     ),
     # ---- waiting for what never comes

@@ -1,8 +1,11 @@
 """The emulator as a tool: plain .cu files on the command line, whole programs, other people's CuPy tests."""
 
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from kernels.emulator.tool import check
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.MISSING)
 
-SOURCE = """__global__ void saxpy(const float *__restrict__ x, float *y, float a, int n) {
+SOURCE = """struct Pair { double a, b; }; __global__ void saxpy(const float *__restrict__ x, float *y, float a, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n + EXTRA) y[i] = a * x[i] + y[i];
 }
@@ -25,6 +28,12 @@ template <typename T> __global__ void transpose(const T *x, T *y) {
     __syncthreads();
     for (int r = 0; r < 32; r++) y[32 * r + threadIdx.x] = tile[threadIdx.x][r];
 }
+__global__ void places(int *count, int *y) { y[atomicAdd(count, 1)] = threadIdx.x; }
+__global__ void vectors(float4 *y, const uchar3 *x, struct Pair *pairs) {
+    y[threadIdx.x].w += x[threadIdx.x].z;
+    pairs[threadIdx.x].b = pairs[threadIdx.x].a;
+}
+__global__ void numbers(signed char a, unsigned char b, float c, bool d, void *e) { assert(b == 200 && d && !e); }
 __global__ void dynamic(float *y) { extern __shared__ float s[]; s[threadIdx.x] = 1; y[threadIdx.x] = s[threadIdx.x]; }
 """
 
@@ -62,11 +71,28 @@ def test_findings_have_a_line_and_make_the_exit_code(source, capsys):
     assert out.endswith("1 finding\n")
 
 
-def test_results_that_differ_between_orders_are_a_finding(source, capsys):
-    assert run(source, "--launch=total<<<1, 64>>>(rand(1000), sum=zeros(1), 1000)") == 1
+def test_results_that_differ_between_orders_are_a_finding_unless_by_rounding(source, capsys):
+    launch = "--launch=total<<<1, 64>>>(rand(1000), sum=zeros(1), 1000)"
+    assert run(source, launch) == 0
     out = capsys.readouterr().out
-    assert "NotDeterministic: sum differs between orders" in out
+    assert "note: sum differs between orders of the threads by rounding" in out
     assert "line kernels.cu:6" in out
+    assert run(source, launch, "--deterministic") == 1
+    assert "NotDeterministic: kernel total" in capsys.readouterr().out
+    assert run(source, "--launch=places<<<1, 64>>>(count=zeros(1), order=empty(64))") == 1
+    assert "NotDeterministic: order differs between orders" in capsys.readouterr().out
+
+
+def test_the_first_example_of_the_page(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    source = re.search(r"```cuda\n(.*?)```", page, re.DOTALL)[1]
+    words = shlex.split(re.search(r"^    python -m kernels.emulator (check .*)$", page, re.MULTILINE)[1])
+    printed = re.search(r"^    saxpy.cu: .*? findings?$", page[page.index(source) :], re.DOTALL | re.MULTILINE)[0]
+    printed = re.sub(r"\n    (?!saxpy.cu:|1 finding)", " ", printed)  # lines broken to the page's width
+    (tmp_path / "saxpy.cu").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert check.main(words) == 1
+    assert capsys.readouterr().out.split("\n") == [*printed.replace("\n    ", "\n").strip().split("\n"), ""]
 
 
 def test_bank_conflicts_by_line(source, capsys):
@@ -93,6 +119,28 @@ WRONG = {
     "a number for an array": ("total<<<1, 1>>>(1, rand(4), 4)", "1 is no array"),
     "an array for a number": ("total<<<1, 1>>>(rand(4), rand(4), rand(4))", "is not a number for that parameter"),
     "a size": ("total<<<1, 1>>>(rand(n), rand(4), 4)", "its sizes must be numbers"),
+    "a negative size": ("total<<<1, 1>>>(rand(-3), rand(4), 4)", "rand(-3) is no array: its sizes must be 0 or more"),
+    "half an element": ("total<<<1, 1>>>(rand(32.5), rand(4), 4)", "its sizes must be numbers, whole"),
+    "integers below 0": ("total<<<1, 1>>>(randint(32, 0), rand(4), 4)", "must be at least 1"),
+    "a text for a size": ("total<<<1, 1>>>(empty('a'), rand(4), 4)", "its sizes must be numbers, whole"),
+    "more than the memory": ("total<<<1, 1>>>(zeros(10000000000000), rand(4), 4)", "make it smaller, or sparse"),
+    "a sparse array too large": (
+        "total<<<1, 1>>>(sparse(10000000000000000), rand(4), 4)",
+        "sparse(10000000000000000) ",
+    ),
+    "a block of four dimensions": ("total<<<1, (8, 8, 8, 2)>>>(rand(4), rand(4), 4)", "is not a number or (x, y, z)"),
+    "negative shared memory": ("total<<<1, 1, -4>>>(rand(4), rand(4), 4)", "no number of bytes of shared memory"),
+    "a step of 0": ("total<<<1, 1>>>(arange(1, 4, 0), rand(4), 4)", "a step that is not 0"),
+    "a fraction for an integer": ("total<<<1, 1>>>(rand(4), rand(4), 3.7)", "3.7 is not a whole number"),
+    "an integer too large": ("total<<<1, 1>>>(rand(4), rand(4), 1e10)", "between -2147483648 and 4294967295"),
+    "an expression": ("total<<<1, 1>>>(rand(4), rand(4), 2*2)", "write it out, without operators"),
+    "a char too large": (
+        "numbers<<<1, 1>>>(-128, 300, 1, 1, nullptr)",
+        "an integer of 1 bytes: it must lie between -128",
+    ),
+    "a float too large": ("numbers<<<1, 1>>>(1, 200, 1e39, 1, nullptr)", "does not fit that parameter, a float"),
+    "values of a struct": ("vectors<<<1, 1>>>(rand(1), rand(1), rand(1))", "structs of 16 bytes, whose members"),
+    "a template by its name alone": ("transpose<<<1, 1>>>(rand(1), rand(1))", "as in transpose<float><<<1, 32>>>"),
     "a block too large": ("total<<<1, 2048>>>(rand(4), rand(4), 4)", "2048 threads, at most 1024|must lie between"),
 }
 
@@ -107,7 +155,113 @@ def test_a_wrong_command_line_is_one_sentence(case, source, capsys):
     assert any(part in error for part in message.split("|"))
 
 
+OPTIONS = {
+    "--main=a b": "--main 'a b': ",
+    "-Inofolder": "-I nofolder: is no folder",
+    "-DA B": "-D 'A B': must be NAME or NAME=VALUE",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_can_mean_nothing_is_an_error(option, source, capsys):
+    assert run(source, option) == 2
+    assert OPTIONS[option] in capsys.readouterr().err
+
+
+def test_orders_must_be_at_least_one(source, capsys):
+    for orders in ("0", "-1", "x"):
+        with pytest.raises(SystemExit) as ended:
+            run(source, f"--orders={orders}")
+        assert ended.value.code == 2
+        assert "must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_launch_must_be_of_a_kernel_in_one_of_the_files(source, tmp_path, capsys):
+    (tmp_path / "empty.cu").write_text("")
+    (tmp_path / "one.cu").write_text("__global__ void one(int *y) { *y = 1; }\n")
+    paths = [str(tmp_path / "empty.cu"), str(tmp_path / "one.cu")]
+    assert check.main(["check", *paths, "--launch=typo<<<1, 32>>>(empty(32))"]) == 2
+    assert "none of the files has that kernel" in capsys.readouterr().err
+    assert check.main(["check", *paths, "--launch=one<<<1, 1>>>(empty(1))"]) == 0
+    out = capsys.readouterr().out
+    assert "empty.cu: note: has no kernel to check" in out
+    header = tmp_path / "fill.cuh"
+    header.write_text("template <class T> __global__ void fill(T *y) { *y = 1; }\n")
+    (tmp_path / "two.cu").write_text('#include "fill.cuh"\n')
+    assert check.main(["check", *paths, str(tmp_path / "two.cu"), "--launch=fill<float><<<1, 1>>>(empty(1))"]) == 0
+    assert "two.cu: fill<float><<<(1,), (1,)>>> ran in 3 orders" in capsys.readouterr().out
+    assert check.main(["check", paths[1]]) == 0
+    assert "one.cu: note: compiled only: no --launch, no main to run, no one.launches" in capsys.readouterr().out
+    (tmp_path / "one.launches").write_text("one<<<1, 1>>>(empty(2))\n")
+    assert check.main(["check", paths[1], "--launch=one<<<1, 1>>>(empty(1))"]) == 0
+    assert "one.launches is not read, as --launch is given" in capsys.readouterr().out
+
+
+def test_arrays_count_in_elements_of_the_pointers_type(source, capsys):
+    launch = "--launch=vectors<<<1, 9>>>(rand(8), randint(9, 8), zeros(9))"
+    assert run(source, launch) == 1
+    out = capsys.readouterr().out
+    assert "vectors(float32x4 *y, const int8x3 *x, struct128 *pairs) compiles" in out
+    assert "at y[8] at kernels.cu:16, past the end of y (float32x4, 8 elements)" in out
+    assert run(source, launch.replace("zeros(9)", "zeros(8)").replace("rand(8)", "rand(9)")) == 1
+    assert "past the end of pairs (struct of 16 bytes, 8 elements)" in capsys.readouterr().out
+
+
+def test_pairs_of_sixteen_bits_and_numbers_of_every_type(tmp_path, capsys):
+    path = tmp_path / "pairs.cu"
+    path.write_text("""#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+__global__ void pairs(const __half2 *x, const __nv_bfloat162 *y, const __nv_bfloat16 *z) {
+    int i = threadIdx.x;
+    assert(float(x[i].y) == i && float(y[i].x) == 1 && float(z[i]) == 2 * i);
+}
+""")
+    assert check.main(["check", str(path), "--launch=pairs<<<1, 4>>>(arange(4), ones(4), arange(0, 8, 2))"]) == 0
+    assert "pairs(const float16x2 *x, const bfloat16x2 *y, const bfloat16 *z)" in capsys.readouterr().out
+
+
+def test_numbers_and_null(source):
+    assert run(source, "--launch=numbers<<<1, 1>>>(-128, 200, 1e3, true, nullptr)") == 0
+
+
+def test_dynamic_shared_memory_that_the_launch_forgot_is_named(source, capsys):
+    assert run(source, "--launch=dynamic<<<1, 32>>>(empty(32))") == 1
+    out = capsys.readouterr().out
+    assert "writes 4 bytes at byte" in out
+    assert "past the end of dynamic shared memory (shared memory, 0 bytes)" in out
+
+
+GRID_BARRIER = """#include <cooperative_groups.h>
+__global__ void wait() { cooperative_groups::this_grid().sync(); }
+"""
+
+
+def test_a_grid_barrier_of_more_blocks_than_there_is_memory_for(tmp_path):
+    (tmp_path / "grid.cu").write_text(GRID_BARRIER)
+    script = (
+        "import resource, sys\n"
+        "from kernels.emulator.tool import check\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "sys.exit(check.main(['check', sys.argv[1], '--launch', 'wait<<<100, 256>>>()']))\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "grid.cu")]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert (
+        "the launch has 100 blocks of 256 threads, and blocks that wait for each other are all resident" in ran.stderr
+    )
+
+
 def test_files_that_do_not_exist_or_compile(tmp_path, capsys):
+    (tmp_path / "latin1.cu").write_bytes(b"// \xe9\n")
+    assert run(tmp_path / "latin1.cu") == 2
+    assert "latin1.cu: byte 3 is not UTF-8" in capsys.readouterr().err
+    (tmp_path / "include.cu").write_text('#include "latin1.cu"\n')
+    assert run(tmp_path / "include.cu") == 2
+    assert "an included file is not UTF-8" in capsys.readouterr().err
+    (tmp_path / "conflict.cu").write_text("<<<<<<< ours\n__global__ void k() {}\n")
+    assert run(tmp_path / "conflict.cu") == 2
+    assert "conflict.cu:1: <<< has no >>>(...) after it" in capsys.readouterr().err
     assert run(tmp_path / "none.cu") == 2
     (tmp_path / "bad.cu").write_text("__global__ void k() { nonsense; }\n")
     assert run(tmp_path / "bad.cu") == 2
@@ -157,6 +311,37 @@ def test_a_program_with_a_main_runs_and_its_launches_are_checked(tmp_path, capfd
     out = capfd.readouterr().out
     assert "reads 4 bytes at byte 4000 of allocation 2 at program.cu:11, past the end" in out
     assert "main() returned 3; without a finding ran add<float> 1 times" in out
+
+
+def test_options_reach_the_launches_of_main_and_its_exit_code_counts(tmp_path, capfd):
+    path = tmp_path / "program.cu"
+    path.write_text("""#include <cuda_runtime.h>
+__global__ void total(float *y, int stride) {
+    atomicAdd(y, 0.1f * threadIdx.x);
+    y[32 + threadIdx.x * stride] = 1;
+}
+int main(int argc, char **argv) {
+    float *y;
+    cudaMalloc(&y, 4096 * sizeof(float));
+    cudaMemset(y, 0, 4);
+    if (argc == 3) total<<<1,
+        2048>>>(y, 32);
+    total<<<1, 32>>>(y, 32);
+    return argc - 1;
+}
+""")
+    assert check.main(["check", str(path), "--count-lines", "--orders=2"]) == 0
+    out = capfd.readouterr().out
+    assert "note: kernel total, line program.cu:3: 24 atomic additions round in an order that is not fixed" in out
+    assert "note: program.cu:4: 28 sectors too many in 1 accesses by warps" in out
+    assert "ran total 1 times, in 2 orders" in out
+    assert check.main(["check", str(path), "--deterministic"]) == 1
+    assert "NotDeterministic: kernel total, line program.cu:3" in capfd.readouterr().out
+    assert check.main(["check", str(path), "--main=word"]) == 1
+    assert "main() returned 1; it must return 0" in capfd.readouterr().out
+    assert check.main(["check", str(path), "--main=a b"]) == 1
+    message = "LaunchError: kernel total, launched at program.cu:10 with grid (1, 1, 1) and block (2048, 1, 1): no GPU"
+    assert message in capfd.readouterr().out
 
 
 SUITE = """

@@ -36,7 +36,7 @@ extern "C" {
 EMULATOR_HOST void* (*emulator_host_malloc)(size_t, int) = nullptr;
 EMULATOR_HOST void (*emulator_host_free)(void*) = nullptr;
 EMULATOR_HOST void (*emulator_host_written)(void*, size_t) = nullptr;
-EMULATOR_HOST int (*emulator_host_launch)(const char*, void*, void**, const void*, int, const unsigned*, const unsigned*, size_t) = nullptr;
+EMULATOR_HOST int (*emulator_host_launch)(const char*, const char*, void*, void**, const void*, int, const unsigned*, const unsigned*, size_t) = nullptr;
 }
 
 namespace emulator {
@@ -65,21 +65,23 @@ struct CallObject {
     static EMULATOR_UNWATCHED void call(void** arguments) { with(arguments, std::index_sequence_for<A...>()); }
 };
 
-inline cudaError_t hand_over(const char* name, void (*call)(void**), void** arguments, const Parameter* parameters, int count,
-                             dim3 grid, dim3 block, size_t shared) {
+// line: of the launch, such as "a.cu:12", or null where it is not known.
+inline cudaError_t hand_over(const char* name, const char* line, void (*call)(void**), void** arguments, const Parameter* parameters,
+                             int count, dim3 grid, dim3 block, size_t shared) {
     unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z};
-    int error = emulator_host_launch(name, (void*)call, arguments, parameters, count, sizes, sizes + 3, shared);
+    int error = emulator_host_launch(name, line, (void*)call, arguments, parameters, count, sizes, sizes + 3, shared);
     if (error) last_error() = (cudaError_t)error;
     return (cudaError_t)error;
 }
 
 struct Launcher {
     const char* name;
+    const char* line;
     dim3 grid, block;
     size_t shared;
 
-    Launcher(const char* name, dim3 grid, dim3 block, size_t shared = 0, cudaStream_t = nullptr)
-        : name(name), grid(grid), block(block), shared(shared) {}
+    Launcher(const char* name, const char* line, dim3 grid, dim3 block, size_t shared = 0, cudaStream_t = nullptr)
+        : name(name), line(line), grid(grid), block(block), shared(shared) {}
 
     template <class... P, class... A>
     void run(void (*kernel)(P...), A&&... values) {
@@ -88,7 +90,7 @@ struct Launcher {
             [&](auto&... each) {
                 void* arguments[] = {(void*)&kernel, (void*)&each..., nullptr};
                 Parameter parameters[] = {parameter<P>()..., {}};
-                hand_over(name, Call<P...>::call, arguments, parameters, sizeof...(P), grid, block, shared);
+                hand_over(name, line, Call<P...>::call, arguments, parameters, sizeof...(P), grid, block, shared);
             },
             converted);
     }
@@ -100,7 +102,7 @@ struct Launcher {
             [&](auto&... each) {
                 void* arguments[] = {(void*)&call, (void*)&each..., nullptr};
                 Parameter parameters[] = {parameter<std::decay_t<A>>()..., {}};
-                hand_over(name, CallObject<std::remove_reference_t<F>, std::decay_t<A>...>::call, arguments, parameters,
+                hand_over(name, line, CallObject<std::remove_reference_t<F>, std::decay_t<A>...>::call, arguments, parameters,
                           sizeof...(A), grid, block, shared);
             },
             kept);
@@ -232,7 +234,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void**
     void* arguments[sizeof...(P) + 2] = {(void*)&kernel};
     for (size_t i = 0; i < sizeof...(P); i++) arguments[i + 1] = values[i];
     emulator::Parameter parameters[] = {emulator::parameter<P>()..., {}};
-    return emulator::hand_over("a kernel", emulator::Call<P...>::call, arguments, parameters, sizeof...(P), grid, block, shared);
+    return emulator::hand_over("a kernel", nullptr, emulator::Call<P...>::call, arguments, parameters, sizeof...(P), grid, block, shared);
 }
 template <class... P>
 cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** values, size_t shared = 0, cudaStream_t stream = nullptr) {

@@ -71,18 +71,26 @@ def allocation_offset(memory):
     return start - memory.ctypes.data
 
 
+def type_name(dtype):
+    """A dtype as messages name it: CUDA's vector types, whose dtype is a structured one, as float32x4."""
+    if dtype.names:
+        return f"{dtype[0]}x{len(dtype)}"
+    return f"struct of {dtype.itemsize} bytes" if dtype.kind == "V" else str(dtype)
+
+
 class Arena:
     """The memory of one checked launch: copies of its arrays and its dynamic shared memory, with gaps between.
 
-    Sparse arrays (sparse.py) are too large to copy and stay where they are.
+    Sparse arrays (sparse.py) are too large to copy and stay where they are. `pieces`: of dynamic shared memory, the
+    buffer and the parts that it may be divided into.
     """
 
-    def __init__(self, arguments, dynamic_shared, parts):
+    def __init__(self, arguments, dynamic_shared, pieces):
         groups = group_overlapping(arguments)
         in_place = [group for group in groups if all(a.sparse for a in group.members)]
         self.groups = [group for group in groups if group not in in_place]
-        sizes = [group.stop - group.start for group in self.groups] + [dynamic_shared] * (1 + parts)
-        gap = max(GAP, *sizes) // ALIGNMENT * ALIGNMENT + ALIGNMENT
+        sizes = [group.stop - group.start for group in self.groups] + [dynamic_shared] * pieces
+        gap = max([GAP, *sizes]) // ALIGNMENT * ALIGNMENT + ALIGNMENT
         self.memory = np.empty(sum(sizes) + (gap + 2 * ALIGNMENT) * (len(sizes) + 1), np.uint8)
         self.regions, at = [], gap - self.memory.ctypes.data % ALIGNMENT
         for group in in_place:
@@ -91,8 +99,8 @@ class Arena:
         for group in self.groups:
             self._place(group, at + allocation_offset(group.members[0].memory) % ALIGNMENT)
             at += -(-group.bytes.size // ALIGNMENT) * ALIGNMENT + ALIGNMENT + gap
-        self.dynamic_shared = self.memory[at : at + dynamic_shared]
-        for part in range(1 + parts if dynamic_shared else 0):
+        self.dynamic_shared = self.memory.ctypes.data + at
+        for part in range(pieces):
             address = self.memory.ctypes.data + at
             name = "a part of dynamic shared memory" if part else "dynamic shared memory"
             self.regions.append(shared_region(address, dynamic_shared, name))
@@ -118,7 +126,7 @@ class Arena:
                 base=group.bytes.ctypes.data,
                 bytes=group.bytes.size,
                 name=first.name.encode(),
-                type=str(first.memory.dtype).encode(),
+                type=type_name(first.memory.dtype).encode(),
                 item=first.memory.itemsize,
                 written=None if group.written is None else group.written.ctypes.data,
                 read_only=all(a.constant for a in group.members),

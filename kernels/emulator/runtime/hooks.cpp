@@ -41,6 +41,11 @@ struct CastData {
     SourceLocation where;
     TypeDescriptor *from, *to;
 };
+struct MismatchData {
+    SourceLocation where;
+    TypeDescriptor* type;
+    unsigned char log_alignment, kind;
+};
 
 std::string name(const SourceLocation& where) {
     const char* slash = strrchr(where.file, '/');
@@ -49,6 +54,14 @@ std::string name(const SourceLocation& where) {
 
 // The emulator's own headers compute as a GPU does, not as C++ does.
 bool is_ours(const SourceLocation& where) { return strstr(where.file, "emulator/include/") != nullptr; }
+
+// What is at an address, as "x[1]".
+std::string place(uint64_t address) {
+    char* pointer = reinterpret_cast<char*>(address);
+    int64_t region = current.launch->checked ? checker::find(pointer, 1) : -1;
+    if (region < 0) return "memory";
+    return checker::element(current.launch->regions[region], pointer - current.launch->regions[region].base);
+}
 
 // A value of up to 8 bytes comes as a number, a larger one by its address.
 int64_t integer(const TypeDescriptor* type, uint64_t value) {
@@ -103,10 +116,11 @@ void __ubsan_handle_out_of_bounds(OutOfBoundsData* data, uint64_t index) {
     fail(OUT_OF_BOUNDS, "uses the index " + std::to_string((int64_t)index) + " at " + name(data->where) +
          " in an array of the type " + data->array->name);
 }
-void __ubsan_handle_type_mismatch_v1(SourceLocation* where, uint64_t address) {
+void __ubsan_handle_type_mismatch_v1(MismatchData* data, uint64_t address) {
     if (!in_kernel()) return;
-    fail(MISALIGNED, "uses an address at " + name(*where) + " that is " + std::to_string(address % 16) +
-         " bytes past a multiple of 16, which its type does not allow");
+    uint64_t alignment = 1ull << data->log_alignment;
+    fail(MISALIGNED, "uses " + place(address) + " at " + name(data->where) + " as " + data->type->name + ", at an address " +
+         std::to_string(address % alignment) + " bytes past a multiple of " + std::to_string(alignment));
 }
 void __ubsan_handle_add_overflow(OverflowData* data, uint64_t a, uint64_t b) {
     overflow(data, decimal(data->type, a) + " + " + decimal(data->type, b));

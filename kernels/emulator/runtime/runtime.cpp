@@ -219,6 +219,7 @@ struct Worker {
     void run_blocks();
     [[noreturn]] void leave();
     char* new_stack();
+    std::string no_stack() const;
 };
 
 struct Block {
@@ -304,10 +305,18 @@ static void fiber_main() {
     }
 }
 
+// All threads that wait for others keep their stacks: those of a block, and with a grid barrier of all blocks.
+std::string Worker::no_stack() const {
+    int64_t blocks = (int64_t)gridDim.x * gridDim.y * gridDim.z, threads = (int64_t)blockDim.x * blockDim.y * blockDim.z;
+    return "got no memory for its stack: the launch has " + std::to_string(blocks) + " blocks of " + std::to_string(threads) +
+           " threads, and blocks that wait for each other are all resident: there is memory for " +
+           std::to_string((int64_t)(stack_count - 1) / threads) + " of them; launch fewer or smaller ones";
+}
+
 char* Worker::new_stack() {
     if (free_stacks.empty()) {
         char* stack = stacks->get(stack_count++);
-        if (!stack) fail(CRASH, "got no memory for its stack");
+        if (!stack) fail(TOO_LARGE, no_stack());
         return stack;
     }
     char* stack = free_stacks.back();

@@ -2,7 +2,9 @@
 
 import re
 
+from kernels.emulator.errors import CompileError
 from kernels.emulator.source.scan import blank, closing_parenthesis
+from kernels.emulator.source.translate import line_at
 
 MAIN = re.compile(r"\bmain\s*\(")
 
@@ -34,21 +36,25 @@ def overloaded_kernels(text):
     return shared | set(TEMPLATE_KERNEL.findall(text))
 
 
-def translate_launches(code):
-    """`code` with each launch rewritten."""
+def translate_launches(code, name):
+    """`code` of the file `name` with each launch rewritten. CompileError for a `<<<` that begins none."""
     text = blank(code)
     overloaded = overloaded_kernels(text)
     at = text.rfind("<<<")
     while at >= 0:  # from the last one on, so that what was found before stays where it is
-        start, stop = _kernel_start(text, at), text.index(">>>", at)
+        start, stop = _kernel_start(text, at), text.find(">>>", at)
+        opening = text.find("(", stop)
+        if stop < 0 or opening < 0 or closing_parenthesis(text, opening) is None:
+            raise CompileError(f"{name}:{line_at(code, at)}: <<< has no >>>(...) after it")
         kernel, settings = code[start:at].strip(), code[at + 3 : stop]
-        opening = text.index("(", stop)
         empty = not text[opening + 1 : closing_parenthesis(text, opening)].strip()
-        name = re.sub(r"\s+", " ", kernel)
+        written = re.sub(r"\s+", " ", kernel)
         callee = f"run({kernel}"
-        if re.sub(r"<.*", "", name).split("::")[-1] in overloaded:  # then the arguments decide
+        if re.sub(r"<.*", "", written).split("::")[-1] in overloaded:  # then the arguments decide
             callee = f"run_call([](auto... emulator_each) {{ {kernel}(emulator_each...); }}"
-        new = f'emulator::Launcher("{name}", {settings}).{callee}' + ("" if empty else ", ")
+        new = f'emulator::Launcher("{written}", emulator_line(__FILE__, __LINE__), {settings}).{callee}' + (
+            "" if empty else ", "
+        )
         lost = code.count("\n", start, opening + 1) - new.count("\n")
         code = code[:start] + new + "\n" * lost + code[opening + 1 :]
         text = text[:start] + " " * len(new) + "\n" * lost + text[opening + 1 :]

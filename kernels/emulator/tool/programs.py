@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.emulator import checks
-from kernels.emulator.errors import EmulatorError
+from kernels.emulator.errors import EmulatorError, LaunchError
 from kernels.emulator.memory.arena import ALIGNMENT, Arena
 from kernels.emulator.module import Build, RawModule, execute
 from kernels.emulator.record import LaunchRecord, Parameter, Region
@@ -31,6 +31,7 @@ Free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 Written = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 Run = ctypes.CFUNCTYPE(
     ctypes.c_int,
+    ctypes.c_char_p,
     ctypes.c_char_p,
     ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_void_p),
@@ -112,20 +113,24 @@ class Program(RawModule):
             if 0 <= start < allocation.size:
                 allocation.written[start : start + size] = 1
 
-    def _launch(self, name, call, arguments, parameters, count, grid, block, shared):
+    def _launch(self, name, line, call, arguments, parameters, count, grid, block, shared):
         kernel = ProgramKernel(name.decode())
         record = LaunchRecord(call=call, arguments=arguments, dynamic_shared=shared)
         record.grid[:], record.block[:] = grid[:3], block[:3]
         try:
             if math.prod(record.block) > 1024 or 0 in (*record.grid, *record.block):
-                raise EmulatorError(
-                    f"kernel {kernel.name}: grid {grid[:3]}, block {block[:3]}: no GPU accepts that launch"
+                place = f" at {line.decode()}" if line else ""
+                raise LaunchError(
+                    f"kernel {kernel.name}, launched{place} with grid {tuple(grid[:3])} and block {tuple(block[:3])}: "
+                    "no GPU accepts that"
                 )
-            arena = Arena([], shared, checks.PARTS if "__shared_part__" in self.code else 0)
-            record.dynamic_shared_memory = arena.dynamic_shared.ctypes.data
+            arena = Arena([], shared, checks.dynamic_pieces(self.code, shared))
+            record.dynamic_shared_memory = arena.dynamic_shared
             regions = arena.regions + self._regions(arguments, parameters, count)
             checks.run(self.request, record, kernel, self.loaded, [], regions)
             self.report("launch", kernel.name)
+            for note in checks.notes(self.request.launches.pop()):
+                self.report("note", note)
         except EmulatorError as error:
             self._found(error)
             return LAUNCH_FAILURE
@@ -161,6 +166,8 @@ def main(words=None):
     parser.add_argument("--report", type=Path, help="where to write findings and launches (default: stderr)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--same-value-writes", action="store_true")
+    parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--count-lines", action="store_true")
     parser.add_argument("--option", action="append", default=[], help="of the compiler, such as -DN=4")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     options = parser.parse_args(words)
@@ -169,7 +176,9 @@ def main(words=None):
     def report(kind, text):  # at once and unbuffered: the program may call exit
         os.write(output, (json.dumps([kind, text]) + "\n").encode())
 
-    request = checks.Request(options.seed, False, options.same_value_writes, False, False, [])
+    request = checks.Request(
+        options.seed, False, options.same_value_writes, options.deterministic, options.count_lines, []
+    )
     try:
         program = Program(options.file, options.option, request, report)
     except EmulatorError as error:

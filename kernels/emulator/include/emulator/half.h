@@ -115,6 +115,7 @@ struct __nv_bfloat16_raw { unsigned short x; };
     inline H2 h2##name(H2 a) { return {h##name(a.x), h##name(a.y)}; }
 EMULATOR_SIXTEEN_BITS(__half, __half2, __half_raw, half_to_float, float_to_half)
 EMULATOR_SIXTEEN_BITS(__nv_bfloat16, __nv_bfloat162, __nv_bfloat16_raw, bfloat16_to_float, float_to_bfloat16)
+EMULATOR_COMPONENTS(__half2, __half, 2) EMULATOR_COMPONENTS(__nv_bfloat162, __nv_bfloat16, 2)
 #undef EMULATOR_SIXTEEN_BITS
 #undef EMULATOR_SIXTEEN_OPERATOR
 #undef EMULATOR_SIXTEEN_COMPARE

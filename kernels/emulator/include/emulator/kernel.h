@@ -20,17 +20,19 @@ template <> struct Size<void> { static constexpr int value = 1; };
 template <> struct Size<const void> : Size<void> {};
 
 template <class T> struct Described { static constexpr int dimensions = 0, item = 0; };  // cupy/carray.cuh specializes it
-// kind 'p': a pointer to `pointee`; 'a': a CArray of `size` dimensions
-struct Parameter { char kind, pointee; int size, pointee_size, constant; };
+// kind 'p': a pointer to `pointee`; 'a': a CArray of `size` dimensions. A pointee that is one of CUDA's vector types has
+// `components` of the kind `component`, all others have none.
+struct Parameter { char kind, pointee, component; int size, pointee_size, constant, components; };
 template <class T> constexpr Parameter parameter() {
     if constexpr (std::is_pointer<T>::value) {
         using E = std::remove_pointer_t<T>;
-        return {'p', kind<E>(), 8, Size<E>::value, std::is_const<E>::value};
+        using V = Components<std::remove_cv_t<E>>;
+        return {'p', kind<E>(), kind<typename V::type>(), 8, Size<E>::value, std::is_const<E>::value, V::count};
     } else if constexpr (Described<std::remove_cv_t<T>>::dimensions > 0) {
         using D = Described<std::remove_cv_t<T>>;
-        return {'a', 0, D::dimensions, D::item, 0};
+        return {'a', 0, 0, D::dimensions, D::item, 0, 0};
     } else {
-        return {kind<T>(), 0, sizeof(T), 0, 0};
+        return {kind<T>(), 0, 0, sizeof(T), 0, 0, 0};
     }
 }
 template <auto function> struct Kernel;
