@@ -82,9 +82,10 @@ class LossScaler:
         return self.progress.loss_scale
 
     def accepts(self, loss: Any, norm: Any, step: int, lr: float) -> bool:
-        """Whether the gradients of a step are finite; if not, the scale is lowered, and they are to be computed again.
+        """Whether the gradients of a step, counted from 1, are finite; if not, the scale is lowered.
 
-        Synchronizes the device, to read the norm. UserError if a lower scale would not help.
+        Then they are to be computed again. Synchronizes the device, to read the norm. UserError if a lower scale would
+        not help.
         """
         if math.isfinite(float(norm)):
             self.progress.scaled_steps += 1
@@ -133,7 +134,7 @@ def train_step(
             loss, norm = optimizer.reduce(loss, (counts > 0).tolist(), fused)
         else:
             norm = tt.grad_norm(optimizer.parameters(), fused)
-        if scaler is None or scaler.accepts(loss, norm, step, optimizer.lr):
+        if scaler is None or scaler.accepts(loss, norm, step + 1, optimizer.lr):
             break
         optimizer.zero_grad()
     scale = 1.0 if scaler is None else scaler.scale

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.cpu.compiled import loop_alone
-from kernels.cpu.threads import run_together
+from kernels.cpu.threads import run_alone, run_together
+
+TEAM_BYTES = 2**22  # of a block's weights: fewer are read before several threads have met at its barriers
 
 
 class Norm(NamedTuple):
@@ -73,5 +75,6 @@ def decode(x, blocks: Blocks, cache, ends, table):
     widths = qkv[0], output[1], fc[0], mlp_output[1], x.shape[1]
     scratch = Scratch(*(np.empty((len(x), width), np.float32) for width in widths))
     run = loop_alone("decode_blocks")
-    run_together(lambda team, member: run(x, blocks, cache, ends, table, scratch, team, member))
+    start = run_together if sum(layer.values[0].nbytes for layer in layers) >= TEAM_BYTES else run_alone
+    start(lambda team, member: run(x, blocks, cache, ends, table, scratch, team, member))
     return x

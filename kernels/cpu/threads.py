@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -100,6 +100,11 @@ def run_together(work: Callable) -> None:
                 future.result()
 
 
+def run_alone(work: Callable) -> None:
+    """`run_together` on this thread only."""
+    work(np.array([1, 0, 0]), 0)
+
+
 def _run_member(work: Callable, team: np.ndarray, member: int) -> None:
     with _abandoned_on_error(team), _on_own_processor(member, team[MEMBERS]):
         work(team, member)
@@ -122,13 +127,16 @@ def _on_own_processor(member: int, members: int):
     leave both there, where each waits at every barrier until the other has had its turn.
     """
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    own = {sorted(usable)[member]} if len(usable) == members > 1 else usable
     try:
-        if len(usable) == members > 1:
-            os.sched_setaffinity(0, {sorted(usable)[member]})
+        if own != usable:
+            with suppress(OSError):  # which a sandbox may forbid
+                os.sched_setaffinity(0, own)
         yield
     finally:
-        if len(usable) == members > 1:
-            os.sched_setaffinity(0, usable)
+        with suppress(OSError):
+            if own != usable and os.sched_getaffinity(0) == own:  # else it was set from outside meanwhile
+                os.sched_setaffinity(0, usable)
 
 
 @contextmanager
@@ -152,3 +160,13 @@ def split_evenly(stop: int, count: int, start: int = 0) -> list[slice]:
         return [slice(start, stop)]
     bounds = [start + (stop - start) * i // count for i in range(count + 1)]
     return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _renew_threads() -> None:
+    """In a forked process, which has none of its parent's threads, and its locks as they were at that moment."""
+    _State.pool = ThreadPoolExecutor(_State.count - 1) if _State.count > 1 else None
+    _State.team = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_threads)

@@ -67,7 +67,8 @@ def test_logits_are_those_of_the_rounded_weights(options, kind, reader):
 
 
 @pytest.fixture(params=[1, 3], ids="{} threads".format)
-def threads(request):
+def threads(request, monkeypatch):
+    monkeypatch.setattr("kernels.cpu.decoder.TEAM_BYTES", 0)  # also for models as small as these
     before = get_num_threads()
     set_num_threads(request.param)
     yield request.param
@@ -90,6 +91,18 @@ def test_single_tokens_of_several_texts_in_one_loop_are_those_of_the_blocks(opti
         logits.append([batch.logits([1, 2, 3]), batch.logits([4, 5, 6])])
     assert len(calls) == 2
     np.testing.assert_allclose(*logits, atol=2e-5 * abs(logits[1][0]).max())
+
+
+def test_a_small_model_is_the_work_of_one_thread(monkeypatch):
+    pytest.importorskip("numba", reason="without it there is no such loop")
+    model = build()
+    pack_weights(model, "float32")
+    monkeypatch.setattr("kernels.cpu.decoder.run_together", None)  # else calling it would raise
+    context = Context(model)
+    context.append([[1, 2, 3]])
+    context.logits()
+    context.append([[4]])
+    assert np.isfinite(context.logits()).all()
 
 
 @pytest.mark.parametrize("options", [{"norm": "post"}, {"parallel": True}, {"qk_norm": "head"}, {"activation": "relu"}])

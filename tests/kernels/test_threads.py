@@ -132,6 +132,31 @@ def test_without_nested_parallelism_the_caller_is_a_team_of_one():
     assert members == [(1, 0)]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_has_threads_of_its_own():
+    set_num_threads(2)
+    run_together(lambda team, member: None)
+    child = os.fork()
+    if child == 0:
+        members: list[int] = []
+        run_together(lambda team, member: members.append(member))
+        os._exit(0 if sorted(members) == [0, 1] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads have no processors of their own here")
+def test_a_team_works_where_threads_may_not_choose_a_processor(monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    set_num_threads(2)
+    members: list[int] = []
+    run_together(lambda team, member: members.append(member))
+    assert sorted(members) == [0, 1]
+
+
 DISABLED = """
 import sys
 sys.path[:0] = {path!r}
