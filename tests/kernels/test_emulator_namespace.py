@@ -87,6 +87,10 @@ def test_what_cupy_refuses():
         update(np.ones(4), 1, x, x)
     with pytest.raises(TypeError, match="no array has this type"):
         inside(1, 2, 3)
+    with pytest.raises(TypeError, match=r"Unsupported type <class .numpy\.ndarray.>"):
+        cupy.RawKernel(OWN_TYPES, "mix")((1,), (1,), (np.ones(4, np.uint64),))
+    with pytest.raises(ValueError, match=r"non-scalar numpy\.ndarray cannot be used for fill"):
+        x[:] = np.ones(4, np.float32)
 
 
 OWN_TYPES = """typedef unsigned long long uint64_t;
@@ -99,6 +103,20 @@ def test_a_source_may_declare_the_types_that_nvrtc_lacks(build):
     y = cupy.array([1, 256, 257], dtype=np.uint64)
     cupy.RawKernel(OWN_TYPES, "mix")((1,), (3,), (y,))
     assert y.tolist() == [1, 0, 1]
+
+
+def test_kernels_opt_in_to_more_shared_memory(build):
+    code = """extern "C" __global__ void k(float *y) {
+        extern __shared__ float s[]; s[15000] = 1; y[0] = s[15000];
+    }"""
+    y = cupy.zeros(1, dtype=np.float32)
+    for kernel in (cupy.RawKernel(code, "k"), cupy.RawModule(code).get_function("k")):
+        with pytest.raises(emulator.LaunchError, match="unless max_dynamic_shared_size_bytes is set higher"):
+            kernel((1,), (1,), (y,), shared_mem=60004)
+        kernel.max_dynamic_shared_size_bytes = 60004
+        assert kernel.attributes["max_dynamic_shared_size_bytes"] == 60004
+        kernel((1,), (1,), (y,), shared_mem=60004)
+    assert y.tolist() == [1]
 
 
 POINTERS = """extern "C" __global__ void gather(float *y, const float **tables, int n) {

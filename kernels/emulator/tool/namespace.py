@@ -20,6 +20,13 @@ from kernels.emulator.tool.reduction import ReductionKernel
 KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
 
 
+_most_shared = property(
+    lambda self: self.kernel.max_dynamic_shared_size_bytes,
+    lambda self, value: setattr(self.kernel, "max_dynamic_shared_size_bytes", value),
+    doc="Bytes of dynamic shared memory a launch may use; set it to go beyond 48 KiB in all.",
+)
+
+
 class RawModule(module.RawModule):
     """`cupy.RawModule`, also from a file (`path`)."""
 
@@ -39,7 +46,7 @@ class Lenient:
     """A kernel that takes addresses for arrays, and Python integers for 4-byte ones, as a GPU reads 4 bytes of them."""
 
     def __init__(self, kernel):
-        self.kernel, self.attributes = kernel, kernel.attributes
+        self.kernel = kernel
 
     def __call__(self, grid, block, args, *, shared_mem=0, **_):
         args = [self._cast(a, p) for a, (_, p, _) in zip(args, self.kernel.parameters, strict=False)] + list(
@@ -51,6 +58,8 @@ class Lenient:
     def _cast(value, parameter):
         if value is None:
             return np.uint64(0)  # a null pointer
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"Unsupported type {type(value)}, move it to the device with asarray first")
         if isinstance(value, cuda_like.MemoryPointer):
             return value.ptr
         if type(value) is int and parameter.kind == b"i":
@@ -59,13 +68,11 @@ class Lenient:
             return np.bool_(value)
         return np.float64(value) if type(value) is float else value
 
-    @property
-    def max_dynamic_shared_size_bytes(self):
-        return self.kernel.max_dynamic_shared_size_bytes
+    max_dynamic_shared_size_bytes = _most_shared
 
-    @max_dynamic_shared_size_bytes.setter
-    def max_dynamic_shared_size_bytes(self, value):
-        self.kernel.max_dynamic_shared_size_bytes = value
+    @property
+    def attributes(self):
+        return self.kernel.attributes
 
 
 class RawKernel:
@@ -90,6 +97,8 @@ class RawKernel:
 
     def __call__(self, grid, block, args, *, shared_mem=0, **_):
         self.kernel(grid, block, args, shared_mem=shared_mem)
+
+    max_dynamic_shared_size_bytes = _most_shared
 
     def __getattr__(self, name):
         if name.startswith("_"):
