@@ -124,7 +124,7 @@ def checked(seed=0, count_flops=False, same_value_writes=False, deterministic=Fa
 
 @contextmanager
 def checked_everywhere(findings):
-    """Every launch of the process runs in the checked build, in each thread, unless it is inside a `checked` of its own.
+    """Every launch of the process, in each thread, runs in the checked build, but for those inside a `checked`.
 
     What is wrong raises as in `checked`, and is also added to the list `findings`, in case the caller catches it.
     """

@@ -5,6 +5,7 @@ that it does not know is NumPy's function of that name, on arrays that still do 
 Next: plugin.py.
 """
 
+import os
 import types
 from importlib.machinery import ModuleSpec
 
@@ -17,7 +18,7 @@ from kernels.emulator.tool.libraries import make_libraries
 from kernels.emulator.tool.parameters import C_TYPES
 from kernels.emulator.tool.reduction import ReductionKernel
 
-KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
+KEYWORDS = ("translate_cucomplex", "jitify")
 
 
 _most_shared = property(
@@ -30,10 +31,12 @@ _most_shared = property(
 class RawModule(module.RawModule):
     """`cupy.RawModule`, also from a file (`path`)."""
 
-    def __init__(self, code=None, *, path=None, **keywords):
+    def __init__(self, code=None, *, path=None, enable_cooperative_groups=False, **keywords):
+        self.cooperative = enable_cooperative_groups
         if code is None:
             with open(path) as file:
                 code = file.read()
+            keywords["name"] = os.path.basename(path)
         keywords = {name: value for name, value in keywords.items() if name not in KEYWORDS}
         keywords["backend"] = "nvrtc"  # whatever compiler they ask for
         super().__init__(code, **keywords)
@@ -78,10 +81,15 @@ class Lenient:
 class RawKernel:
     """`cupy.RawKernel(code, name)`, compiled at its first launch."""
 
-    def __init__(self, code, name, options=(), backend="nvrtc", **_):
+    def __init__(self, code, name, options=(), backend="nvrtc", *, enable_cooperative_groups=False, **_):
         self.code, self.name, self.options, self.backend = code, name, options, backend
         expressions = (name,) if "<" in name else None
-        self._module = RawModule(code, options=options, name_expressions=expressions)
+        self._module = RawModule(
+            code,
+            options=options,
+            name_expressions=expressions,
+            enable_cooperative_groups=enable_cooperative_groups,
+        )
         self._function = None
 
     @property
