@@ -299,6 +299,23 @@ def test_streams_and_transforms():
     assert float(cupy.linalg.norm(x)) == pytest.approx(32**0.5)
 
 
+def test_names_that_are_missing_are_those_of_the_emulated_cupy():
+    for owner, name in (
+        (cupy, "cupy.nonsense"),
+        (cupy.linalg, "cupy.linalg.nonsense"),
+        (cupy.cuda, "cupy.cuda.nonsense"),
+    ):
+        assert not hasattr(owner, "nonsense")
+        with pytest.raises(AttributeError, match=rf"the emulated CuPy has no {name}: docs/emulator\.md"):
+            owner.nonsense  # noqa: B018
+    assert cupy.cuda.is_available()
+    assert cupy.fuse()(abs) is cupy.fuse(abs) is cupy.fuse(kernel_name="f")(abs) is abs
+    assert cupy.random.choice(3, size=(2, 2)).shape == (2, 2)
+    assert cupy.random.default_rng(0).random(3, dtype=np.float32).get().dtype == np.float32
+    assert cupy.random.RandomState(0).randint(2, size=3).tolist() == [0, 1, 1]
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+
 def test_importlib_finds_the_modules(monkeypatch):
     for name, module in MODULES.items():
         monkeypatch.setitem(sys.modules, name, module)

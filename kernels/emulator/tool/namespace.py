@@ -114,6 +114,11 @@ class RawKernel:
         return getattr(self.kernel, name)
 
 
+def fuse(*functions, kernel_name=None):
+    """`cupy.fuse`, with or without a keyword: the function as it is."""
+    return functions[0] if functions else fuse
+
+
 def get_typename(dtype):
     """`cupy._core._scalar.get_typename`, which is private and yet what projects name their kernels' types with."""
     return C_TYPES[np.dtype(dtype).name]
@@ -148,6 +153,7 @@ def _cuda():
     vars(cuda).update({name: value for name, value in vars(cuda_like).items() if not name.startswith("_")})
     cuda.compiler = compiler
     cuda.Stream, Stream.null = Stream, Stream(null=True)
+    cuda.is_available = lambda: True
     cuda.runtime = types.SimpleNamespace(**vars(cuda_like.runtime), CUDARuntimeError=CUDARuntimeError)
     return {"cupy.cuda": cuda, "cupy.cuda.compiler": compiler}
 
@@ -157,6 +163,22 @@ def _core():
     core, scalar = types.ModuleType("cupy._core"), types.ModuleType("cupy._core._scalar")
     scalar.get_typename, core._scalar = get_typename, scalar
     return {"cupy._core": core, "cupy._core._scalar": scalar}
+
+
+def missing(module, name):
+    """The AttributeError for a name that is neither here nor, where that would do, in NumPy."""
+    return AttributeError(f"the emulated CuPy has no {module}.{name}: docs/emulator.md says what it has")
+
+
+def _refuse_others(stand_in):
+    """Gives a module that error for the names that it lacks."""
+
+    def __getattr__(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise missing(stand_in.__name__, name)
+
+    stand_in.__getattr__ = __getattr__
 
 
 class Namespace(types.ModuleType):
@@ -170,6 +192,8 @@ class Namespace(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
+        if not hasattr(self._library, name):
+            raise missing(self.__name__, name)
         found = getattr(self._library, name)
         if isinstance(found, types.ModuleType):
             return Namespace(f"{self.__name__}.{name}", found)
@@ -188,8 +212,14 @@ def make_namespace():
     for name in ("testing", "random", "cublas", "cuda", "_core"):
         setattr(cupy, name, modules[f"cupy.{name}"])
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
+    cupy.fuse = fuse
+    cupy.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
+        free_all_blocks=lambda: None, n_free_blocks=lambda: 0
+    )
     cupy.memoize = lambda *_, **__: lambda function: function
     cupy.is_available = lambda: True
-    for name, stand_in in modules.items():  # what importlib.util.find_spec asks for
-        stand_in.__spec__, stand_in.__path__ = ModuleSpec(name, None), []
+    for name, stand_in in modules.items():
+        stand_in.__spec__, stand_in.__path__ = ModuleSpec(name, None), []  # what importlib.util.find_spec asks for
+        if not isinstance(stand_in, Namespace):
+            _refuse_others(stand_in)
     return modules
