@@ -16,10 +16,12 @@ def require_precision(config: TrainConfig, device: tt.Device) -> None:
         if config.dtype != "float32":
             raise UserError(
                 f"--dtype {config.dtype}: needs a GPU, as a CPU would compute in float32 all the same, and round "
-                "besides: use --device cuda, or --dtype float32"
+                "besides: use --device cuda, --device emulated, or --dtype float32"
             )
         if config.matmul != "float32":
-            raise UserError(f"--matmul {config.matmul}: needs a GPU: use --device cuda, or --matmul float32")
+            raise UserError(
+                f"--matmul {config.matmul}: needs a GPU: use --device cuda, --device emulated, or --matmul float32"
+            )
         return
     if config.dtype == BFLOAT16:
         named_dtype(BFLOAT16)

@@ -305,19 +305,16 @@ class ndarray:
         if is_mask:
             synchronized("a boolean index")
         if isinstance(value, np.ndarray) and value.ndim:
-            if not (isinstance(index, slice) and index == slice(None)):
-                raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-            self.set(value)
+            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        for array in (self, value):
+            if isinstance(array, ndarray):
+                cuda_like.check_current(array._device)
+        value = value.host if isinstance(value, ndarray) else value
+        if recorder := current_recorder():
+            recorder.setitem(self.host[host_index], value)
         else:
-            for array in (self, value):
-                if isinstance(array, ndarray):
-                    cuda_like.check_current(array._device)
-            value = value.host if isinstance(value, ndarray) else value
-            if recorder := current_recorder():
-                recorder.setitem(self.host[host_index], value)
-            else:
-                self.host[host_index] = value
-            self._mark_written()
+            self.host[host_index] = value
+        self._mark_written()
 
     @property
     def real(self):

@@ -11,9 +11,11 @@ record.py; runtime/checker.cpp watches the accesses.
 import ctypes
 import re
 import subprocess
+import threading
+from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernels.emulator import errors
@@ -30,6 +32,8 @@ FAULTS += [errors.UndefinedArithmetic, errors.ReadOnlyWrite, errors.RestrictViol
 FAULTS += [errors.NotDeterministic, errors.Deadlock, errors.LaunchError]  # scheduler.h's FaultKind
 PARTS = 16  # of a dynamic shared buffer, see __shared_part__
 _request = ContextVar("checked launches", default=None)
+_everywhere = None  # the request of `checked_everywhere`
+_one_at_a_time = threading.Lock()  # a launch works on copies of its arrays: no other may write to them meanwhile
 _rounded = ContextVar("launches that round as a GPU", default=False)
 
 
@@ -93,6 +97,7 @@ class Request:
     deterministic: bool
     count_lines: bool
     launches: list
+    findings: list = field(default_factory=list)  # as sentences
 
     @property
     def build(self):
@@ -119,6 +124,20 @@ def checked(seed=0, count_flops=False, same_value_writes=False, deterministic=Fa
 
 
 @contextmanager
+def checked_everywhere(findings):
+    """Every launch of the process, in each thread, runs in the checked build, but for those inside a `checked`.
+
+    What is wrong raises as in `checked`, and is also added to the list `findings`, in case the caller catches it.
+    """
+    global _everywhere
+    outer, _everywhere = _everywhere, Request(0, False, False, False, False, deque(maxlen=0), findings)
+    try:
+        yield
+    finally:
+        _everywhere = outer
+
+
+@contextmanager
 def gpu_rounding():
     """Every launch inside that is not checked rounds as on a GPU: denormal numbers are zero, a product and a sum fuse.
 
@@ -134,23 +153,28 @@ def gpu_rounding():
 
 def current_build():
     """The kind of build for a launch here and now, see compiler.KINDS."""
-    request = _request.get()
+    request = current_request()
     return request.build if request else "rounded" if _rounded.get() else "fast"
 
 
 def current_request():
-    """The innermost `with checked(...)` of this thread, or None."""
-    return _request.get()
+    """The innermost `with checked(...)` of this thread, else that of the whole process, or None."""
+    return _request.get() or _everywhere
 
 
 def launch(request, record, kernel, arguments):
     """One checked launch. Its counts join the request's launches; a fault leaves the arrays as they were."""
     build = kernel.module.build()
     pieces = dynamic_pieces(kernel.module.code, record.dynamic_shared)
-    arena = Arena(arguments, record.dynamic_shared, pieces)
-    record.dynamic_shared_memory = arena.dynamic_shared
-    run(request, record, kernel, build, arguments, arena.regions + live.regions(arguments))
-    arena.give_back({region.base for region in record.regions[: record.region_count] if region.stored})
+    with _one_at_a_time:
+        arena = Arena(arguments, record.dynamic_shared, pieces)
+        record.dynamic_shared_memory = arena.dynamic_shared
+        try:
+            run(request, record, kernel, build, arguments, arena.regions + live.regions(arguments))
+        except errors.EmulatorError as error:
+            request.findings.append(f"{type(error).__name__}: {error}")
+            raise
+        arena.give_back({region.base for region in record.regions[: record.region_count] if region.stored})
 
 
 def dynamic_pieces(code, size):

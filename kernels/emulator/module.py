@@ -48,6 +48,7 @@ class RawModule:
     """
 
     program = False  # tool/programs.py: whether the source has code for the host too
+    cooperative = True  # whether launches may have barriers of the grid; tool/namespace.py asks first, as CuPy does
 
     def __init__(self, code, *, options=(), backend="nvrtc", name_expressions=None, name=None):
         if backend != "nvrtc":
@@ -160,7 +161,7 @@ class RawKernel:
 
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
         """Runs the kernel to completion. `args`: arrays and NumPy scalars, one per parameter; `stream`: ignored."""
-        record = LaunchRecord(dynamic_shared=shared_mem)
+        record = LaunchRecord(dynamic_shared=shared_mem, uncooperative=not self.module.cooperative)
         record.grid[:], record.block[:] = self._sizes(grid, block, shared_mem)
         if len(args) != len(self.parameters):
             raise LaunchError(

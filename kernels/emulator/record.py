@@ -76,6 +76,7 @@ class LaunchRecord(ctypes.Structure):
         ("same_value_writes", c_int32),
         ("count_lines", c_int32),
         ("flush_to_zero", c_int32),
+        ("uncooperative", c_int32),
         ("seed", c_uint64),
         ("regions", ctypes.POINTER(Region)),
         ("region_count", c_int64),

@@ -186,6 +186,15 @@ def test_a_copy_that_changed_since_forward_is_noticed(emulated):
         y.sum().backward()
 
 
+def test_the_dtype_has_sixteen_bits_and_may_be_a_name(dtype):
+    model = nn.Linear(2, 2)
+    for given in (dtype, dtype.type, dtype.name):
+        assert nn.MixedPrecision(model, given)._copies._dtype == dtype
+    for wrong in ("garbage", "int8", "int16", np.float32, None):
+        with pytest.raises(ValueError, match=r"MixedPrecision: the dtype .* must be float16 or bfloat16"):
+            nn.MixedPrecision(model, wrong)
+
+
 def test_parameters_are_back_after_a_forward_pass_that_fails(emulated):
     model = make_model(SHAPES["gpt2"], "emulated")
     names = [name for name, _ in model.named_parameters()]

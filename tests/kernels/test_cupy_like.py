@@ -170,14 +170,15 @@ def test_what_cupy_refuses_raises_type_error(mix):
         mix(device_array(2, 3))
 
 
-def test_a_numpy_array_is_assigned_only_whole():
+def test_a_numpy_array_comes_only_by_set():
     x = device_array(2, 3)
-    x[:] = HOST
+    x.set(HOST)
     assert (x.get() == 1).all()
-    with pytest.raises(ValueError, match="cannot be used for fill"):
-        x[0] = HOST[0]
+    for index, value in ((slice(None), HOST), (0, HOST[0])):
+        with pytest.raises(ValueError, match="cannot be used for fill"):
+            x[index] = value
     with pytest.raises(ValueError, match="cannot set"):
-        x[:] = HOST.astype(np.float64)
+        x.set(HOST.astype(np.float64))
 
 
 def test_an_index_out_of_bounds_raises():

@@ -52,6 +52,53 @@ def test_a_reduction_into_an_array(build):
         norm(x, x, axis=0, out=out)
 
 
+EXTREMES = """struct Extremes {
+    float low, high;
+    bool empty;
+    __device__ Extremes() : empty(true) {}
+    __device__ Extremes(float x) : low(x), high(x), empty(false) {}
+};
+__device__ Extremes join(const Extremes &a, const Extremes &b) {
+    if (a.empty || b.empty) return a.empty ? b : a;
+    Extremes both(min(a.low, b.low));
+    both.high = max(a.high, b.high);
+    return both;
+}"""
+
+
+@pytest.mark.parametrize("identity", [None, ""])
+def test_a_reduction_without_identity_to_a_class(build, identity):
+    post = "low = a.low; high = a.high"
+    keywords = {"reduce_type": "Extremes", "preamble": EXTREMES}
+    extremes = cupy.ReductionKernel("T x", "T low, T high", "x", "join(a, b)", post, identity, "extremes", **keywords)
+    x = np.random.default_rng(0).random((3, 200), np.float32)
+    low, high = extremes(cupy.asarray(x), axis=1)
+    assert (low.tolist(), high.tolist()) == (x.min(1).tolist(), x.max(1).tolist())
+    with pytest.raises(ValueError, match="reduction operation extremes, which has no identity"):
+        extremes(cupy.zeros((3, 0), dtype=np.float32), axis=1)
+
+
+def test_the_indices_of_a_reduction(build):
+    """_J: in the reduced axis. _i: of the result. _j: of both, the result's index the fastest."""
+    mapped, post = "x * (100 * _J + 10 * _j + _i)", "y = a + 1000 * _i"
+    kernel = cupy.ReductionKernel("T x", "T y", mapped, "a + b", post, "0", "indices")
+    x = np.array([[1, 0], [0, 1], [1, 1]])
+    places = np.arange(2) * 100 + np.arange(2) * 30 + np.arange(3)[:, None] * 11  # 10 (3 J + i) + i
+    assert kernel(cupy.asarray(x), axis=1).tolist() == ((x * places).sum(1) + 1000 * np.arange(3)).tolist()
+
+
+def test_findings_in_expressions_name_the_expression_and_its_line():
+    operation = "int next = i + 1;\ny = x[next]"
+    shift = cupy.ElementwiseKernel("raw T x", "T y", operation, "shift")
+    total = cupy.ReductionKernel("T x, raw T w", "T y", "x * w[_J + 1]", "a + b", "y = a", "0", "total")
+    x, y = cupy.ones(4), cupy.empty(4)
+    with emulator.checked():
+        with pytest.raises(emulator.OutOfBounds, match=r"reads 8 bytes at x\[4\] at shift.operation:2, past"):
+            shift(x, y)
+        with pytest.raises(emulator.OutOfBounds, match=r"reads 8 bytes at w\[4\] at total.map_expr:1, past"):
+            total(x, cupy.ones(4))
+
+
 def test_outputs_of_elementwise_kernels_may_be_read_and_need_not_be_contiguous(build):
     memory = cupy.ones((4, 2), dtype=np.float32)
     w, m = memory[:, 0], memory[:, 1]
@@ -87,6 +134,10 @@ def test_what_cupy_refuses():
         update(np.ones(4), 1, x, x)
     with pytest.raises(TypeError, match="no array has this type"):
         inside(1, 2, 3)
+    with pytest.raises(TypeError, match=r"Unsupported type <class .numpy\.ndarray.>"):
+        cupy.RawKernel(OWN_TYPES, "mix")((1,), (1,), (np.ones(4, np.uint64),))
+    with pytest.raises(ValueError, match=r"non-scalar numpy\.ndarray cannot be used for fill"):
+        x[:] = np.ones(4, np.float32)
 
 
 OWN_TYPES = """typedef unsigned long long uint64_t;
@@ -99,6 +150,43 @@ def test_a_source_may_declare_the_types_that_nvrtc_lacks(build):
     y = cupy.array([1, 256, 257], dtype=np.uint64)
     cupy.RawKernel(OWN_TYPES, "mix")((1,), (3,), (y,))
     assert y.tolist() == [1, 0, 1]
+
+
+def test_kernels_opt_in_to_more_shared_memory(build):
+    code = """extern "C" __global__ void k(float *y) {
+        extern __shared__ float s[]; s[15000] = 1; y[0] = s[15000];
+    }"""
+    y = cupy.zeros(1, dtype=np.float32)
+    for kernel in (cupy.RawKernel(code, "k"), cupy.RawModule(code).get_function("k")):
+        with pytest.raises(emulator.LaunchError, match="unless max_dynamic_shared_size_bytes is set higher"):
+            kernel((1,), (1,), (y,), shared_mem=60004)
+        kernel.max_dynamic_shared_size_bytes = 60004
+        assert kernel.attributes["max_dynamic_shared_size_bytes"] == 60004
+        kernel((1,), (1,), (y,), shared_mem=60004)
+    assert y.tolist() == [1]
+
+
+GRID_BARRIER = """#include <cooperative_groups.h>
+extern "C" __global__ void k(int *y) {
+    y[blockIdx.x] = 1; cooperative_groups::this_grid().sync();
+    if (blockIdx.x == 0) y[2] = y[0] + y[1];
+}"""
+
+
+def test_a_barrier_of_the_grid_needs_a_cooperative_launch(build):
+    y, line = cupy.zeros(3, dtype=np.int32), " at kernel.cu:3" if build == "checked" else ""
+    for wrong in (cupy.RawKernel(GRID_BARRIER, "k"), cupy.RawModule(GRID_BARRIER).get_function("k")):
+        with pytest.raises(emulator.DivergentBarrier, match=rf"barrier{line}, .*with enable_cooperative_groups=True"):
+            wrong((2,), (1,), (y,))
+    cupy.RawKernel(GRID_BARRIER, "k", enable_cooperative_groups=True)((2,), (1,), (y,))
+    assert y.tolist() == [1, 1, 2]
+
+
+def test_findings_in_a_module_from_a_file_name_it(tmp_path):
+    (tmp_path / "late.cu").write_text('\nextern "C" __global__ void k(int *y) { y[1] = 0; }')
+    kernel = cupy.RawModule(path=str(tmp_path / "late.cu")).get_function("k")
+    with emulator.checked(), pytest.raises(emulator.OutOfBounds, match=r"y\[1\] at late.cu:2"):
+        kernel((1,), (1,), (cupy.zeros(1, dtype=np.int32),))
 
 
 POINTERS = """extern "C" __global__ void gather(float *y, const float **tables, int n) {
@@ -209,6 +297,23 @@ def test_streams_and_transforms():
     assert x.tolist() == [[4, 0, 0, 0]] * 2
     assert cupy.fft.ifft(x, axis=1).tolist() == [[1, 1, 1, 1]] * 2
     assert float(cupy.linalg.norm(x)) == pytest.approx(32**0.5)
+
+
+def test_names_that_are_missing_are_those_of_the_emulated_cupy():
+    for owner, name in (
+        (cupy, "cupy.nonsense"),
+        (cupy.linalg, "cupy.linalg.nonsense"),
+        (cupy.cuda, "cupy.cuda.nonsense"),
+    ):
+        assert not hasattr(owner, "nonsense")
+        with pytest.raises(AttributeError, match=rf"the emulated CuPy has no {name}: docs/emulator\.md"):
+            owner.nonsense  # noqa: B018
+    assert cupy.cuda.is_available()
+    assert cupy.fuse()(abs) is cupy.fuse(abs) is cupy.fuse(kernel_name="f")(abs) is abs
+    assert cupy.random.choice(3, size=(2, 2)).shape == (2, 2)
+    assert cupy.random.default_rng(0).random(3, dtype=np.float32).get().dtype == np.float32
+    assert cupy.random.RandomState(0).randint(2, size=3).tolist() == [0, 1, 1]
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def test_importlib_finds_the_modules(monkeypatch):

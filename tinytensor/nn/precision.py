@@ -20,6 +20,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from kernels.dtypes import is_sixteen_bit
+from kernels.namespace import named_dtype
 from tinytensor.backend import kernels_for
 from tinytensor.nn.module import Module, Parameter
 from tinytensor.tensor import Function, Tensor
@@ -75,10 +79,11 @@ class ScaleGradient(Function):
 class MixedPrecision(Module):
     """`model(ids, targets)`, a mean loss in float32, from copies of the parameters in another dtype.
 
-    loss_scale: multiplies every gradient.
+    dtype: float16 or bfloat16, by its name too, else ValueError. loss_scale: multiplies every gradient.
     """
 
     def __init__(self, model: Module, dtype: Any):
+        dtype = _sixteen_bit(dtype)
         self.model = model
         self.loss_scale = 1.0
         self._copies = _Copies(model, dtype)
@@ -88,6 +93,17 @@ class MixedPrecision(Module):
         with self._copies.in_place():
             y = self.model(*args)
         return y if self.loss_scale == 1 else ScaleGradient(self.loss_scale)(y)
+
+
+def _sixteen_bit(dtype: Any) -> np.dtype:
+    """The dtype of 16 bits that `dtype` is or names."""
+    try:
+        found = named_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not is_sixteen_bit(found):
+        raise ValueError(f"MixedPrecision: the dtype {dtype!r} must be float16 or bfloat16")
+    return found
 
 
 class _Copies:

@@ -516,6 +516,9 @@ void Block::wait_for_grid() {
 
 EMULATOR_EXPORT void emulator_grid_barrier(const char* line) {
     Block& block = *worker->block;
+    if (block.launch->uncooperative)
+        fail(DIVERGENT_BARRIER, std::string("waits at a grid barrier") + (*line ? " at " : "") + line +
+             ", but the launch is not a cooperative one: make the kernel with enable_cooperative_groups=True");
     block.grid_barrier = true;
     arrive(block.threads[current.thread], line);
     if (!block.all_arrived()) return block.suspend();

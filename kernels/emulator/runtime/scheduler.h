@@ -51,6 +51,7 @@ struct Launch {
     int32_t same_value_writes;  // checked only: two threads may write one value to one place
     int32_t count_lines;        // checked only: see access_counts.cpp
     int32_t flush_to_zero;      // denormal floats count as zero
+    int32_t uncooperative;      // not a cooperative launch: no barrier of the grid
     uint64_t seed;
     Region* regions;        // checked only; in order of address
     int64_t region_count;

@@ -1,6 +1,6 @@
 """`cupy.ElementwiseKernel` on the emulator: a loop over elements around the user's expression.
 
-Builds on parameters.py. Next: reduction.py.
+Findings name the lines of the operation as "NAME.operation:1". Builds on parameters.py. Next: reduction.py.
 """
 
 import math
@@ -18,6 +18,7 @@ extern "C" __global__ void {name}({parameters}, long long _n) {{
     {loop_prep};
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < _n; i += _stride) {{
         {elements}
+#line 1 "{name}.operation"
         {operation};
     }}
     {after_loop};

@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.emulator import arrays
 
-DRAWN = "rand randn random randint uniform normal standard_normal random_sample permutation"  # of cupy.random
+DRAWN = "rand randn random randint uniform normal standard_normal random_sample permutation choice"  # of cupy.random
 SCATTERED = {"scatter_add": np.add, "scatter_max": np.maximum, "scatter_min": np.minimum}  # of cupyx
 COMPARED = "allclose array_equal array_almost_equal equal almost_equal array_less"  # of cupy.testing
 TRANSFORMS = "fft ifft fft2 ifft2 fftn ifftn"  # of cupyx.scipy.fft
@@ -32,12 +32,22 @@ def _comparison(name):
     return lambda actual, desired, *args, **keywords: check(to_numpy(actual), to_numpy(desired), *args, **keywords)
 
 
-def _draw(name):
+def _draw(function):
     def draw(*args, dtype=None, **keywords):
-        values = np.asarray(getattr(np.random, name)(*args, **keywords))
+        values = np.asarray(function(*args, **keywords))
         return arrays.from_host(values if dtype is None else values.astype(dtype))
 
     return draw
+
+
+class Generator:
+    """One of NumPy's generators, whose draws are arrays of the device."""
+
+    def __init__(self, generator):
+        self._generator = generator
+
+    def __getattr__(self, name):
+        return _draw(getattr(self._generator, name))
 
 
 def _scatter(name, ufunc):
@@ -68,7 +78,9 @@ def _transform(name):
 def make_libraries():
     """{module name: module}."""
     testing = {f"assert_{name}": _comparison(name) for name in COMPARED.split()}
-    random = {name: _draw(name) for name in DRAWN.split()} | {"seed": np.random.seed}
+    random = {name: _draw(getattr(np.random, name)) for name in DRAWN.split()} | {"seed": np.random.seed}
+    random["default_rng"] = lambda seed=None: Generator(np.random.default_rng(seed))
+    random["RandomState"] = lambda seed=None: Generator(np.random.RandomState(seed))
     cublas = {name: _reduction(name, function) for name, function in REDUCED.items()}
     cupyx = {name: _scatter(name, ufunc) for name, ufunc in SCATTERED.items()}
     fft = {name: _transform(name) for name in TRANSFORMS.split()} | {"get_fft_plan": lambda *_, **__: None}

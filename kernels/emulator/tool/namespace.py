@@ -5,6 +5,7 @@ that it does not know is NumPy's function of that name, on arrays that still do 
 Next: plugin.py.
 """
 
+import os
 import types
 from importlib.machinery import ModuleSpec
 
@@ -17,16 +18,25 @@ from kernels.emulator.tool.libraries import make_libraries
 from kernels.emulator.tool.parameters import C_TYPES
 from kernels.emulator.tool.reduction import ReductionKernel
 
-KEYWORDS = ("translate_cucomplex", "enable_cooperative_groups", "jitify")
+KEYWORDS = ("translate_cucomplex", "jitify")
+
+
+_most_shared = property(
+    lambda self: self.kernel.max_dynamic_shared_size_bytes,
+    lambda self, value: setattr(self.kernel, "max_dynamic_shared_size_bytes", value),
+    doc="Bytes of dynamic shared memory a launch may use; set it to go beyond 48 KiB in all.",
+)
 
 
 class RawModule(module.RawModule):
     """`cupy.RawModule`, also from a file (`path`)."""
 
-    def __init__(self, code=None, *, path=None, **keywords):
+    def __init__(self, code=None, *, path=None, enable_cooperative_groups=False, **keywords):
+        self.cooperative = enable_cooperative_groups
         if code is None:
             with open(path) as file:
                 code = file.read()
+            keywords["name"] = os.path.basename(path)
         keywords = {name: value for name, value in keywords.items() if name not in KEYWORDS}
         keywords["backend"] = "nvrtc"  # whatever compiler they ask for
         super().__init__(code, **keywords)
@@ -39,7 +49,7 @@ class Lenient:
     """A kernel that takes addresses for arrays, and Python integers for 4-byte ones, as a GPU reads 4 bytes of them."""
 
     def __init__(self, kernel):
-        self.kernel, self.attributes = kernel, kernel.attributes
+        self.kernel = kernel
 
     def __call__(self, grid, block, args, *, shared_mem=0, **_):
         args = [self._cast(a, p) for a, (_, p, _) in zip(args, self.kernel.parameters, strict=False)] + list(
@@ -51,6 +61,8 @@ class Lenient:
     def _cast(value, parameter):
         if value is None:
             return np.uint64(0)  # a null pointer
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"Unsupported type {type(value)}, move it to the device with asarray first")
         if isinstance(value, cuda_like.MemoryPointer):
             return value.ptr
         if type(value) is int and parameter.kind == b"i":
@@ -59,22 +71,25 @@ class Lenient:
             return np.bool_(value)
         return np.float64(value) if type(value) is float else value
 
-    @property
-    def max_dynamic_shared_size_bytes(self):
-        return self.kernel.max_dynamic_shared_size_bytes
+    max_dynamic_shared_size_bytes = _most_shared
 
-    @max_dynamic_shared_size_bytes.setter
-    def max_dynamic_shared_size_bytes(self, value):
-        self.kernel.max_dynamic_shared_size_bytes = value
+    @property
+    def attributes(self):
+        return self.kernel.attributes
 
 
 class RawKernel:
     """`cupy.RawKernel(code, name)`, compiled at its first launch."""
 
-    def __init__(self, code, name, options=(), backend="nvrtc", **_):
+    def __init__(self, code, name, options=(), backend="nvrtc", *, enable_cooperative_groups=False, **_):
         self.code, self.name, self.options, self.backend = code, name, options, backend
         expressions = (name,) if "<" in name else None
-        self._module = RawModule(code, options=options, name_expressions=expressions)
+        self._module = RawModule(
+            code,
+            options=options,
+            name_expressions=expressions,
+            enable_cooperative_groups=enable_cooperative_groups,
+        )
         self._function = None
 
     @property
@@ -91,10 +106,17 @@ class RawKernel:
     def __call__(self, grid, block, args, *, shared_mem=0, **_):
         self.kernel(grid, block, args, shared_mem=shared_mem)
 
+    max_dynamic_shared_size_bytes = _most_shared
+
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.kernel, name)
+
+
+def fuse(*functions, kernel_name=None):
+    """`cupy.fuse`, with or without a keyword: the function as it is."""
+    return functions[0] if functions else fuse
 
 
 def get_typename(dtype):
@@ -131,6 +153,7 @@ def _cuda():
     vars(cuda).update({name: value for name, value in vars(cuda_like).items() if not name.startswith("_")})
     cuda.compiler = compiler
     cuda.Stream, Stream.null = Stream, Stream(null=True)
+    cuda.is_available = lambda: True
     cuda.runtime = types.SimpleNamespace(**vars(cuda_like.runtime), CUDARuntimeError=CUDARuntimeError)
     return {"cupy.cuda": cuda, "cupy.cuda.compiler": compiler}
 
@@ -140,6 +163,22 @@ def _core():
     core, scalar = types.ModuleType("cupy._core"), types.ModuleType("cupy._core._scalar")
     scalar.get_typename, core._scalar = get_typename, scalar
     return {"cupy._core": core, "cupy._core._scalar": scalar}
+
+
+def missing(module, name):
+    """The AttributeError for a name that is neither here nor, where that would do, in NumPy."""
+    return AttributeError(f"the emulated CuPy has no {module}.{name}: docs/emulator.md says what it has")
+
+
+def _refuse_others(stand_in):
+    """Gives a module that error for the names that it lacks."""
+
+    def __getattr__(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise missing(stand_in.__name__, name)
+
+    stand_in.__getattr__ = __getattr__
 
 
 class Namespace(types.ModuleType):
@@ -153,6 +192,8 @@ class Namespace(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
+        if not hasattr(self._library, name):
+            raise missing(self.__name__, name)
         found = getattr(self._library, name)
         if isinstance(found, types.ModuleType):
             return Namespace(f"{self.__name__}.{name}", found)
@@ -171,8 +212,14 @@ def make_namespace():
     for name in ("testing", "random", "cublas", "cuda", "_core"):
         setattr(cupy, name, modules[f"cupy.{name}"])
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, arrays.ndarray) for a in args) else np
+    cupy.fuse = fuse
+    cupy.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
+        free_all_blocks=lambda: None, n_free_blocks=lambda: 0
+    )
     cupy.memoize = lambda *_, **__: lambda function: function
     cupy.is_available = lambda: True
-    for name, stand_in in modules.items():  # what importlib.util.find_spec asks for
-        stand_in.__spec__, stand_in.__path__ = ModuleSpec(name, None), []
+    for name, stand_in in modules.items():
+        stand_in.__spec__, stand_in.__path__ = ModuleSpec(name, None), []  # what importlib.util.find_spec asks for
+        if not isinstance(stand_in, Namespace):
+            _refuse_others(stand_in)
     return modules

@@ -19,12 +19,16 @@ SOURCE = """#include <cupy/complex.cuh>
 #define POST_MAP(a) {post_map_expr}
 typedef {reduce_type} type_reduce;
 extern "C" __global__ void {name}({parameters}, long long _n) {{
-    __shared__ type_reduce _sdata[{threads}];
-    type_reduce _s = {identity};
-    for (long long _j = threadIdx.x; _j < _n; _j += {threads}) {{
-        const long long _i = blockIdx.x * _n + _j;
+    __shared__ __align__(16) char _raw[{threads} * sizeof(type_reduce)];  // the type may have a constructor
+    type_reduce *_sdata = reinterpret_cast<type_reduce *>(_raw);
+    const long long _i = blockIdx.x;
+    type_reduce _s = type_reduce({identity});
+    for (long long _J = threadIdx.x; _J < _n; _J += {threads}) {{
+        const long long _j = _J * gridDim.x + _i, _at = _i * _n + _J;
         {inputs}
+#line 1 "{name}.map_expr"
         type_reduce _a = static_cast<type_reduce>({map_expr});
+#line 1 "{name}.reduce_expr"
         _s = REDUCE(_s, _a);
     }}
     _sdata[threadIdx.x] = _s;
@@ -34,6 +38,7 @@ extern "C" __global__ void {name}({parameters}, long long _n) {{
     }}
     if (threadIdx.x) return;
     {outputs}
+#line 1 "{name}.post_map_expr"
     POST_MAP(_sdata[0]);
 }}
 """
@@ -58,7 +63,8 @@ class ReductionKernel:
     ):
         self.parameters = Parameters(in_params, out_params)
         self.map_expr, self.reduce_expr, self.post_map_expr = map_expr, reduce_expr, post_map_expr
-        self.identity, self.name, self.reduce_type = identity, name, reduce_type
+        self.identity = "" if identity is None else identity
+        self.name, self.reduce_type = name, reduce_type
         self.preamble, self.options = preamble, tuple(options)
 
     def __call__(self, *args, out=None, axis=None, keepdims=False, stream=None):
@@ -73,6 +79,8 @@ class ReductionKernel:
         ]
         reduced = [1 if a in axes else n for a, n in enumerate(shape) if keepdims or a in kept]
         outputs = self.parameters.allocate(outputs, types, tuple(reduced))
+        if self.identity == "" and not math.prod(shape):
+            raise ValueError(f"zero-size array to reduction operation {self.name}, which has no identity")
         if blocks := math.prod(reduced):
             kernel = compile_kernel(self._source(types, inputs, outputs), self.name, self.options)
             launch(kernel, blocks, THREADS, inputs, outputs, math.prod(shape[a] for a in axes))
@@ -90,7 +98,7 @@ class ReductionKernel:
             parameters=self.parameters.declare(inputs, outputs),
             threads=THREADS,
             identity=self.identity,
-            inputs=elements(self.parameters.inputs, inputs, "_i"),
+            inputs=elements(self.parameters.inputs, inputs, "_at"),
             map_expr=self.map_expr,
-            outputs=elements(self.parameters.outputs, outputs, "blockIdx.x"),
+            outputs=elements(self.parameters.outputs, outputs, "_i"),
         )

@@ -117,9 +117,13 @@ def content(directory):
     [
         (
             ["--dtype", "bfloat16"],
-            "--dtype bfloat16: needs a GPU, as a CPU would compute in float32 all the same",
+            "--dtype bfloat16: needs a GPU, as a CPU would compute in float32 all the same, and round besides: use "
+            "--device cuda, --device emulated, or --dtype float32",
         ),
-        (["--matmul", "tf32"], "--matmul tf32: needs a GPU: use --device cuda, or --matmul float32"),
+        (
+            ["--matmul", "tf32"],
+            "--matmul tf32: needs a GPU: use --device cuda, --device emulated, or --matmul float32",
+        ),
         (
             ["--dtype", "float16", "--matmul", "tf32"],
             "--matmul tf32: is of float32, and --dtype float16 has none",
