@@ -37,22 +37,22 @@ class CuBLAS:
 
     def __init__(self, cp):
         cp.matmul(cp.ones((2, 2)), cp.ones((2, 2)))  # loads it
-        self.library = ctypes.CDLL(re.search(r"(/\S*libcublas\.so\S*)", Path("/proc/self/maps").read_text())[1])
+        self.blas = ctypes.CDLL(re.search(r"(/\S*libcublas\.so\S*)", Path("/proc/self/maps").read_text())[1])
         self.handle = ctypes.c_void_p(cp.cuda.device.get_cublas_handle())
         self.workspace = cp.empty(WORKSPACE, np.uint8)
         matrix = [ADDRESS, INTEGER, INTEGER]  # its type, and the step from column to column
         arguments = [ADDRESS, *[INTEGER] * 5, ADDRESS, *matrix, *matrix, ADDRESS, *matrix, INTEGER, INTEGER]
-        self.library.cublasGemmEx.argtypes = arguments
-        self.library.cublasSetWorkspace_v2.argtypes = [ADDRESS, ADDRESS, ctypes.c_size_t]
+        self.blas.cublasGemmEx.argtypes = arguments
+        self.blas.cublasSetWorkspace_v2.argtypes = [ADDRESS, ADDRESS, ctypes.c_size_t]
 
     def use(self, stream) -> None:
         """Enqueue on this stream from now on."""
-        self.library.cublasSetStream_v2(self.handle, ctypes.c_void_p(stream.ptr))
-        self.library.cublasSetWorkspace_v2(self.handle, self.workspace.data.ptr, self.workspace.nbytes)
+        self.blas.cublasSetStream_v2(self.handle, ctypes.c_void_p(stream.ptr))
+        self.blas.cublasSetWorkspace_v2(self.handle, self.workspace.data.ptr, self.workspace.nbytes)
 
     def gemm_ex(self, _handle, *args) -> None:
         """In the place of `cupy.cuda.cublas.gemmEx`."""
-        status = self.library.cublasGemmEx(self.handle, *args)
+        status = self.blas.cublasGemmEx(self.handle, *args)
         if status:
             raise RuntimeError(f"cublasGemmEx: status {status}")
 

@@ -15,9 +15,9 @@ from kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forw
 from kernels.cpu.dropout import dropout
 from kernels.cpu.embedding import embedding_backward
 from kernels.cpu.gelu import gelu_backward, gelu_forward
-from kernels.cpu.gelu_linear import bias_add, gelu_linear_backward, gelu_linear_forward
+from kernels.cpu.gelu_linear import gelu_linear_backward, gelu_linear_forward
 from kernels.cpu.layer_norm import add_layer_norm_forward, layer_norm_backward, layer_norm_forward
-from kernels.cpu.linear import bias_add_backward, linear_backward, linear_forward, sum_rows
+from kernels.cpu.linear import bias_add, bias_add_backward, linear_backward, linear_forward, sum_rows
 from kernels.cpu.muon import muon_update
 from kernels.cpu.norm import gradient_norm
 from kernels.cpu.rms_norm import rms_norm_backward, rms_norm_forward

@@ -1,4 +1,4 @@
-"""A linear layer behind GELU and a bias, and the sum of a residual stream and a layer's result."""
+"""A linear layer behind GELU and a bias."""
 
 from __future__ import annotations
 
@@ -52,18 +52,4 @@ def _gelu(x, bias):
         gelu_pass((rows[block] + bias).reshape(-1), out[block].reshape(-1))
 
     for_blocks(work, len(rows), COPIES * x.shape[-1] * x.itemsize)
-    return y
-
-
-def bias_add(x, added, bias):
-    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C)."""
-    shapes.check_bias_add(x, added, bias)
-    y = np.empty(x.shape, x.dtype)
-    rows, others, out = map(as_rows, (x, added, y))
-
-    def work(block):
-        np.add(others[block], bias, out=out[block])
-        out[block] += rows[block]
-
-    for_blocks(work, len(out), x.shape[-1] * x.itemsize)
     return y

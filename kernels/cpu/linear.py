@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels import shapes
 from kernels.cpu.blas import has_small_kernels
-from kernels.cpu.blocks import as_rows, row_blocks
+from kernels.cpu.blocks import as_rows, for_blocks, row_blocks
 from kernels.cpu.compiled import compiled
 from kernels.cpu.threads import get_splits, parallel_map, split_evenly
 
@@ -48,6 +48,20 @@ def sum_rows(x):
     shapes.check_sum_rows(x)
     rows = as_rows(x)
     return np.ones(len(rows), rows.dtype) @ rows
+
+
+def bias_add(x, added, bias):
+    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C)."""
+    shapes.check_bias_add(x, added, bias)
+    y = np.empty(x.shape, x.dtype)
+    rows, others, out = map(as_rows, (x, added, y))
+
+    def work(block):
+        np.add(others[block], bias, out=out[block])
+        out[block] += rows[block]
+
+    for_blocks(work, len(out), x.shape[-1] * x.itemsize)
+    return y
 
 
 def bias_add_backward(g, dtype, with_bias):

@@ -18,9 +18,9 @@ from kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_for
 from kernels.cuda.dropout import dropout
 from kernels.cuda.embedding import embedding_backward
 from kernels.cuda.gelu import gelu_backward, gelu_forward
-from kernels.cuda.gelu_linear import bias_add, gelu_linear_backward, gelu_linear_forward
+from kernels.cuda.gelu_linear import gelu_linear_backward, gelu_linear_forward
 from kernels.cuda.layer_norm import add_layer_norm_forward, layer_norm_backward, layer_norm_forward
-from kernels.cuda.linear import bias_add_backward, linear_backward, linear_forward, sum_rows
+from kernels.cuda.linear import bias_add, bias_add_backward, linear_backward, linear_forward, sum_rows
 from kernels.cuda.muon import muon_update
 from kernels.cuda.norm import gradient_norm
 from kernels.cuda.rms_norm import rms_norm_backward, rms_norm_forward

@@ -77,22 +77,3 @@ bias_gelu_backward(const storage *__restrict__ g, const storage *__restrict__ x,
         for (int j = 0; j < WIDTH; j++) sum[j] += partial[(long long)strip * columns + col + j];
     for (int j = 0; j < WIDTH; j++) gbias[col + j] = sum[j];
 }
-
-// y = x + (added + bias), the sum of a residual stream and a linear layer's product with its bias.
-extern "C" __global__ void __launch_bounds__(256 / WIDTH)
-bias_add(const stream *__restrict__ x, const storage *__restrict__ added, const storage *__restrict__ bias,
-         stream *__restrict__ y, long long rows, int columns, int strip_rows)
-{
-    int col = blockIdx.x * 256 + threadIdx.x * WIDTH;
-    if (col >= columns) return;
-    long long first = (long long)blockIdx.y * strip_rows, end = min(first + strip_rows, rows);
-    Pack<storage> shift = load_pack(bias + col);
-#pragma unroll 4
-    for (long long i = first * columns + col; i < end * columns; i += columns) {
-        Pack<stream> values = load_pack(x + i);
-        Pack<storage> others = load_pack(added + i);
-        for (int j = 0; j < WIDTH; j++)
-            values.of[j] = store<stream>(load(values.of[j]) + (load(others.of[j]) + load(shift.of[j])));
-        store_pack(y + i, values);
-    }
-}

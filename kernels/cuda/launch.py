@@ -29,6 +29,7 @@ STORAGE: dict[str, dict[str, int]] = {"float32": {}, "float16": {"STORAGE": 1}, 
 FLOAT_STREAM = {"FLOAT_STREAM": 1}  # beside storage of 16 bits
 FLOAT32 = np.dtype(np.float32)
 MAX_GRID = (2**31 - 1, 65_535)  # the limits of gridDim.x and gridDim.y on every architecture
+STRIP_ROWS = 16  # of `launch_columns`, at least
 DEFAULT_SHARED = 48 * 1024  # a block may have this much shared memory without opting in
 
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
@@ -265,9 +266,23 @@ def pack_width(columns: int, *arrays) -> int:
     return 4 if columns % 4 == 0 and not any(a.data.ptr % (4 * a.itemsize) for a in arrays) else 1
 
 
-def launch_columns(name: str, kernel: str, columns: int, strips: int, args: tuple, width: int) -> None:
-    """Launch a kernel whose blocks own 256 columns of a strip of rows, `width` of them to a thread."""
-    launch(name, kernel, (-(-columns // 256), strips), (256 // width,), args, WIDTH=width)
+def divide_rows(rows: int, least: int, most: int = 256) -> tuple[int, int]:
+    """How many rows a strip has, `least` if there are enough, and how many strips there are, `most` of them at most."""
+    strip_rows = max(least, -(-rows // most))
+    return strip_rows, -(-rows // strip_rows)
+
+
+def launch_columns(name: str, kernel: str, arrays: tuple, *others: Any, strips: int = 256) -> None:
+    """Launch a kernel whose blocks own 256 columns of a strip of rows, as many to a thread as it may move at once.
+
+    arrays: the first of shape (..., C), each with rows of that length. Then come `others`, the rows, C, and a strip's
+    rows. strips: how many there are at most.
+    """
+    columns, width = arrays[0].shape[-1], pack_width(arrays[0].shape[-1], *arrays)
+    rows = arrays[0].size // columns
+    strip_rows, count = divide_rows(rows, STRIP_ROWS, strips)
+    args = (*arrays, *others, rows, columns, strip_rows)
+    launch(name, kernel, (-(-columns // 256), count), (256 // width,), args, WIDTH=width)
 
 
 def launch_rows(name: str, kernel: str, rows: int, columns: int, args: tuple, **defines: int) -> None:

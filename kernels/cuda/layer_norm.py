@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import shapes
-from kernels.cuda.launch import contiguous, device_namespace, launch, launch_rows, pack_width
+from kernels.cuda.launch import contiguous, device_namespace, divide_rows, launch, launch_rows, pack_width
 from kernels.dtypes import is_sixteen_bit
 
-STRIP_ROWS = 64  # rows per strip at least, STRIPS strips at most: the two stages of the sum over rows
-STRIPS = 256
+STRIP_ROWS = 64  # rows per strip at least: the two stages of the sum over rows
 IN_REGISTERS = 1024  # columns: of longer rows, backward takes several launches
 
 
@@ -94,7 +93,7 @@ def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
     """`layer_norm_backward` of rows that fit into registers: writes gx, returns gweight and gbias."""
     xp, columns = device_namespace(x), x.shape[-1]
     rows, threads = x.size // columns, 32 if columns <= 256 else 128
-    strip_rows, strips = _strips(rows)
+    strip_rows, strips = divide_rows(rows, STRIP_ROWS)
     gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
     partial = xp.empty((2, strips, columns), dtype=np.float32)
     (other,) = contiguous(x if added is None else added)
@@ -107,17 +106,11 @@ def _backward_in_one(g, x, weight, mean, rstd, added, gx, finished):
     return gweight, gbias
 
 
-def _strips(rows):
-    """Rows per strip, and how many strips there are."""
-    strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
-    return strip_rows, -(-rows // strip_rows)
-
-
 def sums_over_rows(g, x, mean, rstd):
     """The sums over rows of g (x - mean) rstd and of g (C,): gweight and gbias."""
     xp, columns = device_namespace(x), x.shape[-1]
     rows = x.size // columns
-    strip_rows, strips = _strips(rows)
+    strip_rows, strips = divide_rows(rows, STRIP_ROWS)
     gweight, gbias = (xp.empty(columns, dtype=np.float32) for _ in range(2))
     partial = xp.empty((2, strips, columns), dtype=np.float32)
     args = (g, x, mean, rstd, partial, rows, columns, strip_rows)

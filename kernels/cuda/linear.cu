@@ -8,7 +8,7 @@
 
 #include "storage.cuh"
 
-// Grid (ceil(columns / 256), strips of rows), block 256 / WIDTH.
+// Grid of the first two: (ceil(columns / 256), strips of rows), block 256 / WIDTH.
 extern "C" __global__ void __launch_bounds__(256 / WIDTH)
 add_bias(storage *y, const storage *__restrict__ bias, long long rows, int columns, int strip_rows)
 {
@@ -20,6 +20,25 @@ add_bias(storage *y, const storage *__restrict__ bias, long long rows, int colum
     for (long long i = first * columns + col; i < end * columns; i += columns) {
         Pack<storage> values = load_pack(y + i);
         for (int j = 0; j < WIDTH; j++) values.of[j] = store(load(values.of[j]) + load(shift.of[j]));
+        store_pack(y + i, values);
+    }
+}
+
+// y = x + (added + bias), the sum of a residual stream and a linear layer's product with its bias.
+extern "C" __global__ void __launch_bounds__(256 / WIDTH)
+bias_add(const stream *__restrict__ x, const storage *__restrict__ added, const storage *__restrict__ bias,
+         stream *__restrict__ y, long long rows, int columns, int strip_rows)
+{
+    int col = blockIdx.x * 256 + threadIdx.x * WIDTH;
+    if (col >= columns) return;
+    long long first = (long long)blockIdx.y * strip_rows, end = min(first + strip_rows, rows);
+    Pack<storage> shift = load_pack(bias + col);
+#pragma unroll 4
+    for (long long i = first * columns + col; i < end * columns; i += columns) {
+        Pack<stream> values = load_pack(x + i);
+        Pack<storage> others = load_pack(added + i);
+        for (int j = 0; j < WIDTH; j++)
+            values.of[j] = store<stream>(load(values.of[j]) + (load(others.of[j]) + load(shift.of[j])));
         store_pack(y + i, values);
     }
 }

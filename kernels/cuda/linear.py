@@ -2,7 +2,7 @@
 
 Same functions as `kernels/cpu/linear.py`; the products are cuBLAS's, which no handwritten kernel beats. Of 16-bit
 arrays they are summed in float32 (`products.py`), and the gradients of weight and bias are float32. What is done with
-the bias is in `linear.cu`.
+the bias, and the sum of a residual stream and a layer's result, is in `linear.cu`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from kernels.cuda.launch import contiguous, device_namespace, launch, launch_col
 from kernels.cuda.products import multiply, product
 from kernels.dtypes import is_sixteen_bit, sum_dtype
 
-STRIP_ROWS = 16  # of `add_bias`: at least, and STRIPS strips at most
-STRIPS = 512
+STRIPS = 512  # of `add_bias` at most
 STRANDS = 256  # threads that share a column of `sum_rows`
 
 
@@ -53,6 +52,19 @@ def sum_rows(x):
     return _launch_sum("sum_rows", *contiguous(rows))
 
 
+def bias_add(x, added, bias):
+    """x + (added + bias): x, added (..., C), bias (C,) -> (..., C).
+
+    added and bias may have 16 bits where x, the residual stream, is float32.
+    """
+    shapes.check_bias_add(x, added, bias)
+    x, added, bias = contiguous(x, added, bias)
+    y = device_namespace(x).empty_like(x)
+    if x.size:
+        launch_columns("linear.cu", "bias_add", (x, added, bias, y))
+    return y
+
+
 def bias_add_backward(g, dtype, with_bias):
     """g (..., C) -> g in the dtype of the array that was added, and the sum of g's rows (C,) or None."""
     shapes.check_sum_rows(g, "bias_add_backward")
@@ -77,10 +89,7 @@ def _add_bias(y, bias):
     if y.dtype == np.float64:  # for which the kernels are not compiled
         y += bias
     elif y.size:
-        (bias,), (rows, columns) = contiguous(bias), y.shape
-        strip_rows = max(STRIP_ROWS, -(-rows // STRIPS))
-        args, width = (y, bias, rows, columns, strip_rows), pack_width(columns, y, bias)
-        launch_columns("linear.cu", "add_bias", columns, -(-rows // strip_rows), args, width)
+        launch_columns("linear.cu", "add_bias", (y, *contiguous(bias)), strips=STRIPS)
 
 
 def _rows(x):

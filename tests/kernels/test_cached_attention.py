@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kernels.cuda as k
-import tinytensor as tt
 from kernels.cuda import cached_attention
 from kernels.cuda.launch import KernelArgumentError
 from kernels.emulator import checks, gpu_rounding
@@ -16,15 +15,7 @@ from tests.kernels import test_cuda_kernels as formulas
 from tests.kernels import test_sixteen_bits as sixteen_bits
 
 SPLIT = cached_attention.SPLIT
-normal = formulas.normal
-
-
-@pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def xp(request):
-    try:
-        return tt.device(request.param).xp
-    except tt.DeviceError as error:
-        pytest.skip(str(error))
+normal, xp, emulated = formulas.normal, formulas.xp, formulas.emulated
 
 
 def draw(rng, ends, time, groups, shared, D, room=2):
@@ -76,14 +67,6 @@ def test_sixteen_bits(xp, name, time):
     arrays = [x.astype(named_dtype(name)) for x in (q, keys, values)]
     (dtype,) = sixteen_bits.assert_accurate(xp, k.cached_attention_forward, formula, arrays, (ends, 0.3))
     assert dtype == named_dtype(name)
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    try:
-        return tt.device("emulated").xp
-    except tt.DeviceError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize(("time", "D"), [(1, 33), (3, 24)])
