@@ -19,9 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.generate import Ours
+from benchmarks.generate import Ours, write
 from benchmarks.random_model import SHAPES, add_numbers, write_model
-from benchmarks.timing import timed
 from gpt.export import export_gguf
 from gpt.generation.packed import pack_weights
 from gpt.weights.load import load_model
@@ -60,16 +59,11 @@ class LlamaCpp:
 
 def race(sides, args):
     """{side: median seconds a token}."""
-    seconds = {name: [] for name in sides}
+    speeds = {name: [] for name in sides}
     for _ in range(args.rounds):
-        for name, text in sides.items():
-            newest = text.logits.argmax(axis=1)
-            for _ in range(args.tokens):
-                with timed() as t:
-                    newest = text.step(newest[:, None].tolist()).argmax(axis=1)
-                seconds[name].append(t.seconds)
-            text.rewind(args.tokens)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        for name in sides:
+            speeds[name] += write(sides, args.tokens, name)
+    return {name: 1 / statistics.median(values) for name, values in speeds.items()}
 
 
 def main(argv=None):
